@@ -1,0 +1,61 @@
+"""Fine-tune the attention of pretrained transformers where it pays: query and value, each at its own rate."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qvtune.adaptation import Adaptation, ParameterCounts, adapt, adaptation_of, count_parameters, restore
+    from qvtune.errors import QVTuneError
+    from qvtune.groups import param_groups
+    from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
+    from qvtune.roles.find import find_attention
+    from qvtune.train.trainer import Trainer, TrainingArguments
+
+__version__ = "0.1.0"
+
+# torch and transformers take seconds to import, so each name is fetched when it is first used.
+_HOMES = {
+    "Adaptation": "qvtune.adaptation",
+    "AttentionLayer": "qvtune.roles.attention",
+    "AttentionMap": "qvtune.roles.attention",
+    "ParameterCounts": "qvtune.adaptation",
+    "Projection": "qvtune.roles.attention",
+    "QVTuneError": "qvtune.errors",
+    "Trainer": "qvtune.train.trainer",
+    "TrainingArguments": "qvtune.train.trainer",
+    "adapt": "qvtune.adaptation",
+    "adaptation_of": "qvtune.adaptation",
+    "count_parameters": "qvtune.adaptation",
+    "find_attention": "qvtune.roles.find",
+    "param_groups": "qvtune.groups",
+    "restore": "qvtune.adaptation",
+}
+
+__all__ = [
+    "Adaptation",
+    "AttentionLayer",
+    "AttentionMap",
+    "ParameterCounts",
+    "Projection",
+    "QVTuneError",
+    "Trainer",
+    "TrainingArguments",
+    "adapt",
+    "adaptation_of",
+    "count_parameters",
+    "find_attention",
+    "param_groups",
+    "restore",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'qvtune' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The command line: a thin verb per file, which parses, calls and prints."""

@@ -1,0 +1,46 @@
+"""`qvtune evaluate`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a finished run."""
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="Folder of a finished run.")
+    parser.add_argument(
+        "--model", default=None, metavar="TEXT", help="Where the base model is now, if it has moved since training."
+    )
+
+
+def add_command(commands: Any) -> None:
+    """Add the verb to the command line."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure a run",
+        description="Measure a finished run on its own evaluation set, or on a labelled file.",
+    )
+    add_run_options(parser)
+    parser.add_argument("--data", default=None, metavar="TEXT", help="A labelled file; the run's own data otherwise.")
+    parser.add_argument("--glue-dir", type=Path, default=None, metavar="PATH", help="Where GLUE is, if it has moved.")
+    parser.add_argument("--batch-size", type=int, default=None, metavar="N", help="Examples per forward pass.")
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Evaluate and print the metrics."""
+    from rich.console import Console
+
+    from qvtune.cli.show import print_metrics, quiet_libraries
+    from qvtune.train.inference import evaluate_run, load_run
+
+    quiet_libraries()
+    run = load_run(args.run, args.model)
+    result = evaluate_run(run, data=args.data, glue_dir=args.glue_dir, batch_size=args.batch_size)
+    if args.json:
+        print(json.dumps(result, indent=2))
+    else:
+        examples = ", ".join(f"{split}: {count:,} examples" for split, count in result["examples"].items())
+        print_metrics(Console(), result["metrics"], f"{result['task']}, {examples}")

@@ -1,0 +1,77 @@
+"""`qvtune`: one verb per file; errors become one message and an exit code."""
+
+import argparse
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+
+from qvtune import __version__
+from qvtune.cli.options import Parser
+from qvtune.errors import DivergedError, Interrupted, QVTuneError
+
+VERBS = ("train", "evaluate", "predict", "merge", "plan", "download", "demo")
+
+DIVERGED = 3
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0 is success, 2 an error that the user can mend, 3 a run that diverged, 130 a run stopped by a signal.
+    """
+    args = build_parser().parse_args(argv)
+    _quiet_known_noise()
+    try:
+        args.execute(args)
+    except DivergedError as error:
+        return _fail(error, DIVERGED)
+    except Interrupted as error:
+        return _fail(error, INTERRUPTED, "")
+    except KeyboardInterrupt:
+        return _fail("interrupted.", INTERRUPTED, "")
+    except QVTuneError as error:
+        return _fail(error, USER_ERROR)
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _fail("out of memory. Lower --batch-size or --max-length, or give --gradient-checkpointing.", USER_ERROR)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        return _fail(f"{error.filename or 'a file'}: {error.strerror}.", USER_ERROR)
+    return 0
+
+
+def run_and_exit() -> None:
+    """Entry point of the installed command."""
+    sys.exit(main())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of all commands."""
+    parser = Parser(
+        prog="qvtune",
+        description="Fine-tune the attention of pretrained transformers: query and value, each at its own rate.",
+    )
+    parser.add_argument("--version", action="version", version=f"qvtune {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    for verb in VERBS:
+        importlib.import_module(f"qvtune.cli.{verb}").add_command(commands)
+    return parser
+
+
+def _fail(message: object, code: int, start: str = "error: ") -> int:
+    print(f"{start}{message}", file=sys.stderr)
+    return code
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error)
+
+
+def _quiet_known_noise() -> None:
+    # PEFT asks transformers by a name that transformers has deprecated; the user can do nothing about it.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

@@ -1,0 +1,30 @@
+"""`qvtune merge`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from qvtune.cli.evaluate import add_run_options
+
+
+def add_command(commands: Any) -> None:
+    """Add the verb to the command line."""
+    parser = commands.add_parser(
+        "merge",
+        help="write a plain transformers checkpoint",
+        description="Add what a run trained to the weights of its model and save a checkpoint that transformers "
+        "loads alone.",
+    )
+    add_run_options(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="A new folder.")
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Merge and say where the checkpoint is."""
+    from qvtune.cli.show import quiet_libraries
+    from qvtune.train.inference import load_run, merge_run
+
+    quiet_libraries()
+    merge_run(load_run(args.run, args.model), args.out)
+    print(f"Wrote the merged model to {args.out}")

@@ -1,0 +1,68 @@
+"""Command-line options made from the fields of an `Options` model, and a parser that suggests the nearest name."""
+
+import argparse
+import sys
+from typing import Any, NoReturn, get_args
+
+from qvtune.errors import nearest
+from qvtune.options import Options, option_name
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, without abbreviations and with a hint after an unknown option or command."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the problem with a hint and end with exit code 2."""
+        known = [name for action in self._actions for name in action.option_strings]
+        if message.startswith("unrecognized arguments: "):
+            words = message.removeprefix("unrecognized arguments: ").split()
+            unknown = [f"unknown option '{w}'.{nearest(w.partition('=')[0], known)}" for w in words if w[0] == "-"]
+            message = " ".join(unknown) or f"unexpected argument '{words[0]}'."
+        elif "invalid choice: " in message:
+            word = message.partition("invalid choice: '")[2].partition("'")[0]
+            choices = [choice for action in self._actions for choice in action.choices or ()]
+            message = f"unknown command '{word}'.{nearest(word, choices)} Commands are {', '.join(choices)}."
+        print(f"error: {message} See '{self.prog} --help'.", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def add_options(parser: argparse.ArgumentParser, cls: type[Options], only: tuple[str, ...] | None = None) -> None:
+    """Add an option for every field of `cls`, or for those in `only`; ones that are not given leave no trace."""
+    for name, field in cls.model_fields.items():
+        if only is not None and name not in only:
+            continue
+        kind = field.annotation
+        default = "" if field.is_required() or field.default in (None, [], False) else f" (default: {field.default})"
+        text = f"{field.description or ''}{default}".replace("%", "%%")
+        settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
+        if kind is bool:
+            settings["action"] = argparse.BooleanOptionalAction
+        elif _is_list_of_text(kind):
+            settings |= {"action": "append", "metavar": "NAME"}
+        else:
+            settings["metavar"] = _metavar(kind)
+        parser.add_argument(option_name(name), **settings)
+
+
+def given(args: argparse.Namespace, cls: type[Options]) -> dict[str, Any]:
+    """Return the options of `cls` that were on the command line."""
+    return {name: getattr(args, name) for name in cls.model_fields if hasattr(args, name)}
+
+
+def _is_list_of_text(kind: Any) -> bool:
+    return kind == list[str] or list[str] in get_args(kind)
+
+
+def _metavar(kind: Any) -> str:
+    choices = [choice for choice in get_args(kind) if isinstance(choice, str)]
+    if not choices:
+        choices = [c for part in get_args(kind) for c in get_args(part) if isinstance(c, str)]
+    if choices:
+        return "{" + ",".join(choices) + "}"
+    plain = next((part for part in get_args(kind) if part is not type(None)), kind)
+    names = {int: "N", float: "X", str: "TEXT"}
+    return names.get(plain, "LIST" if "list" in str(plain) else "PATH")

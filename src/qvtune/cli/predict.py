@@ -1,0 +1,46 @@
+"""`qvtune predict`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from qvtune.cli.evaluate import add_run_options
+from qvtune.errors import ConfigError
+
+
+def add_command(commands: Any) -> None:
+    """Add the verb to the command line."""
+    parser = commands.add_parser(
+        "predict",
+        help="predict a file with a run, or GLUE's test set",
+        description="Write labels and probabilities (or scores) for every row of a file as JSONL or CSV; for "
+        "glue/TASK, the test sets in the benchmark's submission format.",
+    )
+    add_run_options(parser)
+    parser.add_argument("--data", required=True, metavar="TEXT", help="A file with the text columns, or glue/TASK.")
+    parser.add_argument("--glue-dir", type=Path, default=None, metavar="PATH", help="Folder with GLUE's TSV folders.")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="Ends in .jsonl or .csv; for GLUE .tsv or a folder."
+    )
+    parser.add_argument("--batch-size", type=int, default=None, metavar="N", help="Examples per forward pass.")
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Predict and say what was written."""
+    from qvtune.cli.show import quiet_libraries
+    from qvtune.data.load import glue_name
+    from qvtune.train.inference import load_run, predict_file, predict_glue
+
+    quiet_libraries()
+    name = glue_name(args.data)
+    run = load_run(args.run, args.model)
+    if name is None:
+        count = predict_file(run, Path(args.data), args.out, args.batch_size)
+        print(f"Wrote {count:,} predictions to {args.out}")
+        return
+    glue_dir = args.glue_dir or run.config.glue_dir
+    if glue_dir is None:
+        raise ConfigError("--glue-dir is required: the test set is read from the benchmark's TSV folders.")
+    for path in predict_glue(run, name, glue_dir, args.out, args.batch_size):
+        print(f"Wrote {path}")

@@ -1,0 +1,108 @@
+"""What several commands print."""
+
+import logging
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from qvtune.train.config import TrainConfig
+from qvtune.train.folder import RunFolder
+from qvtune.train.plan import Plan
+from qvtune.train.progress import format_seconds
+
+
+def quiet_libraries() -> None:
+    """Take the libraries' own bars for loading off the screen; their warnings stay."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def train_and_show(config: TrainConfig) -> dict[str, Any]:
+    """Train, printing what trains, the progress and the result; make the report; return the result."""
+    quiet_libraries()
+    from qvtune.report.page import write_report
+    from qvtune.train.run import Prepared, run
+
+    console, progress = Console(), Console(stderr=True)
+
+    def show(prepared: Prepared) -> None:
+        for note in prepared.notes:
+            console.print(note, highlight=False, markup=False)
+        print_plan(console, prepared.plan)
+
+    result = run(config, progress, show)
+    folder = RunFolder(config.out)
+    write_report(folder)
+    show_result(console, result, folder)
+    return result
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Print what trains: parameters and learning rate by role."""
+    status = "measured on the model" if plan.verified else "by structure, not measured"
+    how = f"LoRA, {plan.roles}" if plan.method == "lora" else f"full, {plan.roles}"
+    console.print(
+        f"{plan.model} ({plan.model_type}): {how}, {plan.attention_layers} attention layers, roles {status}",
+        highlight=False,
+        markup=False,
+    )
+    table = Table()
+    table.add_column("trains")
+    table.add_column("parameters", justify="right")
+    table.add_column("learning rate", justify="right")
+    for role, count in plan.parameters_by_role.items():
+        table.add_row(role, f"{count:,}", f"{plan.learning_rates[role]:g}")
+    if plan.parameters_head:
+        table.add_row("head", f"{plan.parameters_head:,}", f"{plan.learning_rates['head']:g}")
+    share = plan.parameters_trainable / plan.parameters_total
+    table.add_section()
+    table.add_row("all", f"{plan.parameters_trainable:,}", f"{share:.2%} of {plan.parameters_total:,}")
+    console.print(table)
+
+
+def print_cost(console: Console, plan: Plan, config: TrainConfig) -> None:
+    """Print what a step costs."""
+    passes = f"{config.accumulation} x " if config.accumulation > 1 else ""
+    console.print(f"Estimated for a step of {passes}{config.batch_size} x {config.max_length} tokens", highlight=False)
+    table = Table()
+    table.add_column("what")
+    table.add_column("amount", justify="right")
+    for name, size in plan.memory_bytes.items():
+        table.add_row(f"memory, {name}", f"{size / 2**20:,.0f} MiB")
+    table.add_row("memory, all", f"{sum(plan.memory_bytes.values()) / 2**20:,.0f} MiB")
+    table.add_row("operations", f"{plan.step_operations / 1e9:,.1f} GFLOP")
+    table.add_row("saved on disk", f"{plan.adapter_bytes / 2**20:,.1f} MiB")
+    console.print(table)
+
+
+def print_metrics(console: Console, metrics: dict[str, float], title: str) -> None:
+    """Print a table of metrics."""
+    console.print(title, highlight=False, markup=False)
+    table = Table()
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4f}")
+    console.print(table)
+
+
+def show_result(console: Console, result: dict[str, Any], folder: RunFolder) -> None:
+    """Print metrics, which checkpoint they are of, speed, memory, and where everything is."""
+    checkpoint = result["checkpoint"]
+    chosen = f"{checkpoint['chosen']} checkpoint, step {checkpoint['step']} of {result['steps']}"
+    if checkpoint["chosen_on"]:
+        chosen += f", chosen by {checkpoint['chosen_by']} on the {checkpoint['chosen_on']} set"
+    print_metrics(console, result["metrics"], f"{', '.join(result['reported_on'])}: {chosen}")
+    speed = result["train_samples_per_second"]
+    console.print(
+        f"{format_seconds(result['seconds'])} of training"
+        + (f", {speed:.0f} examples/s" if speed else "")
+        + f", {result['peak_memory_bytes'] / 2**20:,.0f} MiB at most. Run folder: {folder.path}",
+        highlight=False,
+        soft_wrap=True,
+    )

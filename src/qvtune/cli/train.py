@@ -1,0 +1,50 @@
+"""`qvtune train`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from qvtune.cli.options import add_options, given
+from qvtune.errors import ConfigError
+from qvtune.train.config import TrainConfig, make_config
+
+
+def add_command(commands: Any) -> None:
+    """Add the verb to the command line."""
+    parser = commands.add_parser(
+        "train",
+        help="train query and value, each at its own rate",
+        description="Train a model on labelled text. The same command again goes on with a run that was stopped.",
+    )
+    add_options(parser, TrainConfig)
+    parser.add_argument("--task", default=argparse.SUPPRESS, metavar="TASK", help="Short for --data glue/TASK.")
+    parser.add_argument(
+        "--target",
+        default=argparse.SUPPRESS,
+        metavar="NAMES",
+        help="The roles by the names of their projections, as in q_proj,v_proj, in place of --roles.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of these options.")
+    parser.add_argument("--resume", type=Path, metavar="DIR", help="Go on with the run in this folder.")
+    parser.set_defaults(execute=execute)
+
+
+def execute(args: argparse.Namespace) -> None:
+    """Train and print the result."""
+    config = _config(args)
+    from qvtune.cli.show import train_and_show
+
+    train_and_show(config)
+
+
+def _config(args: argparse.Namespace) -> TrainConfig:
+    values = given(args, TrainConfig) | {
+        name: getattr(args, name) for name in ("task", "target") if hasattr(args, name)
+    }
+    if args.resume is None:
+        return make_config(values, args.config)
+    if values or args.config:
+        raise ConfigError("--resume takes every option from the run folder. Give it alone.")
+    from qvtune.train.folder import RunFolder
+
+    return RunFolder(args.resume).read_config().model_copy(update={"out": args.resume})

@@ -1,0 +1,1 @@
+"""Text in: GLUE, files, the hub and packaged sets become examples and a task."""

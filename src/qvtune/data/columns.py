@@ -1,0 +1,119 @@
+"""Guess which columns hold the texts and the label, and which kind of task the labels make."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from qvtune.data.task import CLASSIFICATION, REGRESSION
+from qvtune.errors import DataError, nearest
+
+TEXT_PAIRS = (
+    ("sentence1", "sentence2"),
+    ("premise", "hypothesis"),
+    ("question1", "question2"),
+    ("question", "sentence"),
+    ("text1", "text2"),
+    ("text_a", "text_b"),
+    ("text", "text_pair"),
+    ("query", "passage"),
+)
+TEXTS = ("text", "sentence", "review", "content", "document", "tweet", "comment", "message", "body", "question")
+LABELS = ("label", "labels", "target", "class", "category", "sentiment", "intent", "rating", "stars", "score", "y")
+IDENTIFIERS = ("id", "idx", "index", "uid", "guid")
+
+
+def choose_columns(
+    source: str, columns: Sequence[str], text_columns: Sequence[str] | None, label_column: str | None
+) -> tuple[tuple[str, ...], str, str | None]:
+    """Return the text columns, the label column, and a sentence about what was guessed (None where nothing was).
+
+    Raises:
+        DataError: if a named column is missing, or no guess is safe; the text lists the columns.
+    """
+    lower = {name.lower(): name for name in columns}
+    for name in (*(text_columns or ()), *([label_column] if label_column else [])):
+        if name not in columns:
+            raise DataError(
+                f"{source}: no column '{name}'.{nearest(name, columns)} The columns are {', '.join(columns)}."
+            )
+    if text_columns is not None and len(text_columns) > 2:
+        raise DataError(f"{source}: {len(text_columns)} text columns were named; one or two can be used.")
+    label = label_column or next((lower[name] for name in LABELS if name in lower), None)
+    if label is None:
+        raise DataError(
+            f"{source}: which column is the label? The columns are {', '.join(columns)}. Name it: --label-column NAME"
+        )
+    texts = tuple(text_columns) if text_columns else _guess_texts(lower, label)
+    if not texts:
+        raise DataError(
+            f"{source}: which column is the text? The columns are {', '.join(columns)}. "
+            "Name one or two: --text-column NAME"
+        )
+    if label in texts:
+        raise DataError(f"{source}: column '{label}' cannot be both text and label. Name another: --label-column NAME")
+    guessed = [] if text_columns else [f"text is {' and '.join(repr(name) for name in texts)}"]
+    guessed += [] if label_column else [f"label is {label!r}"]
+    return texts, label, f"Guessed from the column names: {', '.join(guessed)}." if guessed else None
+
+
+def guess_kind(values: Sequence[Any]) -> str:
+    """Return "regression" if the labels are floats, "classification" if they are strings, integers or booleans."""
+    if any(isinstance(value, float) for value in values):
+        return REGRESSION
+    if all(isinstance(value, str) for value in values) and all(_is_number(value) for value in values):
+        return REGRESSION if any(not _is_integer(value) for value in values) else CLASSIFICATION
+    return CLASSIFICATION
+
+
+def class_name(value: Any) -> str:
+    """Return the name of a class as it is printed and saved: the text itself, "3" for 3, "true" for True."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def class_names(values: Sequence[Any]) -> tuple[str, ...]:
+    """Return every class once, in numeric order where all are integers, else alphabetically."""
+    names = {class_name(value) for value in values}
+    return tuple(sorted(names, key=int)) if all(_is_integer(name) for name in names) else tuple(sorted(names))
+
+
+def as_number(value: Any, where: str) -> float:
+    """Return a regression label as a float.
+
+    Raises:
+        DataError: if it is no finite number; `where` says where it stands.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: label '{value}' is not a number, and the task is a regression.") from None
+    if not math.isfinite(number):
+        raise DataError(f"{where}: label is {number}; it must be a finite number. Correct or remove that row.")
+    return number
+
+
+def _guess_texts(lower: dict[str, str], label: str) -> tuple[str, ...]:
+    for first, second in TEXT_PAIRS:
+        if first in lower and second in lower:
+            return lower[first], lower[second]
+    for name in TEXTS:
+        if name in lower and lower[name] != label:
+            return (lower[name],)
+    others = [name for low, name in lower.items() if name != label and low not in IDENTIFIERS]
+    return tuple(others) if len(others) == 1 else ()
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_integer(value: str) -> bool:
+    text = value.strip().removeprefix("-")
+    return text.isascii() and text.isdigit()

@@ -1,0 +1,133 @@
+"""`load_data`: from options to a task with its training and evaluation examples."""
+
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from qvtune.data import glue, hub, packaged
+from qvtune.data.options import DataOptions
+from qvtune.data.records import Records, make_dataset, make_task, take_columns
+from qvtune.data.samples import stratified_sample
+from qvtune.data.tables import SUFFIXES, Table, read_table
+from qvtune.data.task import CLASSIFICATION, Task, TextData
+from qvtune.errors import DataError
+
+GLUE_PREFIX = "glue/"
+TUNING = "tuning"
+
+
+def load_data(options: DataOptions, seed: int) -> TextData:
+    """Load, check and divide the examples.
+
+    Args:
+        options: where they are and how to divide them.
+        seed: of every random choice: the held-out part and the samples.
+
+    Returns:
+        The data; with `tune_fraction`, `evaluation` has a split "tuning" drawn from the training examples.
+
+    Raises:
+        DataError: if they cannot be read or do not make a task.
+    """
+    loaded = _load(options, seed)
+    notes = list(loaded.notes)
+    train, evaluation = loaded.train, dict(loaded.evaluation)
+    if options.tune_fraction:
+        train, evaluation[TUNING] = _hold_out(train, loaded.task, options.tune_fraction, seed)
+        notes.append(f"The checkpoint is chosen on {len(evaluation[TUNING]):,} examples held out of training.")
+    train, note = _limit(train, loaded.task, options.max_train_samples, seed, "training")
+    notes += note
+    for split, dataset in evaluation.items():
+        evaluation[split], note = _limit(dataset, loaded.task, options.max_eval_samples, seed, split)
+        notes += note
+    return TextData(loaded.task, train, evaluation, tuple(notes))
+
+
+def glue_name(data: str) -> str | None:
+    """Return the GLUE task that a `data` option names ("rte" for "glue/rte"), or None."""
+    return data.removeprefix(GLUE_PREFIX) if data.startswith(GLUE_PREFIX) else None
+
+
+def read_records(path: Path, options: DataOptions, task: Task | None = None) -> tuple[Records, str | None]:
+    """Read a labelled file, with the columns of `task` where one is given.
+
+    Returns:
+        The records, and a sentence about guessed columns, or None.
+    """
+    table = read_table(path)
+    texts = task.text_columns if task and task.text_columns[0] in table.columns else options.text_column
+    label = task.label_column if task and task.label_column in table.columns else options.label_column
+    return take_columns(str(path), table.columns, table.column, table.places, texts, label)
+
+
+def _load(options: DataOptions, seed: int) -> TextData:
+    data = options.data
+    name = glue_name(data)
+    if name is not None:
+        return _load_glue(name, options.glue_dir)
+    if data.startswith(packaged.PREFIX):
+        return _from_records(data, *_packaged_records(data.removeprefix(packaged.PREFIX), options), options, seed)
+    path = Path(data)
+    if path.is_dir() and hub.is_saved_folder(path):
+        return _from_records(path.name, *hub.from_splits(options, hub.load_saved(path), data), options, seed)
+    if path.exists() or path.suffix.lower() in SUFFIXES or data.startswith((".", "/", "~")):
+        train, note = read_records(path, options)
+        return _from_records(path.stem, train, None, [note] if note else [], options, seed)
+    return _from_records(data, *hub.from_splits(options, hub.load_hub(data, options.data_config), data), options, seed)
+
+
+def _load_glue(name: str, folder: Path | None) -> TextData:
+    glue.glue_task(name)
+    if folder is None:
+        return hub.load_glue(name, hub.load_hub(hub.GLUE_REPOSITORY, name))
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder. Fetch GLUE into it with: qvtune download --glue-dir {folder}")
+    for saved in (folder, folder / name):
+        if hub.is_saved_folder(saved):
+            return hub.load_glue(name, hub.load_saved(saved))
+    return glue.load_tsv(name, folder)
+
+
+def _packaged_records(name: str, options: DataOptions) -> tuple[Records, None, list[str]]:
+    path = packaged.reviews_path(name)
+    table = read_table(path)
+    chosen = [i for i, source in enumerate(table.column("source")) if source == name]
+    part = Table(path, table.columns, [table.rows[i] for i in chosen], [table.places[i] for i in chosen])
+    labels = [packaged.REVIEW_LABELS[label] for label in part.column("label")]
+    return Records(options.data, ("text",), "label", (part.column("text"),), labels, part.places), None, []
+
+
+def _from_records(
+    name: str, train: Records, validation: Records | None, notes: list[str], options: DataOptions, seed: int
+) -> TextData:
+    task = make_task(name, train, options.task_type)
+    dataset = make_dataset(train, task)
+    if options.validation is not None:
+        validation, _ = read_records(options.validation, options, task)
+    if validation is not None:
+        return TextData(task, dataset, {"validation": make_dataset(validation, task)}, tuple(notes))
+    dataset, held_out = _hold_out(dataset, task, options.validation_fraction, seed)
+    kind = "stratified, " if task.kind == CLASSIFICATION else ""
+    notes.append(f"The validation set is {len(held_out):,} examples held out of {train.source} ({kind}seed {seed}).")
+    return TextData(task, dataset, {"validation": held_out}, tuple(notes))
+
+
+def _hold_out(dataset: Dataset, task: Task, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+    if len(dataset) < 2:
+        raise DataError("there is one training example; at least two are needed to hold one out for validation.")
+    size = min(max(1, round(len(dataset) * fraction)), len(dataset) - 1)
+    chosen = stratified_sample(_classes(dataset, task), len(dataset), size, seed)
+    rest = np.setdiff1d(np.arange(len(dataset)), chosen)
+    return dataset.select(rest), dataset.select(chosen)
+
+
+def _limit(dataset: Dataset, task: Task, size: int | None, seed: int, what: str) -> tuple[Dataset, list[str]]:
+    if size is None or size >= len(dataset):
+        return dataset, []
+    chosen = stratified_sample(_classes(dataset, task), len(dataset), size, seed)
+    return dataset.select(chosen), [f"Drew {size:,} of {len(dataset):,} {what} examples (seed {seed})."]
+
+
+def _classes(dataset: Dataset, task: Task) -> list[int] | None:
+    return list(dataset["label"]) if task.kind == CLASSIFICATION else None

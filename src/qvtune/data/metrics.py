@@ -1,0 +1,102 @@
+"""Metrics as GLUE defines them, computed by scikit-learn and scipy."""
+
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvtune.data.task import CLASSIFICATION, Task
+
+Metric = Callable[[NDArray, NDArray], float]
+
+
+def compute_metrics(task: Task, scores: NDArray, labels: NDArray) -> dict[str, float]:
+    """Compare a model's outputs with the labels.
+
+    Args:
+        task: says which metrics.
+        scores: (examples, classes) logits, or (examples,) or (examples, 1) predictions of a regression.
+        labels: (examples,) class ids or floats.
+
+    Returns:
+        The task's metrics, each as a fraction or a correlation, not as a percentage.
+    """
+    predictions = scores.argmax(axis=-1) if task.kind == CLASSIFICATION else scores.reshape(-1)
+    return {name: float(metric(labels, predictions)) for name, metric in METRICS[task.metrics].items()}
+
+
+def combine_splits(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Merge the metrics of several evaluation splits: each under its own name, and their mean under the plain one.
+
+    One split keeps its names. MNLI gives accuracy_matched, accuracy_mismatched and accuracy.
+    """
+    if len(by_split) == 1:
+        return dict(next(iter(by_split.values())))
+    merged: dict[str, float] = {}
+    for split, metrics in by_split.items():
+        merged |= {f"{name}_{split.removeprefix('validation_')}": value for name, value in metrics.items()}
+    names = next(iter(by_split.values()))
+    return merged | {name: float(np.mean([metrics[name] for metrics in by_split.values()])) for name in names}
+
+
+def _accuracy(labels: NDArray, predictions: NDArray) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return accuracy_score(labels, predictions)
+
+
+def _f1(labels: NDArray, predictions: NDArray) -> float:
+    from sklearn.metrics import f1_score
+
+    return f1_score(labels, predictions, zero_division=0.0)
+
+
+def _f1_macro(labels: NDArray, predictions: NDArray) -> float:
+    from sklearn.metrics import f1_score
+
+    return f1_score(labels, predictions, average="macro", zero_division=0.0)
+
+
+def _matthews(labels: NDArray, predictions: NDArray) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return matthews_corrcoef(labels, predictions)
+
+
+def _pearson(labels: NDArray, predictions: NDArray) -> float:
+    from scipy.stats import pearsonr
+
+    return _correlation(pearsonr, labels, predictions)
+
+
+def _spearman(labels: NDArray, predictions: NDArray) -> float:
+    from scipy.stats import spearmanr
+
+    return _correlation(spearmanr, labels, predictions)
+
+
+def _mean_squared_error(labels: NDArray, predictions: NDArray) -> float:
+    from sklearn.metrics import mean_squared_error
+
+    return mean_squared_error(labels, predictions)
+
+
+def _correlation(function: Callable, labels: NDArray, predictions: NDArray) -> float:
+    # A constant or a single example has no correlation; as a result it explains nothing.
+    if len(labels) < 2 or np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nearly constant input is warned about on every early evaluation
+        value = function(labels.astype(np.float64), predictions.astype(np.float64)).statistic
+    return float(np.nan_to_num(value))
+
+
+METRICS: dict[str, dict[str, Metric]] = {
+    "accuracy": {"accuracy": _accuracy},
+    "accuracy_f1": {"accuracy": _accuracy, "f1": _f1},
+    "matthews": {"matthews_correlation": _matthews},
+    "correlation": {"pearson": _pearson, "spearman": _spearman},
+    "classes": {"accuracy": _accuracy, "f1_macro": _f1_macro},
+    "numbers": {"pearson": _pearson, "spearman": _spearman, "mean_squared_error": _mean_squared_error},
+}

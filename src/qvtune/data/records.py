@@ -1,0 +1,117 @@
+"""Turn rows of any source into the examples of a task, checking every label."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from qvtune.data.columns import as_number, choose_columns, class_name, class_names, guess_kind
+from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
+from qvtune.errors import DataError
+
+MISSING = ("", None)
+
+
+@dataclass(frozen=True)
+class Records:
+    """Rows of one source: `texts[c][i]` is text column c of row i; `places[i]` says where row i stands."""
+
+    source: str
+    text_columns: tuple[str, ...]
+    label_column: str
+    texts: tuple[list[str], ...]
+    labels: list[Any]
+    places: Sequence[str]
+
+
+def take_columns(
+    source: str,
+    columns: Sequence[str],
+    column: Any,
+    places: Sequence[str],
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
+) -> tuple[Records, str | None]:
+    """Pick the text and label columns of a source; `column(name)` gives the cells of one.
+
+    Returns:
+        The records, and a sentence about what was guessed, or None.
+
+    Raises:
+        DataError: if the columns cannot be told, or a text or label is missing.
+    """
+    texts, label, note = choose_columns(source, columns, text_columns, label_column)
+    labels = list(column(label))
+    for place, value in zip(places, labels, strict=True):
+        if value in MISSING or (isinstance(value, str) and not value.strip()):
+            raise DataError(f"{place}: column '{label}' is empty. Give the row a label, or remove it.")
+    return Records(source, texts, label, take_texts(column, texts, places), labels, places), note
+
+
+def take_texts(column: Any, names: Sequence[str], places: Sequence[str]) -> tuple[list[str], ...]:
+    """Return the cells of the text columns.
+
+    Raises:
+        DataError: if one is missing or no text.
+    """
+    texts = tuple(list(column(name)) for name in names)
+    for name, cells in zip(names, texts, strict=True):
+        for place, value in zip(places, cells, strict=True):
+            if not isinstance(value, str):
+                what = "missing" if value is None else f"a {type(value).__name__}, not text"
+                raise DataError(f"{place}: column '{name}' is {what}. Correct or remove that row.")
+    return texts
+
+
+def make_task(name: str, records: Records, kind: str | None = None) -> Task:
+    """Make the task of one's own data: its classes and their order come from the training rows.
+
+    Raises:
+        DataError: if there is one class only, or a regression label is no number.
+    """
+    kind = kind or guess_kind(records.labels)
+    labels: tuple[str, ...] = ()
+    if kind == CLASSIFICATION:
+        labels = class_names(records.labels)
+        if len(labels) < 2:
+            raise DataError(
+                f"{records.source}: every row has the label '{labels[0]}'; there is nothing to tell apart. "
+                "Give data with at least two classes."
+            )
+    else:
+        numbers = {as_number(value, place) for value, place in zip(records.labels, records.places, strict=True)}
+        if len(numbers) < 2:
+            raise DataError(f"{records.source}: every row has the label {numbers.pop()}; there is nothing to learn.")
+    return Task(
+        name=name,
+        kind=kind,
+        labels=labels,
+        metrics="classes" if kind == CLASSIFICATION else "numbers",
+        main_metric="accuracy" if kind == CLASSIFICATION else "pearson",
+        text_columns=records.text_columns,
+        label_column=records.label_column,
+    )
+
+
+def make_dataset(records: Records, task: Task) -> Dataset:
+    """Return the examples with labels as class ids or floats.
+
+    Raises:
+        DataError: for a label that the task does not have, or that is no number in a regression.
+    """
+    if task.kind == REGRESSION:
+        labels: list[Any] = [as_number(v, place) for v, place in zip(records.labels, records.places, strict=True)]
+    else:
+        labels = [task.label_id(class_name(v), place) for v, place in zip(records.labels, records.places, strict=True)]
+    return text_dataset(records.texts, labels)
+
+
+def text_dataset(texts: Sequence[Sequence[str]], labels: Sequence[Any] | None = None) -> Dataset:
+    """Put one or two text columns, and labels where there are any, under the names that the rest of qvtune uses."""
+    columns: dict[str, Any] = {"text": list(texts[0])}
+    if len(texts) == 2:
+        columns["text_pair"] = list(texts[1])
+    if labels is not None:
+        columns["label"] = list(labels)
+    return Dataset.from_dict(columns)

@@ -1,0 +1,176 @@
+"""Read the user's own tables, CSV, TSV, JSONL and Parquet, with errors that say file and line."""
+
+import csv
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qvtune.errors import DataError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a file. `places[i]` says where row i stands ("mine.csv, line 7"); cells are strings, or JSON values."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    places: list[str]
+
+    def column(self, name: str) -> list[Any]:
+        """Return the cells of one column."""
+        index = self.columns.index(name)
+        return [row[index] for row in self.rows]
+
+
+def read_table(path: Path) -> Table:
+    """Read a table by its suffix.
+
+    CSV is quoted as RFC 4180 says, TSV has no quoting, JSONL holds one object a line. Text is UTF-8, with or without
+    a byte-order mark.
+
+    Raises:
+        DataError: for a file that is missing, empty, binary, not UTF-8, of another format, or malformed.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file. Check the path.")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not a file. Name a file that ends in {', '.join(SUFFIXES)}.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{path}: unknown format '{path.suffix}'. Use a file that ends in {', '.join(SUFFIXES)}.")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty.")
+    if path.suffix.lower() == ".parquet":
+        table = _read_parquet(path)
+    else:
+        text = read_text(path)
+        reader = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}[path.suffix.lower()]
+        table = reader(path, text)
+    if not table.rows:
+        raise DataError(f"{path}: has a header and no rows.")
+    return table
+
+
+def read_text(path: Path) -> str:
+    """Return a file as text without its byte-order mark.
+
+    Raises:
+        DataError: if it is not there, binary, or not UTF-8; the text gives the line.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+    if b"\0" in raw:
+        line = raw.count(b"\n", 0, raw.index(b"\0")) + 1
+        raise DataError(f"{path}, line {line}: holds a zero byte, so it is a binary file or UTF-16. Save it as UTF-8.")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8. Save the file as UTF-8, for example "
+            f"with: iconv -f latin1 -t utf-8 {path.name}"
+        ) from error
+
+
+def _read_csv(path: Path, text: str) -> Table:
+    # StringIO ends lines at \n and \r alone; str.splitlines would also cut a text at U+2028.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        return _from_cells(path, _csv_rows(path, reader))
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    start = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield start, cells
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}, line {start}: {error}. Check the quotes of that row.") from error
+
+
+def _read_tsv(path: Path, text: str) -> Table:
+    lines = text.replace("\r\n", "\n").split("\n")
+    return _from_cells(path, ((n, line.split("\t")) for n, line in enumerate(lines, 1) if line))
+
+
+def _from_cells(path: Path, numbered: Iterator[tuple[int, list[str]]]) -> Table:
+    try:
+        _, header = next(numbered)
+    except StopIteration:
+        raise DataError(f"{path}: the file is empty.") from None
+    columns = _checked_columns(path, [name.strip() for name in header])
+    rows, places = [], []
+    for number, cells in numbered:
+        if len(cells) != len(columns):
+            raise DataError(
+                f"{path}, line {number}: has {len(cells)} fields where the header has {len(columns)} "
+                f"({', '.join(columns)}). Quote or remove stray separators."
+            )
+        rows.append(tuple(cells))
+        places.append(f"{path}, line {number}")
+    return Table(path, columns, rows, places)
+
+
+def _read_jsonl(path: Path, text: str) -> Table:
+    columns: tuple[str, ...] = ()
+    rows, places = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            pairs = json.loads(line, object_pairs_hook=list)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{place}: not JSON: {error.msg} at column {error.colno}. Write one object a line."
+            ) from error
+        if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+            raise DataError(
+                f'{place}: holds no JSON object. Write one object a line, as {{"text": ..., "label": ...}}.'
+            )
+        names = [name for name, _ in pairs]
+        record = dict(pairs)
+        if not columns:
+            columns = _checked_columns(path, names)
+        if len(names) != len(record):
+            raise DataError(f"{place}: a key occurs twice. Keep each key once.")
+        if set(record) != set(columns):
+            odd = sorted(set(record) ^ set(columns))
+            raise DataError(f"{place}: keys differ from the first row's ({', '.join(columns)}) in {', '.join(odd)}.")
+        rows.append(tuple(record[name] for name in columns))
+        places.append(place)
+    return Table(path, columns, rows, places)
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from error
+    columns = _checked_columns(path, table.column_names)
+    rows = list(zip(*(table.column(name).to_pylist() for name in columns), strict=True))
+    return Table(path, columns, rows, [f"{path}, row {n}" for n in range(1, len(rows) + 1)])
+
+
+def _checked_columns(path: Path, names: list[str]) -> tuple[str, ...]:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path}: column '{twice[0]}' occurs {names.count(twice[0])} times. Give each its own name.")
+    return tuple(names)

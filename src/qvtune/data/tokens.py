@@ -1,0 +1,89 @@
+"""Tokenise once: token ids are cached by the content of the texts, the tokenizer and the length limit."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+FORMAT = "1"
+
+
+def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """Replace `text` (and `text_pair`) by the tokenizer's columns, and `label` by `labels`.
+
+    Args:
+        dataset: with the columns of `TextData`; `label` may be absent.
+        tokenizer: adds its own special tokens; no padding here.
+        max_length: tokens per example at most; of two texts, the longer is cut first.
+
+    Returns:
+        A data set with `input_ids`, `attention_mask` where the tokenizer gives one, and `labels`.
+    """
+    pair = "text_pair" in dataset.column_names
+    texts = [list(dataset["text"])] + ([list(dataset["text_pair"])] if pair else [])
+    key = _key(texts, tokenizer, max_length)
+    folder = cache_folder() / "tokens"
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = dataset.select_columns(["text", "text_pair"] if pair else ["text"])
+    tokens = plain.map(
+        _tokenize_batch,
+        batched=True,
+        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
+        remove_columns=plain.column_names,
+        cache_file_name=str(folder / f"{key}.arrow"),
+        new_fingerprint=key[:32],
+        load_from_cache_file=True,
+        desc="Tokenizing",
+    )
+    return tokens.add_column("labels", list(dataset["label"])) if "label" in dataset.column_names else tokens
+
+
+def count_cut(tokens: Dataset, max_length: int) -> int:
+    """Count the examples that fill `max_length`, which are nearly all of those that were cut."""
+    return sum(len(ids) >= max_length for ids in tokens["input_ids"])
+
+
+def cache_folder() -> Path:
+    """Return the folder for files that can be made again: QVTUNE_CACHE, or qvtune below the user's cache folder."""
+    if "QVTUNE_CACHE" in os.environ:
+        return Path(os.environ["QVTUNE_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "qvtune"
+
+
+def _tokenize_batch(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
+    encoded = dict(tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=max_length))
+    # A tokenizer without special tokens makes nothing of an empty text, and a model cannot read nothing.
+    for index, ids in enumerate(encoded["input_ids"]):
+        if not ids:
+            for name, values in encoded.items():
+                values[index] = [_filler(tokenizer) if name == "input_ids" else int(name == "attention_mask")]
+    return encoded
+
+
+def _filler(tokenizer: PreTrainedTokenizerBase) -> int:
+    candidates = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, 0)
+    return next(int(token) for token in candidates if token is not None)
+
+
+def _key(texts: Iterable[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
+    digest = hashlib.sha256(f"{FORMAT} {type(tokenizer).__name__} {max_length} ".encode())
+    digest.update(_tokenizer_content(tokenizer).encode())
+    for column in texts:
+        digest.update(f"column of {len(column)} ".encode())
+        for text in column:
+            raw = text.encode("utf-8", "surrogatepass")
+            digest.update(f"{len(raw)} ".encode())
+            digest.update(raw)
+    return digest.hexdigest()
+
+
+def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return str(backend.to_str())
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return f"{tokenizer.name_or_path} {vocabulary} {tokenizer.init_kwargs}"

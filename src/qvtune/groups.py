@@ -1,0 +1,161 @@
+"""`param_groups`: named optimizer groups, one learning rate per role and one for the head."""
+
+import math
+from typing import Any
+
+from torch import nn
+
+from qvtune.adaptation import Adaptation, adaptation_of, dead_copies
+from qvtune.errors import RateError
+from qvtune.roles.attention import AttentionMap
+from qvtune.roles.find import find_attention
+from qvtune.roles.layouts import ROLES
+from qvtune.roles.unwrap import unwrap
+
+HEAD = "head"
+NO_DECAY = "_no_decay"
+
+
+def param_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    lr_ratio: float = 1.0,
+    head_lr: float | None = None,
+    query_lr: float | None = None,
+    key_lr: float | None = None,
+    value_lr: float | None = None,
+    output_lr: float | None = None,
+    weight_decay: float = 0.0,
+    attention: AttentionMap | None = None,
+) -> list[dict[str, Any]]:
+    """Sort the trainable parameters of `model` into named groups for any torch optimizer.
+
+    The rate of query, key and output is η_QK = `lr`, that of value is η_V = λ η_QK with λ = `lr_ratio`
+    (Yao et al., IJCAI 2025), and the head's is `lr` unless `head_lr` is given. A parameter belongs to the role of the
+    module that owns it, biases and adapter factors included. One-dimensional parameters (biases, norms) form groups
+    of their own, named with "_no_decay", which weight decay spares. No group is empty.
+
+    Args:
+        model: what `adapt` returned, or any model of which only attention projections and a head require gradients;
+            also inside DistributedDataParallel or `torch.compile`.
+        lr: learning rate of query and key, above 0.
+        lr_ratio: λ, above 0.
+        head_lr: learning rate of the head.
+        query_lr: rate of the query alone, in place of `lr`.
+        key_lr: rate of the key alone, in place of `lr`.
+        value_lr: rate of the value, in place of `lr` times `lr_ratio`.
+        output_lr: rate of the output projection alone, in place of `lr`.
+        weight_decay: for the groups without "_no_decay", at least 0.
+        attention: where the roles are, for a model that `adapt` has not seen; found when None.
+
+    Returns:
+        Dictionaries with `name`, `params`, `param_names` (relative to the transformers model), `lr`, `weight_decay`.
+
+    Raises:
+        RateError: for a rate that is not a finite number above 0, for both `value_lr` and `lr_ratio`, and if a
+            trainable parameter belongs neither to a role nor to the head, or none is trainable.
+    """
+    rates = role_rates(
+        lr=lr,
+        lr_ratio=lr_ratio,
+        head_lr=head_lr,
+        query_lr=query_lr,
+        key_lr=key_lr,
+        value_lr=value_lr,
+        output_lr=output_lr,
+    )
+    if not (math.isfinite(weight_decay) and weight_decay >= 0):
+        raise RateError(f"weight_decay is {weight_decay}; it must be a finite number, at least 0.")
+    groups: dict[str, dict[str, Any]] = {}
+    for name, (owner, parameter) in _owners(model, attention).items():
+        spared = parameter.ndim < 2
+        group_name = owner + NO_DECAY if spared else owner
+        group = groups.setdefault(
+            group_name,
+            {
+                "name": group_name,
+                "params": [],
+                "param_names": [],
+                "lr": rates[owner],
+                "weight_decay": 0.0 if spared else weight_decay,
+            },
+        )
+        group["params"].append(parameter)
+        group["param_names"].append(name)
+    order = [name + suffix for name in (*ROLES.values(), HEAD) for suffix in ("", NO_DECAY)]
+    return [groups[name] for name in order if name in groups]
+
+
+def role_rates(
+    *,
+    lr: float,
+    lr_ratio: float = 1.0,
+    head_lr: float | None = None,
+    query_lr: float | None = None,
+    key_lr: float | None = None,
+    value_lr: float | None = None,
+    output_lr: float | None = None,
+) -> dict[str, float]:
+    """Return the learning rate of "query", "key", "value", "output" and "head".
+
+    Raises:
+        RateError: for a rate that is not a finite number above 0, or both `value_lr` and an `lr_ratio` other than 1.
+    """
+    given = {
+        "lr": lr,
+        "lr_ratio": lr_ratio,
+        "head_lr": head_lr,
+        "query_lr": query_lr,
+        "key_lr": key_lr,
+        "value_lr": value_lr,
+        "output_lr": output_lr,
+    }
+    for name, value in given.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise RateError(f"{name} is {value}; it must be a finite number above 0.")
+    if value_lr is not None and lr_ratio != 1.0:
+        raise RateError(f"value_lr {value_lr} and lr_ratio {lr_ratio} both set the value's rate. Give one of them.")
+    return {
+        "query": lr if query_lr is None else query_lr,
+        "key": lr if key_lr is None else key_lr,
+        "value": lr * lr_ratio if value_lr is None else value_lr,
+        "output": lr if output_lr is None else output_lr,
+        HEAD: lr if head_lr is None else head_lr,
+    }
+
+
+def _owners(model: nn.Module, attention: AttentionMap | None) -> dict[str, tuple[str, nn.Parameter]]:
+    """Map the name of every trainable parameter to its role or "head", and to the parameter itself."""
+    inner = unwrap(model)
+    adaptation = adaptation_of(model)
+    attention = attention or (adaptation.attention if adaptation else find_attention(model))
+    trainable = {name: p for name, p in inner.named_parameters() if p.requires_grad}
+    owners, unplaced = {}, []
+    for name, parameter in trainable.items():
+        role = attention.role_of_module(name)
+        if role is not None:
+            owners[name] = (ROLES[role], parameter)
+        elif _in_head(name, parameter, inner, adaptation):
+            owners[name] = (HEAD, parameter)
+        else:
+            unplaced.append(name)
+    placed = {id(p) for p in trainable.values()}
+    unplaced += [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in placed]
+    if unplaced:
+        more = f" and {len(unplaced) - 3} more" if len(unplaced) > 3 else ""
+        raise RateError(
+            f"{', '.join(unplaced[:3])}{more} require gradients and belong neither to an attention role nor to the "
+            "head. Call qvtune.adapt first, or freeze them with requires_grad_(False)."
+        )
+    if not owners:
+        raise RateError("no parameter of this model requires gradients. Call qvtune.adapt first.")
+    return owners
+
+
+def _in_head(name: str, parameter: nn.Parameter, inner: nn.Module, adaptation: Adaptation | None) -> bool:
+    if adaptation is not None:
+        return any(name.startswith(module + ".") for module in adaptation.head)
+    base = getattr(inner, "base_model", inner)
+    inside = {id(p) for p in base.parameters()} - dead_copies(inner)
+    return base is not inner and id(parameter) not in inside

@@ -1,0 +1,54 @@
+"""Options defined once: the fields of these models are the command line, the YAML file and the Python call."""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from qvtune.errors import ConfigError, nearest
+
+
+class Options(BaseModel):
+    """Base of every set of options. A field's description is its help text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+O = TypeVar("O", bound=Options)
+
+
+def parse_options(cls: type[O], values: dict[str, Any], source: str = "") -> O:
+    """Check `values` and return the options.
+
+    Args:
+        cls: which options.
+        values: by field name; strings are converted to the field's type.
+        source: where the values come from, for messages; options of the command line when empty.
+
+    Raises:
+        ConfigError: naming every problem at once.
+    """
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        problems = [_problem(cls, dict(item), source) for item in error.errors()]
+        raise ConfigError("\n".join(problems)) from None
+
+
+def option_name(field: str) -> str:
+    """Return the command-line spelling of a field."""
+    return "--" + field.replace("_", "-")
+
+
+def _problem(cls: type[Options], error: dict[str, Any], source: str) -> str:
+    location = [str(part) for part in error["loc"]]
+    field = location[0] if location else ""
+    name = f"{source}: {field}" if source else option_name(field)
+    if error["type"] == "extra_forbidden":
+        hint = nearest(field, cls.model_fields)
+        return f"{name}: unknown option.{hint} 'qvtune train --help' lists all."
+    if error["type"] == "missing":
+        return f"{name} is required."
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not field:
+        return message
+    return f"{name} is {error['input']!r}; {'it ' if message.startswith('should') else ''}{message}."

@@ -1,0 +1,1 @@
+"""WHERE: the query, key, value and output projections of a model."""

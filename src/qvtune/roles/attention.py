@@ -1,0 +1,153 @@
+"""`AttentionMap`: every attention layer of a model and the module behind each of its roles."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from qvtune.errors import RoleError, nearest
+from qvtune.roles.layouts import ROLES
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One role of one attention layer: a module and the rows of its output that belong to the role.
+
+    `rows` is half-open, in rows of the output dimension; `shape` is (rows, inputs) of the weight.
+    """
+
+    role: str
+    module: str
+    rows: tuple[int, int]
+    shape: tuple[int, int]
+    bias: bool
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights and biases."""
+        return self.shape[0] * self.shape[1] + (self.shape[0] if self.bias else 0)
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """One attention layer.
+
+    `name` is the smallest module that holds all four projections. `index` counts layers of one `kind` within one
+    `stack` ("encoder", "decoder" or "" where there is one stack). `uses` is how often a forward pass calls the
+    module (ALBERT calls one for all its layers; 0 where the model was not run). `verified` says that the probe
+    measured the roles on this model.
+    """
+
+    name: str
+    index: int
+    stack: str
+    kind: str
+    layout: str
+    heads: int
+    kv_heads: int
+    head_dim: int
+    projections: tuple[Projection, ...]
+    uses: int = 0
+    verified: bool = False
+
+    def __getitem__(self, role: str) -> Projection:
+        for projection in self.projections:
+            if projection.role == role:
+                return projection
+        raise KeyError(role)
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """Where query, key, value and output live in a model, as found by `find_attention`."""
+
+    model_type: str
+    layers: tuple[AttentionLayer, ...]
+
+    def __iter__(self) -> Iterator[AttentionLayer]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @property
+    def verified(self) -> bool:
+        """Whether every layer was measured on the model."""
+        return all(layer.verified for layer in self.layers)
+
+    def projections(self, roles: str, layers: Sequence[int] | None = None) -> list[Projection]:
+        """List the projections of `roles` ("qv") in layers with these indices (all when None), in model order.
+
+        Raises:
+            RoleError: for an unknown role, or an index that no layer has.
+        """
+        roles = parse_roles(roles)
+        wanted = None if layers is None else self._resolve(layers)
+        return [
+            projection
+            for layer in self.layers
+            if wanted is None or layer.index in wanted
+            for projection in layer.projections
+            if projection.role in roles
+        ]
+
+    def role_of_module(self, name: str) -> str | None:
+        """Return the role of the module called `name`, or of the module that holds it, or None."""
+        for layer in self.layers:
+            for projection in layer.projections:
+                if name == projection.module or name.startswith(projection.module + "."):
+                    return projection.role
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and dictionaries that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "AttentionMap":
+        """Read what `to_dict` gave, also after a trip through JSON."""
+        layers = tuple(
+            AttentionLayer(
+                **{
+                    **layer,
+                    "projections": tuple(
+                        Projection(**{**p, "rows": tuple(p["rows"]), "shape": tuple(p["shape"])})
+                        for p in layer["projections"]
+                    ),
+                }
+            )
+            for layer in data["layers"]
+        )
+        return cls(model_type=data["model_type"], layers=layers)
+
+    def _resolve(self, layers: Sequence[int]) -> set[int]:
+        count = max(layer.index for layer in self.layers) + 1
+        resolved = set()
+        for index in layers:
+            if not -count <= index < count:
+                raise RoleError(
+                    f"layer {index} does not exist: this model has {count} attention layers, "
+                    f"numbered 0 to {count - 1}. Name layers in that range."
+                )
+            resolved.add(index % count)
+        if not resolved:
+            raise RoleError("no layer was named: give at least one layer index, or leave the option out for all.")
+        return resolved
+
+
+def parse_roles(roles: str | Iterable[str]) -> str:
+    """Return `roles` in the order q, k, v, o, each once.
+
+    Raises:
+        RoleError: for a letter that is no role, a repeated one, or none at all.
+    """
+    letters = list(roles)
+    for letter in letters:
+        if letter not in ROLES:
+            hint = nearest(letter, ROLES.values())
+            known = ", ".join(f"{short} ({long})" for short, long in ROLES.items())
+            raise RoleError(f"unknown role '{letter}' in roles '{''.join(letters)}'.{hint} Roles are {known}.")
+    if len(set(letters)) != len(letters):
+        raise RoleError(f"roles '{''.join(letters)}' name a role twice. Name each once, as in 'qv'.")
+    if not letters:
+        raise RoleError("no role was named. Name at least one of q, k, v, o, as in 'qv'.")
+    return "".join(role for role in ROLES if role in letters)

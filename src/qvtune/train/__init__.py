@@ -1,0 +1,1 @@
+"""One run: configuration, model, trainer, checkpoints, evaluation, prediction."""

@@ -1,0 +1,198 @@
+"""`TrainConfig`: every option of a run, defined once."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from qvtune.data.options import DataOptions
+from qvtune.errors import ConfigError, nearest
+from qvtune.options import Options, parse_options
+from qvtune.roles.attention import parse_roles
+from qvtune.roles.layouts import SEPARATE_LAYOUTS
+
+DEFAULT_LR = {"lora": 4e-4, "full": 5e-5}
+DEFAULT_LR_RATIO = {"lora": 4.0, "full": 2.0}
+
+# Options that change where results go or how they are shown, and not what they are.
+NOT_IN_FINGERPRINT = {"out", "report_to", "num_workers", "data", "glue_dir", "model", "validation"}
+PATHS = ("data", "glue_dir", "model", "validation")
+
+
+class AdaptOptions(Options):
+    """Which model, and what of it trains."""
+
+    model: str = Field(
+        description="A model folder, a name on the Hugging Face hub, pkg:minilm or pkg:smollm2 (packages of the "
+        "extra 'demo')."
+    )
+    roles: str = Field(
+        "qv", description="Which attention projections train: any of q (query), k (key), v (value), o (output)."
+    )
+    method: Literal["lora", "full"] = Field("lora", description="lora: low-rank adapters; full: the projections.")
+    rank: int = Field(8, ge=1, description="Rank of the LoRA factors.")
+    alpha: float = Field(8.0, gt=0, description="LoRA adds (alpha / rank) B A to a weight.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the input of the LoRA factors.")
+    layers: list[int] | None = Field(
+        None, description="Layers to adapt, as in 0,1,2 or 8-11; -1 is the last. All when left out."
+    )
+    new_head: bool = Field(False, description="Start the classification head anew where the model brings one.")
+
+    @field_validator("roles")
+    @classmethod
+    def _check_roles(cls, roles: str) -> str:
+        return parse_roles(roles)
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _expand_layers(cls, layers: Any) -> Any:
+        return (
+            [index for part in layers.split(",") for index in _layer_range(part)] if isinstance(layers, str) else layers
+        )
+
+
+class TrainConfig(AdaptOptions, DataOptions):
+    """Every option of `qvtune train`."""
+
+    out: Path = Field(description="Folder of the run. The same command again continues or finds it.")
+    lr: float = Field(
+        DEFAULT_LR["lora"], gt=0, description="Learning rate of query and key (η_QK). For --method full 5e-5."
+    )
+    lr_ratio: float = Field(
+        DEFAULT_LR_RATIO["lora"],
+        gt=0,
+        description="λ = η_V / η_QK: the value's learning rate is this many times --lr. For --method full 2.",
+    )
+    head_lr: float | None = Field(None, gt=0, description="Learning rate of the head; --lr when left out.")
+    query_lr: float | None = Field(None, gt=0, description="Learning rate of the query alone.")
+    key_lr: float | None = Field(None, gt=0, description="Learning rate of the key alone.")
+    value_lr: float | None = Field(None, gt=0, description="Learning rate of the value, in place of --lr-ratio.")
+    output_lr: float | None = Field(None, gt=0, description="Learning rate of the output projection alone.")
+    epochs: float = Field(3.0, gt=0, description="Passes over the training examples.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many steps, in place of --epochs.")
+    batch_size: int = Field(32, ge=1, description="Examples per forward pass and device.")
+    eval_batch_size: int = Field(64, ge=1, description="Examples per forward pass and device in evaluation.")
+    accumulation: int = Field(1, ge=1, description="Forward passes per step: gradients add up before an update.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay; biases and norms are spared.")
+    schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="Course of the rates after warmup.")
+    warmup: float = Field(0.0, ge=0, lt=1, description="Part of the steps over which the rates rise from zero.")
+    adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's β₁.")
+    adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's β₂.")
+    adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's ε.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Clip the norm of the gradient to this; 0 does not clip.")
+    gradient_checkpointing: bool = Field(False, description="Compute activations twice to save memory.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of the forward pass; auto is bf16 on GPUs that have it, fp32 elsewhere."
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="Of everything random: initial values, order, dropout, samples.")
+    eval_steps: int | None = Field(
+        None, ge=1, description="Evaluate and save a checkpoint every so many steps; every epoch when left out."
+    )
+    keep_best: bool = Field(True, description="End with the checkpoint whose metric is best; else with the last.")
+    early_stopping: int | None = Field(
+        None, ge=1, description="Stop after this many evaluations without a better metric. Never when left out."
+    )
+    logging_steps: int = Field(10, ge=1, description="Log loss and rates every so many steps.")
+    num_workers: int = Field(0, ge=0, description="Processes that prepare batches.")
+    report_to: list[str] = Field([], description="Trackers of transformers: tensorboard, wandb, trackio, mlflow, ...")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, values: dict[str, Any]) -> dict[str, Any]:
+        values = {name: value for name, value in values.items() if value is not None}
+        method = values.get("method", "lora")
+        if "value_lr" in values and "lr_ratio" in values:
+            raise ValueError("--value-lr and --lr-ratio both set the value's rate; give one of them.")
+        if method in DEFAULT_LR:
+            values.setdefault("lr", DEFAULT_LR[method])
+            values.setdefault("lr_ratio", 1.0 if "value_lr" in values else DEFAULT_LR_RATIO[method])
+        return values
+
+    def fingerprint(self) -> str:
+        """Return a hash of every option that can change a result, the same wherever files are."""
+        values = self.model_dump(mode="json")
+        kept = {name: value for name, value in values.items() if name not in NOT_IN_FINGERPRINT}
+        kept |= {name: Path(values[name]).name for name in PATHS if values[name] is not None}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_yaml(self) -> str:
+        """Return the resolved configuration as a file that `--config` reads."""
+        # Rates left to their defaults are not given back beside a rate that replaces them.
+        values = {k: v for k, v in self.model_dump(mode="json").items() if v is not None}
+        if "value_lr" in values:
+            del values["lr_ratio"]
+        start = "# qvtune train --config config.yaml\n"
+        return start + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def make_config(values: dict[str, Any], config_file: Path | None = None) -> TrainConfig:
+    """Make a configuration from a YAML file, if there is one, and values that override it.
+
+    The paper's words are accepted: `task` for GLUE ("mnli"), `target` for roles ("q_proj,v_proj").
+
+    Raises:
+        ConfigError: naming every unknown, missing or bad option at once.
+    """
+    loaded = read_config(config_file) if config_file else {}
+    if {"value_lr", "lr_ratio"} & set(values):
+        loaded = {k: v for k, v in loaded.items() if k not in ("value_lr", "lr_ratio")}
+    merged = _translate({**loaded, **values})
+    return parse_options(TrainConfig, merged)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a YAML configuration.
+
+    Raises:
+        ConfigError: if it is missing, no YAML, no mapping, or has an unknown key.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold one option a line, as in 'lr: 4e-4'.")
+    known = {*TrainConfig.model_fields, "task", "target"}
+    unknown = [f"{path}: unknown option '{key}'.{nearest(str(key), known)}" for key in values if key not in known]
+    if unknown:
+        raise ConfigError("\n".join(unknown))
+    return values
+
+
+def _translate(values: dict[str, Any]) -> dict[str, Any]:
+    values = dict(values)
+    if "task" in values:
+        data = f"glue/{values.pop('task')}"
+        if values.setdefault("data", data) != data:
+            raise ConfigError(f"--task means --data {data}, and --data is {values['data']}. Give one of them.")
+    if "target" in values:
+        roles = _roles_of_targets(str(values.pop("target")))
+        if values.setdefault("roles", roles) != roles:
+            raise ConfigError(f"--target means --roles {roles}, and --roles is {values['roles']}. Give one of them.")
+    return values
+
+
+def _roles_of_targets(targets: str) -> str:
+    names: dict[str, str] = {"query": "q", "key": "k", "value": "v"}
+    for layout in SEPARATE_LAYOUTS:
+        names |= {layout.query: "q", layout.key: "k", layout.value: "v"}
+        names |= {path: "o" for path in layout.output if "/" not in path}
+    roles = set()
+    for target in targets.split(","):
+        if target.strip() not in names:
+            raise ConfigError(f"--target: unknown projection '{target}'.{nearest(target, names)} Or give --roles qv.")
+        roles.add(names[target.strip()])
+    return "".join(role for role in "qkvo" if role in roles)
+
+
+def _layer_range(part: str) -> list[int]:
+    first, dash, last = part.strip().partition("-") if not part.strip().startswith("-") else (part.strip(), "", "")
+    try:
+        return list(range(int(first), int(last) + 1)) if dash else [int(first)]
+    except ValueError:
+        raise ValueError(f"layer '{part}' is neither a number nor a range such as 8-11") from None

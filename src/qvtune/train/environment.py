@@ -1,0 +1,50 @@
+"""What a run ran on: versions and hardware, without anything personal."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from typing import Any
+
+import torch
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions of Python and the libraries, the processor, threads and the accelerator."""
+    versions = {name: importlib.metadata.version(name) for name in ("qvtune", *LIBRARIES)}
+    accelerator = None
+    if torch.cuda.is_available():
+        accelerator = {"name": torch.cuda.get_device_name(), "count": torch.cuda.device_count()}
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": accelerator,
+        "versions": versions,
+    }
+
+
+def peak_memory() -> tuple[int, str]:
+    """Return the most memory held so far in bytes, and whose: the accelerator's, or the process's resident set."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated(), "accelerator"
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset, "process"
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024, "process"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,168 @@
+"""`RunFolder`: the files of one run, each of which appears whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qvtune.errors import QVTuneError, RunError
+from qvtune.train.config import TrainConfig, make_config
+from qvtune.train.trainer import STAGING
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of a run's files, and reading and writing them."""
+
+    path: Path
+
+    config = property(lambda self: self.path / "config.yaml")
+    plan = property(lambda self: self.path / "plan.json")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    result = property(lambda self: self.path / "result.json")
+    environment = property(lambda self: self.path / "environment.json")
+    adapter = property(lambda self: self.path / "adapter")
+    model = property(lambda self: self.path / "model")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    predictions = property(lambda self: self.path / "predictions")
+    curves = property(lambda self: self.path / "curves.png")
+    report = property(lambda self: self.path / "report.html")
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.config.is_file()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run here has come to its end."""
+        return self.result.is_file()
+
+    def read_config(self) -> TrainConfig:
+        """Return the run's configuration.
+
+        Raises:
+            RunError: if there is no run here.
+        """
+        if not self.is_run:
+            raise RunError(f"{self.path}: is no run folder; it has no config.yaml. Give the --out of a 'qvtune train'.")
+        return make_config({}, self.config)
+
+    def claim(self, config: TrainConfig) -> None:
+        """Check that `config` may write here, changing nothing.
+
+        Raises:
+            RunError: if the folder holds something else, or a run with other options; the text names them.
+        """
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise RunError(f"{self.path}: is a file. Give --out a folder.")
+        if self.is_run:
+            self._compare(config)
+        elif any(self.path.iterdir()):
+            raise RunError(f"{self.path}: is not empty and holds no run. Give --out an empty or new folder.")
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the newest whole checkpoint, or None."""
+        steps = {
+            int(folder.name.rpartition("-")[2]): folder
+            for folder in self.checkpoints.glob("checkpoint-*")
+            if (folder / "trainer_state.json").is_file()
+        }
+        return steps[max(steps)] if steps else None
+
+    def remove_unfinished_checkpoints(self) -> None:
+        """Remove what a killed run was still writing."""
+        for folder in self.checkpoints.glob(f"{STAGING}*"):
+            shutil.rmtree(folder)
+
+    def _compare(self, config: TrainConfig) -> None:
+        before = self.read_config()
+        if before.fingerprint() == config.fingerprint():
+            return
+        old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
+        differing = [
+            f"{key} ({old[key]} there, {new[key]} here)" for key in new if key != "out" and old[key] != new[key]
+        ]
+        raise RunError(f"{self.path}: holds another run, with other {', '.join(differing)}. Give another --out.")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON for people and programs, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside its place and rename it.
+
+    Raises:
+        RunError: if it cannot be written, as on a full disk; nothing is left behind then.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+
+@contextmanager
+def staged_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder to write into, and rename it to `path` when the block ends without an error.
+
+    Raises:
+        RunError: if something cannot be written; nothing is left behind then.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(dir=path.parent, prefix=f"{STAGING}{path.name}-"))
+        try:
+            os.chmod(staging, 0o777 & ~_umask())
+            yield staging
+            staging.rename(path)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write, whichever library meets it, into one readable error."""
+    try:
+        yield
+    except QVTuneError:
+        raise
+    except Exception as error:
+        if not _is_write_failure(error):
+            raise
+        raise RunError(
+            f"{path}: cannot be written: {_reason(error)}. What was saved before is kept; free space or choose "
+            "another folder, and give the same command again."
+        ) from error
+
+
+def _is_write_failure(error: Exception) -> bool:
+    # torch and safetensors report a full disk as errors of their own.
+    text = str(error)
+    return isinstance(error, OSError) or "os error" in text or "failed writing file" in text or "unexpected pos" in text
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

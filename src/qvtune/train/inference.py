@@ -1,0 +1,273 @@
+"""Use a finished run: load its model, score texts, evaluate, write predictions."""
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from qvtune.data.glue import format_submission, load_tests
+from qvtune.data.load import TUNING, glue_name, load_data
+from qvtune.data.metrics import combine_splits, compute_metrics
+from qvtune.data.records import make_dataset, take_columns, take_texts, text_dataset
+from qvtune.data.tables import read_table
+from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.data.tokens import tokenize
+from qvtune.errors import ConfigError, DataError, ModelError, RunError, nearest
+from qvtune.roles.attention import AttentionMap
+from qvtune.roles.find import find_attention
+from qvtune.train.config import TrainConfig
+from qvtune.train.folder import RunFolder, staged_folder, write_text
+from qvtune.train.model import ModelSource, find_model, load_model, load_tokenizer
+from qvtune.train.run import ADAPTATION_FILE
+
+FORMATS = (".jsonl", ".csv")
+
+# Names that predictions take; a column of the input with such a name is not repeated.
+PREDICTED = ("label", "probabilities", "score")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run with its model in evaluation mode."""
+
+    folder: RunFolder
+    config: TrainConfig
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    model: Any
+
+
+def load_run(path: Path, model: str | None = None) -> TrainedRun:
+    """Load what a run trained.
+
+    Args:
+        path: the run folder.
+        model: where the base model is now, if it has moved since.
+
+    Raises:
+        RunError: if there is no finished run.
+        ModelError: if the base model cannot be loaded or the adapter does not fit it.
+    """
+    folder = RunFolder(path)
+    config = folder.read_config()
+    if not folder.is_finished:
+        raise RunError(f"{path}: the run has not finished. Give 'qvtune train --resume {path}' to end it first.")
+    task = Task.from_dict(json.loads(folder.plan.read_text(encoding="utf-8"))["task"])
+    saved = folder.adapter if config.method == "lora" else folder.model
+    tokenizer = load_tokenizer(ModelSource(str(saved), str(saved), {}))
+    if config.method == "full":
+        return TrainedRun(folder, config, task, tokenizer, load_model(find_model(str(saved)), task, tokenizer).eval())
+    source = find_model(model or config.model, config.trust_remote_code)
+    base = load_model(source, task, tokenizer, new_head=config.new_head)
+    return TrainedRun(folder, config, task, tokenizer, load_adapter(base, saved).eval())
+
+
+def load_adapter(base: nn.Module, path: Path) -> nn.Module:
+    """Put a saved adapter on its base model.
+
+    Raises:
+        ModelError: if it was made for another model; the text names what differs.
+    """
+    from peft import PeftModel
+
+    try:
+        recorded = AttentionMap.from_dict(json.loads((path / ADAPTATION_FILE).read_text(encoding="utf-8"))["attention"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: is no adapter saved by qvtune: {error}") from error
+    found = find_attention(base, verify=False)
+    shapes = [(p.module, p.shape) for p in found.projections("qkvo")]
+    wanted = [(p.module, p.shape) for p in recorded.projections("qkvo")]
+    if shapes != wanted:
+        raise ModelError(
+            f"{path}: the adapter does not fit the model: it was made for {_shape(recorded)}, and the model is "
+            f"{_shape(found)}. Give the model that it was trained on."
+        )
+    try:
+        return PeftModel.from_pretrained(base, str(path))  # type: ignore[arg-type]
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{path}: the adapter does not fit the model: {str(error).splitlines()[0]}") from error
+
+
+def score_texts(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, batch_size: int
+) -> NDArray[np.float32]:
+    """Return the model's outputs for tokenised texts, (examples, classes) logits or (examples, 1) predictions."""
+    device = next(model.parameters()).device
+    columns = [name for name in dataset.column_names if name in tokenizer.model_input_names]
+    loader = DataLoader(
+        dataset.select_columns(columns),  # type: ignore[arg-type]
+        batch_size=batch_size,
+        collate_fn=DataCollatorWithPadding(tokenizer),
+    )
+    scores = []
+    with torch.inference_mode():
+        for batch in loader:
+            scores.append(model(**batch.to(device)).logits.float().cpu())
+    return torch.cat(scores).numpy()
+
+
+def evaluate_run(
+    run: TrainedRun, *, data: str | None = None, glue_dir: Path | None = None, batch_size: int | None = None
+) -> dict[str, Any]:
+    """Measure a run on its own evaluation sets, or on a labelled file.
+
+    Args:
+        run: the run.
+        data: a file with the columns of the training data, or "glue/TASK"; the run's own data when None.
+        glue_dir: where GLUE is, if it has moved.
+        batch_size: examples per forward pass; the run's own when None.
+
+    Returns:
+        `metrics`, `examples` by split, `task` and `run`.
+    """
+    splits = _evaluation_sets(run, data, glue_dir)
+    batch_size = batch_size or run.config.eval_batch_size
+    by_split = {}
+    for split, dataset in splits.items():
+        tokens = tokenize(dataset, run.tokenizer, run.config.max_length)
+        scores = score_texts(run.model, run.tokenizer, tokens, batch_size)
+        by_split[split] = compute_metrics(run.task, scores, np.asarray(tokens["labels"]))
+    return {
+        "run": str(run.folder.path),
+        "task": run.task.name,
+        "metrics": combine_splits(run.task, by_split),
+        "main_metric": run.task.main_metric,
+        "examples": {split: len(dataset) for split, dataset in splits.items()},
+    }
+
+
+def predict_file(run: TrainedRun, data: Path, out: Path, batch_size: int | None = None) -> int:
+    """Predict every row of a file and write labels and probabilities, or scores, beside its columns.
+
+    Args:
+        run: the run.
+        data: .csv, .tsv, .jsonl or .parquet with the text columns of the training data.
+        out: .jsonl or .csv.
+        batch_size: examples per forward pass; the run's own when None.
+
+    Returns:
+        Number of rows.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise ConfigError(f"{out}: predictions are written as {' or '.join(FORMATS)}.")
+    table = read_table(data)
+    missing = [name for name in run.task.text_columns if name not in table.columns]
+    if missing:
+        raise DataError(
+            f"{data}: has no column '{missing[0]}', which the run was trained on.{nearest(missing[0], table.columns)} "
+            f"The columns are {', '.join(table.columns)}."
+        )
+    texts = take_texts(table.column, run.task.text_columns, table.places)
+    tokens = tokenize(text_dataset(texts), run.tokenizer, run.config.max_length)
+    scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
+    inputs = {name: table.column(name) for name in table.columns if name not in PREDICTED}
+    write_text(out, _format_predictions(run.task, inputs, scores, out.suffix.lower()))
+    return len(scores)
+
+
+def predict_glue(run: TrainedRun, name: str, glue_dir: Path, out: Path, batch_size: int | None = None) -> list[Path]:
+    """Predict the test sets of a GLUE task and write them in the benchmark's submission format.
+
+    Args:
+        run: a run on that task.
+        name: task, as in "rte".
+        glue_dir: folder with the benchmark's TSV folders.
+        out: a folder, or for a task with one test set a file that ends in .tsv.
+        batch_size: examples per forward pass; the run's own when None.
+
+    Returns:
+        The files written.
+    """
+    if run.task.name != f"glue/{name}":
+        raise ConfigError(f"the run was trained on {run.task.name}, and predictions are asked for glue/{name}.")
+    tests = load_tests(name, glue_dir)
+    if out.suffix and (out.suffix != ".tsv" or len(tests) > 1):
+        raise ConfigError(f"{out}: give a folder; glue/{name} writes {', '.join(file for file, _, _ in tests)}.")
+    written = []
+    for file, indices, dataset in tests:
+        tokens = tokenize(dataset, run.tokenizer, run.config.max_length)
+        scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
+        path = out if out.suffix else out / file
+        write_text(path, format_submission(name, indices, scores))
+        written.append(path)
+    return written
+
+
+def merge_run(run: TrainedRun, out: Path) -> None:
+    """Write a run's model as a plain transformers checkpoint, with LoRA added to the weights.
+
+    Raises:
+        RunError: if `out` exists and is not empty.
+    """
+    if out.exists():
+        if not out.is_dir() or any(out.iterdir()):
+            raise RunError(f"{out}: exists already. Give --out a new folder.")
+        out.rmdir()
+    model = restore_plain(run)
+    with staged_folder(out) as staging:
+        model.save_pretrained(str(staging))
+        run.tokenizer.save_pretrained(str(staging))
+
+
+def restore_plain(run: TrainedRun) -> Any:
+    """Return the run's model as a plain transformers model."""
+    return run.model.merge_and_unload() if run.config.method == "lora" else run.model
+
+
+def _evaluation_sets(run: TrainedRun, data: str | None, glue_dir: Path | None) -> dict[str, Dataset]:
+    if data is not None and glue_name(data) is None:
+        table = read_table(Path(data))
+        records, _ = take_columns(
+            data, table.columns, table.column, table.places, run.task.text_columns, run.task.label_column
+        )
+        return {"validation": make_dataset(records, run.task)}
+    changes = {key: value for key, value in (("data", data), ("glue_dir", glue_dir)) if value is not None}
+    if data is not None and data != run.task.name:
+        raise ConfigError(f"the run was trained on {run.task.name}, and an evaluation is asked for {data}.")
+    loaded = load_data(run.config.model_copy(update=changes), run.config.seed)
+    if run.task.kind == CLASSIFICATION:
+        loaded = loaded.with_labels(run.task.labels)
+    return {split: dataset for split, dataset in loaded.evaluation.items() if split != TUNING}
+
+
+def _format_predictions(task: Task, inputs: dict[str, list[Any]], scores: NDArray, suffix: str) -> str:
+    rows = []
+    for i, values in enumerate(_prediction_values(task, scores)):
+        rows.append({name: column[i] for name, column in inputs.items()} | values)
+    if suffix == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    flat = []
+    for row in rows:
+        probabilities = row.pop("probabilities", {})
+        flat.append(row | {f"probability_{name}": value for name, value in probabilities.items()})
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _prediction_values(task: Task, scores: NDArray) -> list[dict[str, Any]]:
+    if task.kind != CLASSIFICATION:
+        return [{"score": float(score)} for score in scores.reshape(-1)]
+    exponentials = np.exp((scores - scores.max(axis=-1, keepdims=True)).astype(np.float64))
+    probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return [
+        {"label": task.labels[int(row.argmax())], "probabilities": dict(zip(task.labels, map(float, row), strict=True))}
+        for row in probabilities
+    ]
+
+
+def _shape(attention: AttentionMap) -> str:
+    rows, columns = attention.layers[0]["q"].shape
+    return f"{attention.model_type} with {len(attention)} attention layers of {columns} to {rows}"

@@ -1,0 +1,145 @@
+"""`RunTrainer`: the trainer of a run, which evaluates by task, stops when it diverges and survives a kill."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerState
+
+from qvtune.data.load import TUNING
+from qvtune.data.metrics import combine_splits, compute_metrics
+from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.errors import DivergedError, Interrupted
+from qvtune.train.folder import RunFolder, writing
+from qvtune.train.trainer import Trainer
+
+
+class RunTrainer(Trainer):
+    """Trains one run in one folder.
+
+    Args:
+        task: says the loss and the metrics.
+        eval_dataset: tokenised evaluation sets by name.
+        folder: where checkpoints go.
+        **kwargs: the arguments of `Trainer`.
+    """
+
+    def __init__(self, *, task: Task, eval_dataset: Mapping[str, Dataset], folder: RunFolder, **kwargs: Any) -> None:
+        super().__init__(
+            compute_loss_func=task_loss(task),
+            # Encoder-decoders return their encoder's states beside the logits.
+            preprocess_logits_for_metrics=lambda outputs, labels: outputs[0] if isinstance(outputs, tuple) else outputs,
+            eval_dataset=dict(eval_dataset),
+            **kwargs,
+        )
+        self.task = task
+        self.folder = folder
+        self.stop_requested = False
+        # Seconds spent on anything but training steps, to be taken off the speed.
+        self.aside_seconds = 0.0
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Evaluate every split, log the task's metrics under `eval_...` and return them."""
+        start = time.perf_counter()
+        # A data loader draws from the global random state; how often a run evaluates must not change its training.
+        state = torch.get_rng_state()
+        outputs = {split: self.predict(dataset) for split, dataset in self.eval_dataset.items()}
+        torch.set_rng_state(state)
+        by_split = {}
+        for split, output in outputs.items():
+            if not np.isfinite(output.predictions).all():
+                raise self._diverged(f"an output on the {split} set")
+            by_split[split] = compute_metrics(self.task, output.predictions, output.label_ids)
+            by_split[split]["loss"] = float(output.metrics["test_loss"])
+        tuning = by_split.pop(TUNING, {})
+        metrics = combine_splits(self.task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.aside_seconds += time.perf_counter() - start
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, but for transformers' summary at the end, whose speed counts evaluations as training."""
+        if "train_runtime" not in logs:
+            super().log(logs, start_time)
+
+    def resume_stopped(self, checkpoint: Path, state: TrainerState) -> None:
+        """Take up a run that had come to its end at `checkpoint`, without a further step."""
+        self.state = state
+        self._load_from_checkpoint(str(checkpoint))
+        if self.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._load_best_model()
+
+    def _maybe_log_save_evaluate(
+        self, tr_loss: Tensor, grad_norm: Any, model: nn.Module, *args: Any, **kwargs: Any
+    ) -> None:
+        # A checkpoint restores no half-summed loss, so the sum is logged before each one.
+        self.control.should_save |= self.stop_requested
+        self.control.should_log |= self.control.should_save
+        if self.control.should_log or self.control.should_evaluate:
+            self._check_finite(tr_loss)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, *args, **kwargs)
+        if self.stop_requested:
+            raise Interrupted(
+                f"stopped at step {self.state.global_step} of {self.state.max_steps}; the state is saved. "
+                "Give the same command again to go on."
+            )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        start = time.perf_counter()
+        with writing(self.folder.checkpoints):
+            super()._save_checkpoint(model, trial)
+        self.aside_seconds += time.perf_counter() - start
+
+    def _check_finite(self, tr_loss: Tensor) -> None:
+        if not torch.isfinite(tr_loss):
+            raise self._diverged("the loss")
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not torch.isfinite(parameter).all():
+                raise self._diverged(f"the parameter {name}")
+
+    def _diverged(self, what: str) -> DivergedError:
+        checkpoint = self.folder.last_checkpoint()
+        kept = f"The last good checkpoint is {checkpoint}." if checkpoint else "No checkpoint was saved before."
+        return DivergedError(
+            f"diverged: {what} is no longer finite at step {self.state.global_step} of {self.state.max_steps}. {kept} "
+            "Try a lower --lr or --lr-ratio in another --out."
+        )
+
+
+class EarlyStopping(TrainerCallback):
+    """Stops after `patience` evaluations without a better metric.
+
+    The count comes from the logged evaluations, so a resumed run stops where the straight one would.
+    """
+
+    def __init__(self, metric: str, patience: int, greater_is_better: bool = True) -> None:
+        self.metric, self.patience, self.sign = metric, patience, 1 if greater_is_better else -1
+
+    def is_due(self, history: list[dict[str, float]]) -> bool:
+        """Whether the logged evaluations say to stop."""
+        values = [self.sign * record[self.metric] for record in history if self.metric in record]
+        return bool(values) and len(values) - 1 - int(np.argmax(values)) >= self.patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop |= self.is_due(state.log_history)
+
+
+def task_loss(task: Task) -> Any:
+    """Return cross entropy or squared error, averaged over all examples of an accumulated batch."""
+
+    def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
+        logits = outputs["logits"].float()
+        if task.kind == CLASSIFICATION:
+            total = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        else:
+            total = nn.functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
+        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    return loss

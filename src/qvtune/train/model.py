@@ -1,0 +1,194 @@
+"""Load a model and its tokenizer for a task, with labels and padding right."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import logging as transformers_logging
+
+from qvtune.data.packaged import PREFIX, locate_model
+from qvtune.data.task import CLASSIFICATION, Task, TextData
+from qvtune.errors import ModelError
+
+HEAD_SUFFIX = "ForSequenceClassification"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is: a folder or a hub name, and the keyword arguments that reading it needs."""
+
+    name: str
+    location: str
+    options: dict[str, Any]
+
+
+def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
+    """Resolve pkg: names; leave folders and hub names as they are.
+
+    Raises:
+        ModelError: for an unknown packaged model, or a path that does not exist.
+    """
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    if name.startswith(PREFIX):
+        folder, gguf_file = locate_model(name.removeprefix(PREFIX))
+        return ModelSource(name, str(folder), options | ({"gguf_file": gguf_file} if gguf_file else {}))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelError(f"{name}: the folder has no config.json, so it holds no model.")
+        return ModelSource(name, str(path), options)
+    if path.is_absolute() or name.startswith((".", "~")):
+        raise ModelError(f"{name}: no such folder. Give a model folder, a hub name, or pkg:minilm.")
+    return ModelSource(name, name, options)
+
+
+def load_config(source: ModelSource) -> Any:
+    """Load a model's configuration.
+
+    Raises:
+        ModelError: if there is none, or no network to ask for it.
+    """
+    return _reading(source, AutoConfig.from_pretrained, source.location, **source.options)
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """Load a tokenizer that pads on the right with a token that exists.
+
+    Where the tokenizer names no padding token, the end-of-sequence or unknown token pads; nothing is added to the
+    vocabulary and no embedding is resized.
+
+    Raises:
+        ModelError: if there is none, or it has no token to pad with.
+    """
+    tokenizer = _reading(source, AutoTokenizer.from_pretrained, source.location, **source.options)
+    if tokenizer.pad_token_id is None:
+        substitute = tokenizer.eos_token or tokenizer.unk_token
+        if substitute is None:
+            raise ModelError(f"{source.name}: the tokenizer has no padding, end-of-sequence or unknown token.")
+        tokenizer.pad_token = substitute
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_model(source: ModelSource, task: Task, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = False) -> Any:
+    """Load the model with a head for the task, in float32.
+
+    Args:
+        source: where it is.
+        task: gives the number and the names of the labels, in the order of their ids.
+        tokenizer: gives the padding token that the head of a decoder looks for.
+        new_head: start the head anew although the checkpoint holds one.
+
+    Raises:
+        ModelError: if it cannot be read, or has no sequence-classification head in transformers.
+    """
+    config = prepare_config(load_config(source), task, tokenizer)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # the table of new parameters is what the plan shows
+    try:
+        model = _reading(
+            source,
+            AutoModelForSequenceClassification.from_pretrained,
+            source.location,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=new_head,
+            **source.options,
+        )
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    if "gguf_file" in source.options:
+        del model.config.quantization_config  # the weights are plain now, and are saved so
+    if new_head:
+        _start_head_anew(model)
+    return model
+
+
+def build_on_meta(source: ModelSource, task: Task) -> Any:
+    """Build the model without weights, on the meta device, to count and plan.
+
+    Raises:
+        ModelError: if there is no configuration or no such head.
+    """
+    config = prepare_config(load_config(source), task)
+    with torch.device("meta"):
+        return _reading(
+            source,
+            AutoModelForSequenceClassification.from_config,
+            config,
+            trust_remote_code=source.options["trust_remote_code"],
+        )
+
+
+def prepare_config(config: Any, task: Task, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:
+    """Write the task's labels and the padding token into a model's configuration, and return it."""
+    config.num_labels = task.num_outputs
+    config.problem_type = "single_label_classification" if task.kind == CLASSIFICATION else "regression"
+    if task.kind == CLASSIFICATION:
+        config.id2label = dict(enumerate(task.labels))
+        config.label2id = {name: i for i, name in enumerate(task.labels)}
+    if tokenizer is not None:
+        config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return config
+
+
+def match_labels(source: ModelSource, data: TextData, *, new_head: bool) -> TextData:
+    """Put the data's classes in the order of a model that was trained on them before.
+
+    Raises:
+        ModelError: if the model brings a head for other labels, and no new one is asked for.
+    """
+    config = load_config(source)
+    if new_head or not any(name.endswith(HEAD_SUFFIX) for name in config.architectures or ()):
+        return data
+    known = [str(config.id2label[i]) for i in range(len(config.id2label))]
+    wanted = data.task.labels
+    if data.task.kind != CLASSIFICATION:
+        if len(known) == 1:
+            return data
+        raise ModelError(
+            f"{source.name}: its head is for {len(known)} classes ({_listed(known)}), and the task is a regression. "
+            "Give --new-head to start the head anew."
+        )
+    if all(name == f"LABEL_{i}" for i, name in enumerate(known)) and len(known) == len(wanted):
+        return data
+    by_name = {name.casefold(): name for name in wanted}
+    if sorted(name.casefold() for name in known) == sorted(by_name):
+        return data.with_labels([by_name[name.casefold()] for name in known])
+    raise ModelError(
+        f"{source.name}: its head is for {len(known)} labels ({_listed(known)}), and the data has {len(wanted)} "
+        f"({_listed(list(wanted))}). Rename the labels of the data, or give --new-head to start the head anew."
+    )
+
+
+def _start_head_anew(model: Any) -> None:
+    inside = {id(module) for module in model.base_model.modules()}
+    for module in model.modules():
+        if id(module) not in inside and module is not model:
+            module._is_hf_initialized = False
+            for parameter in module.parameters(recurse=False):
+                parameter._is_hf_initialized = False
+            model._init_weights(module)
+
+
+def _reading(source: ModelSource, function: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except ImportError as error:
+        raise ModelError(f"{source.name}: {_first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        hint = "Check the spelling, the folder or the network."
+        if "size mismatch" in str(error) or "mismatched" in str(error):
+            hint = "Its head is for another number of labels; give --new-head to start the head anew."
+        raise ModelError(f"model '{source.name}' cannot be loaded: {_first_line(error)} {hint}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

@@ -1,0 +1,154 @@
+"""`Plan`: what would train, and what a step costs, before anything runs."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from qvtune.adaptation import Adaptation, ParameterCounts, adapt, adaptation_of, count_parameters
+from qvtune.data.load import load_data
+from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.groups import role_rates
+from qvtune.roles.attention import AttentionMap
+from qvtune.roles.find import find_attention
+from qvtune.roles.layouts import ROLES
+from qvtune.roles.unwrap import base_layer, unwrap
+from qvtune.train.config import TrainConfig
+from qvtune.train.model import build_on_meta, find_model
+
+TWO_CLASSES = Task("none", CLASSIFICATION, ("0", "1"), "classes", "accuracy", ("text",), "label")
+
+FLOAT_BYTES = 4
+ADAM_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run trains and what a step costs.
+
+    `parameters_by_role` counts trainable ones; `memory_bytes` is an estimate by part, `step_operations` floating
+    point operations (a multiply-add is two) of forward and backward for a batch of full length.
+    """
+
+    model: str
+    model_type: str
+    verified: bool
+    method: str
+    roles: str
+    attention_layers: int
+    learning_rates: dict[str, float]
+    parameters_by_role: dict[str, int]
+    parameters_adapter: int
+    parameters_head: int
+    parameters_trainable: int
+    parameters_total: int
+    head: tuple[str, ...]
+    memory_bytes: dict[str, int]
+    step_operations: int
+    adapter_bytes: int
+    attention: AttentionMap
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and dictionaries that JSON can hold."""
+        return asdict(self)
+
+
+def make_plan(model: nn.Module, config: TrainConfig) -> Plan:
+    """Plan a run on an adapted model, on the meta device or with its weights."""
+    adaptation = adaptation_of(model)
+    assert adaptation is not None, "make_plan takes what adapt returned"
+    counts = count_parameters(model)
+    rates = role_rates(
+        lr=config.lr,
+        lr_ratio=config.lr_ratio,
+        head_lr=config.head_lr,
+        query_lr=config.query_lr,
+        key_lr=config.key_lr,
+        value_lr=config.value_lr,
+        output_lr=config.output_lr,
+    )
+    trained = [ROLES[role] for role in adaptation.roles] + (["head"] if counts.head else [])
+    saved = counts.trainable if adaptation.method == "lora" else counts.total
+    return Plan(
+        model=config.model,
+        model_type=adaptation.attention.model_type,
+        verified=adaptation.attention.verified,
+        method=adaptation.method,
+        roles=adaptation.roles,
+        attention_layers=len({p.module for p in adaptation.attention.projections("q", adaptation.layers)}),
+        learning_rates={name: rates[name] for name in trained},
+        parameters_by_role=counts.by_role,
+        parameters_adapter=counts.adapter,
+        parameters_head=counts.head,
+        parameters_trainable=counts.trainable,
+        parameters_total=counts.total,
+        head=adaptation.head,
+        memory_bytes=_memory(unwrap(model), adaptation, counts, config),
+        step_operations=_operations(unwrap(model), adaptation, counts, config),
+        adapter_bytes=saved * FLOAT_BYTES,
+        attention=adaptation.attention,
+    )
+
+
+def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
+    """Plan a run on the meta device: no weights are loaded, and roles come from the structure alone.
+
+    Args:
+        config: every option.
+        with_data: read the data for the number of labels; two classes otherwise.
+    """
+    source = find_model(config.model, config.trust_remote_code)
+    task = load_data(config, config.seed).task if with_data else TWO_CLASSES
+    model = build_on_meta(source, task)
+    adapted = adapt(
+        model,
+        roles=config.roles,
+        method=config.method,
+        rank=config.rank,
+        alpha=config.alpha,
+        dropout=config.dropout,
+        layers=config.layers,
+        attention=find_attention(model, verify=False),
+    )
+    return make_plan(adapted, config)
+
+
+def _memory(inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, config: TrainConfig) -> dict[str, int]:
+    """Estimate memory by part.
+
+    Activations follow Korthikanti et al. 2022 ("Reducing Activation Recomputation"), eq. 1: a layer of width h with a
+    heads keeps s b (34 h + 5 a s) bytes in 16 bits, twice that in 32; with checkpointing its input alone.
+    """
+    layers = _layer_calls(adaptation)
+    width = adaptation.attention.layers[0]["q"].shape[1]
+    heads = adaptation.attention.layers[0].heads
+    tokens = config.batch_size * config.max_length
+    scale = 1 if config.precision in ("bf16", "fp16") else 2
+    per_layer = 2 * width if config.gradient_checkpointing else 34 * width + 5 * heads * config.max_length
+    return {
+        "weights": counts.total * FLOAT_BYTES,
+        "gradients": counts.trainable * FLOAT_BYTES,
+        "optimizer": counts.trainable * ADAM_BYTES,
+        "activations": scale * tokens * per_layer * layers,
+    }
+
+
+def _operations(inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, config: TrainConfig) -> int:
+    """Count operations of one step: each matrix forward and for its input's gradient, trained ones a third time."""
+    tokens = config.batch_size * config.max_length * config.accumulation
+    uses = {layer.name: max(1, layer.uses) for layer in adaptation.attention}
+    shared = max(uses.values())
+    body = {id(m) for m in getattr(inner, "base_model", inner).modules()}
+    matrices = sum(
+        module.weight.numel() * shared
+        for module in inner.modules()
+        if isinstance(module, nn.Linear) and id(module) in body and base_layer(module) is module
+    )
+    products = (
+        4 * config.max_length * sum(layer.heads * layer.head_dim * max(1, layer.uses) for layer in adaptation.attention)
+    )
+    return tokens * (2 * (2 * matrices + counts.adapter * shared) + 2 * products)
+
+
+def _layer_calls(adaptation: Adaptation) -> int:
+    return sum(max(1, layer.uses) for layer in adaptation.attention)

@@ -1,0 +1,386 @@
+"""`run`: one configuration becomes one run folder."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from rich.console import Console
+from torch import nn
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback
+
+from qvtune.adaptation import Adaptation, adapt, adaptation_of, count_parameters
+from qvtune.data.load import TUNING, load_data
+from qvtune.data.task import TextData
+from qvtune.data.tokens import count_cut, tokenize
+from qvtune.errors import ConfigError
+from qvtune.train.config import TrainConfig
+from qvtune.train.environment import describe_environment, peak_memory
+from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
+from qvtune.train.loop import EarlyStopping, RunTrainer
+from qvtune.train.model import ModelSource, find_model, load_model, load_tokenizer, match_labels
+from qvtune.train.plan import Plan, make_plan
+from qvtune.train.progress import ProgressReport
+from qvtune.train.seeds import stream_seed
+from qvtune.train.trainer import TrainingArguments
+
+ADAPTATION_FILE = "qvtune.json"
+SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup", "cosine": "cosine"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything of a run before its first step."""
+
+    source: ModelSource
+    data: TextData
+    tokenizer: PreTrainedTokenizerBase
+    model: nn.Module
+    plan: Plan
+    train: Dataset
+    splits: dict[str, Dataset]
+    notes: tuple[str, ...]
+
+
+def run(
+    config: TrainConfig, console: Console | None = None, on_prepared: Callable[[Prepared], None] | None = None
+) -> dict[str, Any]:
+    """Train as `config` says and return the contents of `result.json`.
+
+    A run that was killed goes on from its last checkpoint; one that has finished is found and returned. Nothing is
+    written before model and data have been loaded and checked.
+
+    Args:
+        config: every option.
+        console: where progress goes; standard error when None.
+        on_prepared: called once before the first step, with what will train.
+
+    Raises:
+        QVTuneError: for anything wrong with options, data, model or folder; DivergedError if the loss stops being
+            finite; Interrupted after SIGINT or SIGTERM, when the state has been saved.
+    """
+    console = console or Console(stderr=True)
+    folder = RunFolder(config.out)
+    folder.claim(config)
+    if folder.is_finished:
+        console.print(f"{folder.path} holds this run already, finished.", highlight=False)
+        return json.loads(folder.result.read_text(encoding="utf-8"))
+    prepared = prepare(config)
+    if on_prepared is not None:
+        on_prepared(prepared)
+    _start_folder(folder, config, prepared)
+    return fit(config, prepared, folder, console)
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Load and check data, tokenizer and model, and adapt the model."""
+    source = find_model(config.model, config.trust_remote_code)
+    data = match_labels(source, load_data(config, config.seed), new_head=config.new_head)
+    tokenizer = load_tokenizer(source)
+    train = tokenize(data.train, tokenizer, config.max_length)
+    splits = {name: tokenize(dataset, tokenizer, config.max_length) for name, dataset in data.evaluation.items()}
+    cut = count_cut(train, config.max_length)
+    notes = list(data.notes)
+    if cut:
+        notes.append(f"{cut / len(train):.0%} of the training texts fill {config.max_length} tokens (--max-length).")
+    set_seed(stream_seed(config.seed, "init"))
+    model = load_model(source, data.task, tokenizer, new_head=config.new_head)
+    model = adapt_for(config, model, source)
+    plan = make_plan(model, config)
+    return Prepared(source, data, tokenizer, model, plan, train, splits, tuple(notes))
+
+
+def adapt_for(config: TrainConfig, model: nn.Module, source: ModelSource, **found: Any) -> nn.Module:
+    """Adapt a model as a configuration says, and note in the adapter where its base model came from."""
+    adapted = adapt(
+        model,
+        roles=config.roles,
+        method=config.method,
+        rank=config.rank,
+        alpha=config.alpha,
+        dropout=config.dropout,
+        layers=config.layers,
+        **found,
+    )
+    for peft_config in getattr(adapted, "peft_config", {}).values():
+        peft_config.base_model_name_or_path = source.location
+    return adapted
+
+
+def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Console) -> dict[str, Any]:
+    """Train from the last checkpoint, or the start, to the end, and write the results."""
+    metric = _selection_metric(config, prepared)
+    arguments = training_arguments(config, folder, metric)
+    stopping = EarlyStopping(metric, config.early_stopping) if config.early_stopping else None
+    progress = ProgressReport(console, config.batch_size * config.accumulation * arguments.world_size, metric)
+    clock = _MetricsFile(folder)
+    trainer = RunTrainer(
+        task=prepared.data.task,
+        eval_dataset=prepared.splits,
+        folder=folder,
+        model=prepared.model,
+        args=arguments,
+        train_dataset=prepared.train,
+        processing_class=prepared.tokenizer,
+        data_collator=DataCollatorWithPadding(prepared.tokenizer),
+        callbacks=[clock, progress, *([stopping] if stopping else [])],
+    )
+    clock.trainer = trainer
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = folder.last_checkpoint()
+    if trainer.is_world_process_zero():
+        folder.remove_unfinished_checkpoints()
+    if checkpoint is not None:
+        console.print(f"Going on from {checkpoint}.", highlight=False)
+    try:
+        with _stopping_on_signals(trainer, console):
+            _train(trainer, checkpoint, stopping)
+    finally:
+        progress.close()
+    metrics = _final_metrics(trainer)
+    result = _result(config, prepared, trainer, metrics, metric, clock)
+    if trainer.is_world_process_zero():
+        save_trained(trainer.model, prepared.tokenizer, folder)
+        result["saved_bytes"] = sum(
+            f.stat().st_size for f in _saved_folder(trainer.model, folder).glob("*.safetensors")
+        )
+        write_json(folder.result, result)
+    return result
+
+
+def training_arguments(config: TrainConfig, folder: RunFolder, metric: str) -> TrainingArguments:
+    """Translate a configuration into the trainer's arguments."""
+    strategy = "steps" if config.eval_steps else "epoch"
+    precision = resolve_precision(config.precision)
+    return TrainingArguments(
+        output_dir=str(folder.checkpoints.absolute()),
+        roles=config.roles,
+        method=config.method,
+        rank=config.rank,
+        alpha=config.alpha,
+        dropout=config.dropout,
+        layers=config.layers,
+        learning_rate=config.lr,
+        lr_ratio=config.lr_ratio,
+        head_lr=config.head_lr,
+        query_lr=config.query_lr,
+        key_lr=config.key_lr,
+        value_lr=config.value_lr,
+        output_lr=config.output_lr,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.eval_batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=SCHEDULES[config.schedule],
+        warmup_steps=config.warmup,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        adam_epsilon=config.adam_epsilon,
+        max_grad_norm=config.max_grad_norm,
+        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        seed=stream_seed(config.seed, "dropout"),
+        data_seed=stream_seed(config.seed, "order"),
+        eval_strategy=strategy,
+        save_strategy=strategy,
+        eval_steps=config.eval_steps,
+        save_steps=config.eval_steps or 500,
+        save_total_limit=2,
+        load_best_model_at_end=config.keep_best,
+        metric_for_best_model=metric,
+        greater_is_better=True,
+        logging_steps=config.logging_steps,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=config.report_to or "none",
+        dataloader_num_workers=config.num_workers,
+        remove_unused_columns=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        include_num_input_tokens_seen="no",
+        restore_callback_states_from_checkpoint=False,
+    )
+
+
+def resolve_precision(precision: str) -> str:
+    """Return fp32, bf16 or fp16 for what was asked and the hardware that is here.
+
+    Raises:
+        ConfigError: if the hardware does not have it.
+    """
+    if precision == "auto":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("--precision fp16 needs a GPU, and none was found. Use bf16 or fp32.")
+    return precision
+
+
+def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> None:
+    """Save the adapter, or the whole model of a full training, with the tokenizer and what was adapted."""
+    adaptation = adaptation_of(model)
+    assert adaptation is not None, "a run's model is adapted"
+    target = _saved_folder(model, folder)
+    if target.exists():
+        return  # whole, since it appears by renaming: the run was killed after this and before its result
+    with staged_folder(target) as staging:
+        if adaptation.method == "lora":
+            model.save_pretrained(str(staging), save_embedding_layers=False)  # type: ignore[operator]
+        else:
+            model.save_pretrained(str(staging))  # type: ignore[operator]
+        tokenizer.save_pretrained(str(staging))
+        write_json(staging / ADAPTATION_FILE, adaptation.to_dict())
+
+
+def _saved_folder(model: nn.Module, folder: RunFolder) -> Any:
+    adaptation: Adaptation | None = adaptation_of(model)
+    return folder.adapter if adaptation and adaptation.method == "lora" else folder.model
+
+
+def _train(trainer: RunTrainer, checkpoint: Path | None, stopping: EarlyStopping | None) -> None:
+    if checkpoint is not None and stopping is not None:
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        if stopping.is_due(state.log_history):
+            # It had stopped early and was killed before its result; another step would be one too many.
+            trainer.resume_stopped(checkpoint, state)
+            return
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+
+
+def _start_folder(folder: RunFolder, config: TrainConfig, prepared: Prepared) -> None:
+    write_text(folder.config, config.to_yaml())
+    write_json(folder.environment, describe_environment() | {"seed": config.seed})
+    write_json(folder.plan, prepared.plan.to_dict() | {"task": prepared.data.task.to_dict(), "notes": prepared.notes})
+
+
+def _selection_metric(config: TrainConfig, prepared: Prepared) -> str:
+    prefix = f"{TUNING}_" if config.tune_fraction else ""
+    return f"eval_{prefix}{prepared.data.task.main_metric}"
+
+
+def _result(
+    config: TrainConfig,
+    prepared: Prepared,
+    trainer: RunTrainer,
+    metrics: dict[str, float],
+    metric: str,
+    clock: "_MetricsFile",
+) -> dict[str, Any]:
+    counts = count_parameters(trainer.model)
+    peak, whose = peak_memory()
+    best = config.keep_best and trainer.state.best_global_step
+    return {
+        "status": "finished",
+        "task": prepared.data.task.name,
+        "metrics": {name.removeprefix("eval_"): value for name, value in metrics.items()},
+        "main_metric": prepared.data.task.main_metric,
+        "checkpoint": {
+            "step": trainer.state.best_global_step if best else trainer.state.global_step,
+            "chosen": "best" if best else "last",
+            "chosen_by": metric.removeprefix("eval_") if best else None,
+            "chosen_on": (TUNING if config.tune_fraction else "validation") if best else None,
+        },
+        "reported_on": [split for split in prepared.splits if split != TUNING],
+        "train_loss": _mean_loss(trainer.state.log_history),
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "train_examples": len(prepared.train),
+        "evaluation_examples": {split: len(dataset) for split, dataset in prepared.splits.items()},
+        "seconds": clock.seconds,
+        "train_samples_per_second": _samples_per_second(trainer, clock, len(prepared.train)),
+        "peak_memory_bytes": peak,
+        "peak_memory_of": whose,
+        "trainable_parameters": counts.by_role | {"head": counts.head, "total": counts.trainable},
+        "total_parameters": counts.total,
+        "seed": config.seed,
+        "fingerprint": config.fingerprint(),
+    }
+
+
+def _final_metrics(trainer: RunTrainer) -> dict[str, float]:
+    """Return the metrics of the checkpoint that the run ends with: logged when it was evaluated, or measured now."""
+    state = trainer.state
+    step = state.best_global_step if trainer.args.load_best_model_at_end else state.global_step
+    for record in state.log_history:
+        if record["step"] == step and "eval_loss" in record:
+            return {name: value for name, value in record.items() if name.startswith("eval_")}
+    return trainer.evaluate()
+
+
+def _samples_per_second(trainer: RunTrainer, clock: "_MetricsFile", examples: int) -> float | None:
+    """Return the speed of this session's training steps, evaluations and checkpoints not counted."""
+    seconds = clock.session_seconds - clock.session_aside_seconds
+    samples = ((trainer.state.epoch or 0.0) - clock.first_epoch) * examples
+    return samples / seconds if samples and seconds > 0 else None
+
+
+def _mean_loss(history: list[dict[str, float]]) -> float | None:
+    total, last = 0.0, 0.0
+    for record in history:
+        if "loss" in record:
+            total += record["loss"] * (record["step"] - last)
+            last = record["step"]
+    return total / last if last else None
+
+
+class _MetricsFile(TrainerCallback):
+    """Writes `metrics.jsonl`, a line per logged step, and keeps the time: of all sessions, and of this one."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.trainer: RunTrainer | None = None
+        self.seconds = self.session_seconds = self.session_aside_seconds = self.first_epoch = 0.0
+        self._before = 0.0
+        self._started = time.perf_counter()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._started = time.perf_counter()
+        self._before = max((record.get("seconds", 0.0) for record in state.log_history), default=0.0)
+        self.first_epoch = state.epoch or 0.0
+        if state.is_world_process_zero:
+            # Lines after the checkpoint that a killed run still wrote would come twice.
+            write_text(self.folder.metrics, "".join(json.dumps(record) + "\n" for record in state.log_history))
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds = self._before + time.perf_counter() - self._started
+        record = state.log_history[-1]
+        record["seconds"] = round(self.seconds, 3)
+        if state.is_world_process_zero:
+            with writing(self.folder.metrics), open(self.folder.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.session_seconds = time.perf_counter() - self._started
+        self.session_aside_seconds = self.trainer.aside_seconds if self.trainer else 0.0
+
+
+@contextmanager
+def _stopping_on_signals(trainer: RunTrainer, console: Console) -> Iterator[None]:
+    """Save and stop on the first SIGINT or SIGTERM; a second one ends at once."""
+
+    def stop(number: int, frame: Any) -> None:
+        if trainer.stop_requested:
+            raise KeyboardInterrupt
+        trainer.stop_requested = True
+        console.print("Saving after this step, then stopping. Once more ends at once.", highlight=False)
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread, where signals cannot be caught
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,212 @@
+"""`Trainer` and `TrainingArguments`: transformers' own, with roles, rates per role and whole checkpoints built in."""
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints, set_seed
+
+from qvtune.adaptation import adapt, adaptation_of
+from qvtune.errors import ConfigError, RunError
+from qvtune.groups import NO_DECAY, param_groups
+from qvtune.roles.unwrap import unwrap
+from qvtune.train.config import TrainConfig
+
+# A checkpoint under construction; it gets its name when it is whole.
+STAGING = ".writing-"
+
+
+def _option(name: str, default: Any = None) -> Any:
+    """Make a dataclass field from the option of the same name in `TrainConfig`."""
+    option = TrainConfig.model_fields[name]
+    return field(default=option.default if default is None else default, metadata={"help": option.description})
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """transformers' TrainingArguments, with what to adapt and the rates by role. `learning_rate` is η_QK."""
+
+    roles: str = _option("roles")
+    method: str = _option("method")
+    rank: int = _option("rank")
+    alpha: float = _option("alpha")
+    dropout: float = _option("dropout")
+    layers: list[int] | None = _option("layers")
+    lr_ratio: float = _option("lr_ratio")
+    head_lr: float | None = _option("head_lr")
+    query_lr: float | None = _option("query_lr")
+    key_lr: float | None = _option("key_lr")
+    value_lr: float | None = _option("value_lr")
+    output_lr: float | None = _option("output_lr")
+
+
+class Trainer(transformers.Trainer):
+    """transformers' Trainer that adapts the model by role and trains each role at its own rate.
+
+    A model that `qvtune.adapt` has seen is taken as it is; any other is adapted as `args` say, after seeding. Every
+    logged step carries `lr/query`, `lr/value`, `lr/head` and so on. Checkpoints appear whole or not at all, hold no
+    pickled arguments, and are refused on resuming if their parameter groups differ.
+
+    Args:
+        model: as for transformers.
+        args: `qvtune.TrainingArguments`.
+        **kwargs: transformers.Trainer's other arguments.
+
+    Raises:
+        ConfigError: if `args` are not qvtune's.
+        RoleError, AdaptError: if the model cannot be adapted.
+        RunError: on resuming from a checkpoint with other groups or rates.
+    """
+
+    args: TrainingArguments
+
+    def __init__(self, model: nn.Module | None = None, args: TrainingArguments | None = None, **kwargs: Any) -> None:
+        args = args or TrainingArguments(output_dir="tmp_trainer")
+        if not isinstance(args, TrainingArguments):
+            raise ConfigError("args are transformers' TrainingArguments. Make qvtune.TrainingArguments of them.")
+        if model is not None:
+            model = _adapted(model, args)
+        super().__init__(model=model, args=args, **kwargs)
+        self._role_rates: dict[str, float] = {}
+        # transformers takes every model with **kwargs to divide its loss by the accumulated number of examples; heads
+        # for sequence classification average over their own batch instead, so N accumulated losses would add up to N
+        # times their mean.
+        if type(unwrap(self.model)).__name__.endswith("ForSequenceClassification"):
+            self.model_accepts_loss_kwargs = False
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Make the model and adapt it."""
+        return _adapted(super().call_model_init(trial), self.args)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Make the optimizer that `args.optim` names over qvtune's parameter groups."""
+        if self.optimizer is None:
+            source = self.model if model is None else model
+            cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, source)
+            if {"params", "model", "optimizer_dict"} & set(kwargs):
+                raise ConfigError(f"optimizer '{self.args.optim}' makes its own parameter groups. Choose another one.")
+            self.optimizer = cls(self._groups(source), **kwargs)
+        return self.optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the rate of every role where the step's rate is logged."""
+        if "learning_rate" in logs:
+            logs.update({f"lr/{role}": rate for role, rate in self._role_rates.items()})
+        super().log(logs, start_time)
+
+    def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        args = self.args
+        value = {"value_lr": args.value_lr} if args.value_lr is not None else {"lr_ratio": args.lr_ratio}
+        return param_groups(
+            model,
+            lr=args.learning_rate,
+            head_lr=args.head_lr,
+            query_lr=args.query_lr,
+            key_lr=args.key_lr,
+            output_lr=args.output_lr,
+            weight_decay=args.weight_decay,
+            attention=None if adaptation_of(model) else adaptation_of(self.model).attention,  # type: ignore[union-attr]
+            **value,
+        )
+
+    def _get_learning_rate(self) -> float:
+        # transformers asks between the update and the scheduler's step, when the rates are those of the update.
+        rates = {}
+        for group in self.optimizer.param_groups:
+            rates.setdefault(group["name"].removesuffix(NO_DECAY), float(group["lr"]))
+        self._role_rates = rates
+        return super()._get_learning_rate()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint beside its place and rename it when it is whole."""
+        self.store_flos()
+        folder = self._get_output_dir(trial=trial)
+        step = self.state.global_step
+        final = os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{step}")
+        staging = os.path.join(folder, f"{STAGING}{PREFIX_CHECKPOINT_DIR}-{step}")
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.save_model(staging, _internal_call=True)
+        if self.state.best_global_step:
+            best = os.path.join(folder, f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}")
+            if self.state.best_global_step == step or os.path.isdir(best):
+                self.state.best_model_checkpoint = best
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(staging)
+            self._save_scaler(staging)
+            self._save_rng_state(staging)
+        if self.args.should_save:
+            self._store_callback_states()
+            self.state.save_to_json(os.path.join(staging, TRAINER_STATE_NAME))
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            _replace_folder(staging, final)
+            rotate_checkpoints(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(final)
+
+    def _store_callback_states(self) -> None:
+        stateful = [cb for cb in (*self.callback_handler.callbacks, self.control) if isinstance(cb, ExportableState)]
+        for callback in stateful:
+            name, state = type(callback).__name__, callback.state()
+            if isinstance(self.state.stateful_callbacks.get(name), list):
+                self.state.stateful_callbacks[name].append(state)
+            else:
+                self.state.stateful_callbacks[name] = state
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        # transformers pickles the arguments beside the weights; nothing reads them back.
+        pickled = os.path.join(output_dir or self.args.output_dir, TRAINING_ARGS_NAME)
+        if self.args.should_save and os.path.exists(pickled):
+            os.remove(pickled)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        wanted = _group_summaries(self.optimizer)
+        super()._load_optimizer_and_scheduler(checkpoint)
+        found = _group_summaries(self.optimizer)
+        if checkpoint is not None and found != wanted:
+            raise RunError(
+                f"{checkpoint}: was trained with the parameter groups {_listed(found)}, and this run has "
+                f"{_listed(wanted)}. Resume with the same roles and rates, or start in another folder."
+            )
+
+
+def _adapted(model: nn.Module, args: TrainingArguments) -> nn.Module:
+    if adaptation_of(model) is not None:
+        return model
+    set_seed(args.seed)
+    return adapt(
+        model,
+        roles=args.roles,
+        method=args.method,
+        rank=args.rank,
+        alpha=args.alpha,
+        dropout=args.dropout,
+        layers=args.layers,
+    )
+
+
+def _group_summaries(optimizer: Any) -> list[tuple[str, float, tuple[str, ...]]]:
+    return [(g["name"], g.get("initial_lr", g["lr"]), tuple(g["param_names"])) for g in optimizer.param_groups]
+
+
+def _listed(groups: list[tuple[str, float, tuple[str, ...]]]) -> str:
+    return ", ".join(f"{name} ({len(names)} parameters at {rate:g})" for name, rate, names in groups)
+
+
+def _replace_folder(source: str, target: str) -> None:
+    """Rename `source` to `target`, in place of what this run left there before."""
+    if os.path.isdir(target):
+        old = f"{source}.old"
+        os.rename(target, old)
+        os.rename(source, target)
+        shutil.rmtree(old)
+    else:
+        os.rename(source, target)
