@@ -1,5 +1,6 @@
 """`adapt`: decide which parameters of a model train, by role and method, and make it so."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from qvtune.errors import AdaptError, nearest
 from qvtune.roles.attention import AttentionMap, parse_roles
 from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
-from qvtune.roles.unwrap import unwrap
+from qvtune.roles.unwrap import unwrap, unwrap_once
 
 METHODS = ("lora", "full")
 
@@ -123,36 +124,36 @@ def restore(model: nn.Module, *, merge: bool = True) -> nn.Module:
     Args:
         model: what `adapt` returned, trained or not.
         merge: with LoRA, add what was trained to the weights; without, take the adapters off and leave the
-            projections as they were. Under "full" the weights are what they are. A trained head stays either way.
+            projections as they were. Under "full" the weights are what they are. A trained head stays either way,
+            in the precision that the model was loaded in.
 
     Raises:
         AdaptError: if the model was not adapted.
     """
-    adaptation = adaptation_of(model)
-    if adaptation is None:
+    holder: Any = _holder(model)
+    if holder is None:
         raise AdaptError("this model was not adapted by qvtune, so there is nothing to restore.")
-    if adaptation.method == "lora":
-        peft_model: Any = model
-        restored = peft_model.merge_and_unload() if merge else peft_model.unload()
-    else:
-        restored = model
-    for holder in {id(model): model, id(restored): restored}.values():
-        holder.__dict__.pop(_MARK, None)
+    adaptation = holder.__dict__.pop(_MARK)
+    if adaptation.method == "full":
+        return holder.requires_grad_(True)
+    dtypes = _head_dtypes(unwrap(holder), adaptation.head)
+    restored = holder.merge_and_unload() if merge else holder.unload()
+    for name, dtype in dtypes.items():
+        restored.get_submodule(name).to(dtype)
     return restored.requires_grad_(True)
 
 
 def adaptation_of(model: nn.Module) -> Adaptation | None:
     """Return what `adapt` did to `model` (also below data parallel wrappers and compile), or None."""
-    while True:
-        found = model.__dict__.get(_MARK)
-        if found is not None:
-            return found
-        if isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod
-        elif isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            model = model.module
-        else:
-            return None
+    holder = _holder(model)
+    return None if holder is None else holder.__dict__[_MARK]
+
+
+def _holder(model: nn.Module) -> nn.Module | None:
+    current: nn.Module | None = model
+    while current is not None and _MARK not in current.__dict__:
+        current = unwrap_once(current)
+    return current
 
 
 def count_parameters(model: nn.Module) -> ParameterCounts:
@@ -184,7 +185,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
     return ParameterCounts(by_role, head, head + sum(by_role.values()), total)
 
 
-def dead_copies(inner: nn.Module) -> set[int]:
+def dead_copies(inner: Any) -> set[int]:
     """Return the ids of parameters that PEFT keeps as the untrained original of a module trained in full."""
     return {
         id(parameter)
@@ -197,10 +198,10 @@ def dead_copies(inner: nn.Module) -> set[int]:
 def _check_numbers(method: str, rank: int, alpha: float, dropout: float) -> None:
     if method not in METHODS:
         raise AdaptError(f"unknown method '{method}'.{nearest(method, METHODS)} Methods are {', '.join(METHODS)}.")
-    if rank < 1:
-        raise AdaptError(f"rank is {rank}; it must be at least 1.")
-    if not alpha > 0:
-        raise AdaptError(f"alpha is {alpha}; it must be above 0.")
+    if rank < 1 or rank != int(rank):
+        raise AdaptError(f"rank is {rank}; it must be at least 1, and whole.")
+    if not 0 < alpha < math.inf:
+        raise AdaptError(f"alpha is {alpha}; it must be above 0, and finite.")
     if not 0 <= dropout < 1:
         raise AdaptError(f"dropout is {dropout}; it must be at least 0 and below 1.")
 
@@ -212,7 +213,7 @@ def _check_fresh(model: nn.Module) -> None:
         raise AdaptError("this model has PEFT adapters already. Call model.unload() or merge_and_unload() first.")
 
 
-def _head_modules(inner: nn.Module) -> tuple[str, ...]:
+def _head_modules(inner: Any) -> tuple[str, ...]:
     """Name the modules that hold the head: top-level ones outside the base model, owners of new ones inside."""
     base = getattr(inner, "base_model", inner)
     base_parameters = {id(p) for p in base.parameters()}
@@ -245,9 +246,11 @@ def _check_modules(inner: nn.Module, targets: list[str], head: Sequence[str], me
             )
         if any(target == name or target.startswith(name + ".") for target in targets):
             raise AdaptError(f"head '{name}' holds projections that are adapted too. Name a module outside attention.")
-        others = [other for other in modules if other.endswith("." + name)]
-        if method == "lora" and others:
-            raise AdaptError(f"head '{name}' cannot be told from '{others[0]}' by PEFT. Name its full path.")
+        others = [other for other in modules if other.endswith(name) and other not in head]
+        if method == "lora" and others:  # PEFT compares the ends of names
+            raise AdaptError(
+                f"head '{name}' cannot be told from '{others[0]}' by PEFT. Name both in the head, or use method='full'."
+            )
     for name in (*targets, *head) if method == "full" else ():
         for parameter in modules[name].parameters():
             if parameter.dtype not in (torch.float32, torch.float64):
@@ -257,18 +260,18 @@ def _check_modules(inner: nn.Module, targets: list[str], head: Sequence[str], me
                 )
 
 
-def _apply_lora(inner: nn.Module, adaptation: Adaptation, targets: list[str]) -> nn.Module:
+def _apply_lora(inner: Any, adaptation: Adaptation, targets: list[str]) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        task_type=_task_type(inner),
+        task_type=_task_type(inner, adaptation.head),
         r=adaptation.rank,
         lora_alpha=adaptation.alpha,  # type: ignore[arg-type]  # PEFT divides it; a fraction is fine
         lora_dropout=adaptation.dropout,
         target_modules=targets,
         modules_to_save=list(adaptation.head) or None,
     )
-    adapted = get_peft_model(inner, config)  # type: ignore[arg-type]
+    adapted = get_peft_model(inner, config)
     _keep_head_in_float32(unwrap(adapted), adaptation.head)
     return adapted
 
@@ -291,12 +294,21 @@ def _keep_head_in_float32(inner: nn.Module, head: Sequence[str]) -> None:
             module.register_forward_pre_hook(_float_inputs)
 
 
+def _head_dtypes(inner: nn.Module, head: Sequence[str]) -> dict[str, torch.dtype]:
+    originals: dict[str, Any] = {name: inner.get_submodule(name) for name in head}
+    return {name: p.dtype for name, wrapper in originals.items() for p in wrapper.original_module.parameters()}
+
+
 def _float_inputs(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    if getattr(module, "disable_adapters", False):
+        return args  # the original in half precision is running
     return tuple(a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
 
 
-def _task_type(inner: nn.Module) -> str | None:
+def _task_type(inner: nn.Module, head: Sequence[str]) -> str | None:
+    """Return PEFT's name of the task, or None where PEFT would then train a module that `head` leaves out."""
+    added = {name for name, _ in inner.named_modules() if name.endswith(("classifier", "score"))}
     for suffix, task in (("ForSequenceClassification", "SEQ_CLS"), ("ForTokenClassification", "TOKEN_CLS")):
-        if type(inner).__name__.endswith(suffix):
+        if type(inner).__name__.endswith(suffix) and added <= set(head):
             return task
     return None

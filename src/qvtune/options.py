@@ -1,5 +1,6 @@
 """Options defined once: the fields of these models are the command line, the YAML file and the Python call."""
 
+import re
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -51,4 +52,7 @@ def _problem(cls: type[Options], error: dict[str, Any], source: str) -> str:
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if not field:
         return message
-    return f"{name} is {error['input']!r}; {'it ' if message.startswith('should') else ''}{message}."
+    if message.startswith("should"):
+        choices = re.findall(r"'([^']+)'", message) if error["type"] == "literal_error" else []
+        message = f"it {message}.{nearest(str(error['input']), choices)}"
+    return f"{name} is {error['input']!r}; {message}" + ("" if message.endswith((".", "?")) else ".")

@@ -41,4 +41,4 @@ def execute(args: argparse.Namespace) -> None:
     for name in names:
         fetched = fetch_task(name, args.glue_dir, args.source or SOURCE, Console(stderr=True))
         for line in check_task(name, args.glue_dir):
-            console.print(f"{'fetched' if fetched else 'found'} {line}", highlight=False, soft_wrap=True)
+            console.out(f"{'fetched' if fetched else 'found'} {line}", highlight=False)

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 is success, 2 an error that the user can mend, 3 a run that diverged, 130 a run stopped by a signal.
     """
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_args(_join_negative_numbers(sys.argv[1:] if argv is None else argv))
     _quiet_known_noise()
     try:
         args.execute(args)
@@ -61,6 +62,17 @@ def build_parser() -> argparse.ArgumentParser:
     for verb in VERBS:
         importlib.import_module(f"qvtune.cli.{verb}").add_command(commands)
     return parser
+
+
+def _join_negative_numbers(words: Sequence[str]) -> list[str]:
+    """Write "--lr -1e-4" as "--lr=-1e-4", which argparse would take for an option in exponent notation."""
+    joined: list[str] = []
+    for word in words:
+        if re.fullmatch(r"-[\d.]+e[+-]?\d+", word, re.IGNORECASE) and joined and joined[-1].startswith("--"):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _fail(message: object, code: int, start: str = "error: ") -> int:

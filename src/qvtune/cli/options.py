@@ -15,6 +15,13 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse, and refuse what is left over here, where the options of the command are known."""
+        namespace, rest = super().parse_known_args(*args, **kwargs)
+        if rest:
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return namespace, rest
+
     def error(self, message: str) -> NoReturn:
         """Print the problem with a hint and end with exit code 2."""
         known = [name for action in self._actions for name in action.option_strings]

@@ -32,7 +32,7 @@ def train_and_show(config: TrainConfig) -> dict[str, Any]:
 
     def show(prepared: Prepared) -> None:
         for note in prepared.notes:
-            console.print(note, highlight=False, markup=False)
+            console.out(note, highlight=False)
         print_plan(console, prepared.plan)
 
     result = run(config, progress, show)
@@ -46,10 +46,9 @@ def print_plan(console: Console, plan: Plan) -> None:
     """Print what trains: parameters and learning rate by role."""
     status = "measured on the model" if plan.verified else "by structure, not measured"
     how = f"LoRA, {plan.roles}" if plan.method == "lora" else f"full, {plan.roles}"
-    console.print(
+    console.out(
         f"{plan.model} ({plan.model_type}): {how}, {plan.attention_layers} attention layers, roles {status}",
         highlight=False,
-        markup=False,
     )
     table = Table()
     table.add_column("trains")
@@ -68,7 +67,7 @@ def print_plan(console: Console, plan: Plan) -> None:
 def print_cost(console: Console, plan: Plan, config: TrainConfig) -> None:
     """Print what a step costs."""
     passes = f"{config.accumulation} x " if config.accumulation > 1 else ""
-    console.print(f"Estimated for a step of {passes}{config.batch_size} x {config.max_length} tokens", highlight=False)
+    console.out(f"Estimated for a step of {passes}{config.batch_size} x {config.max_length} tokens", highlight=False)
     table = Table()
     table.add_column("what")
     table.add_column("amount", justify="right")
@@ -82,7 +81,7 @@ def print_cost(console: Console, plan: Plan, config: TrainConfig) -> None:
 
 def print_metrics(console: Console, metrics: dict[str, float], title: str) -> None:
     """Print a table of metrics."""
-    console.print(title, highlight=False, markup=False)
+    console.out(title, highlight=False)
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -99,10 +98,9 @@ def show_result(console: Console, result: dict[str, Any], folder: RunFolder) -> 
         chosen += f", chosen by {checkpoint['chosen_by']} on the {checkpoint['chosen_on']} set"
     print_metrics(console, result["metrics"], f"{', '.join(result['reported_on'])}: {chosen}")
     speed = result["train_samples_per_second"]
-    console.print(
+    console.out(
         f"{format_seconds(result['seconds'])} of training"
         + (f", {speed:.0f} examples/s" if speed else "")
         + f", {result['peak_memory_bytes'] / 2**20:,.0f} MiB at most. Run folder: {folder.path}",
         highlight=False,
-        soft_wrap=True,
     )

@@ -1,6 +1,7 @@
 """Guess which columns hold the texts and the label, and which kind of task the labels make."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,5 +116,4 @@ def _is_number(value: str) -> bool:
 
 
 def _is_integer(value: str) -> bool:
-    text = value.strip().removeprefix("-")
-    return text.isascii() and text.isdigit()
+    return re.fullmatch(r"[+-]?[0-9]+", value.strip()) is not None

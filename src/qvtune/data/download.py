@@ -1,10 +1,12 @@
 """Fetch GLUE from the benchmark's server and check it against the published numbers of rows."""
 
+import http.client
 import shutil
 import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 
 from rich.console import Console
@@ -80,7 +82,13 @@ def _make_mrpc(staging: Path, source: str, console: Console) -> Path:
         part: _fetch(f"{source}/{path}", staging / part, console)
         for part, path in (("train", MRPC_TRAIN), ("test", MRPC_TEST), ("ids", MRPC_DEV_IDS))
     }
-    lines = {part: [line for line in read_text(path).splitlines() if line] for part, path in files.items()}
+    # str.splitlines would also cut a sentence at U+2028.
+    split = {part: read_text(path).replace("\r\n", "\n").split("\n") for part, path in files.items()}
+    lines = {part: [line for line in every if line] for part, every in split.items()}
+    for part, path in (("train", MRPC_TRAIN), ("test", MRPC_TEST)):
+        first = next(iter(lines[part]), "")
+        if not first.endswith("#1 String\t#2 String"):
+            raise DataError(f"{source}/{path}: is not the table of MRPC; it begins '{first[:40]}'.")
     dev_ids = {tuple(line.split("\t")) for line in lines["ids"]}
     header, *rows = lines["train"]
     folder = staging / "MRPC"
@@ -113,7 +121,7 @@ def _fetch(url: str, target: Path, console: Console) -> Path:
                 shutil.copyfileobj(stream, file)
     except urllib.error.HTTPError as error:
         raise DataError(f"{url}: the server answers {error.code} {error.reason}.") from error
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise DataError(
             f"{url}: cannot be reached: {reason}. Check the network, or give a mirror: --source URL"
@@ -128,8 +136,8 @@ def _unpack(archive: Path, folder: Path, name: str) -> Path:
         with zipfile.ZipFile(archive) as file:
             # zipfile keeps names with ".." and absolute ones inside the folder.
             file.extractall(folder)
-    except zipfile.BadZipFile as error:
-        raise DataError(f"the server sent no zip archive for {name}.") from error
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"the server sent no zip archive for {name}, or a damaged one.") from error
     tables = sorted(folder.rglob("train.tsv"), key=lambda path: len(path.parts))
     if not tables:
         raise DataError(f"the archive of {name} holds no train.tsv.")

@@ -11,6 +11,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from qvtune.data.columns import as_number
 from qvtune.data.records import text_dataset
 from qvtune.data.tables import read_text
 from qvtune.data.task import CLASSIFICATION, REGRESSION, Task, TextData
@@ -142,12 +143,19 @@ def load_tsv(name: str, folder: Path) -> TextData:
 
 
 def load_tests(name: str, folder: Path) -> list[tuple[str, list[str], Dataset]]:
-    """Load the unlabelled test sets: for each, the name of its submission file, the rows' indices, the texts."""
+    """Load the unlabelled test sets: for each, the name of its submission file, the rows' indices, the texts.
+
+    Raises:
+        DataError: if a file is missing or any row is malformed, since a submission needs all.
+    """
     glue = glue_task(name)
     root = task_folder(glue, folder)
     tests = []
     for file, submission in zip(glue.test, glue.submission_files, strict=True):
-        header, rows, _ = _read_rows(root / file)
+        header, by_line, notes = _read_rows(root / file)
+        if notes:
+            raise DataError(f"{root}: {notes[0]} A submission needs every row; fetch the folder again.")
+        rows = list(by_line.values())
         names = glue.test_texts or glue.texts
         columns = [_position(root / file, header, column) for column in names]
         # QQP's header names the index "id".
@@ -195,36 +203,35 @@ def _read_labelled(glue: GlueTask, task: Task, path: Path) -> tuple[Dataset, lis
     header, rows, notes = _read_rows(path, None if glue.header else COLA_FIELDS)
     texts = [_position(path, header, column) for column in glue.texts]
     label = _position(path, header, glue.label)
-    first = 2 if glue.header else 1
     labels: list[int | float] = []
-    for number, row in enumerate(rows, first):
+    for number, row in rows.items():
         value = row[label]
         if not glue.labels:
-            labels.append(_score(value, f"{path}, row {number}"))
+            labels.append(as_number(value, f"{path}, line {number}"))
         elif value in glue.spelling:
             labels.append(glue.spelling.index(value))
         else:
-            raise DataError(f"{path}, row {number}: label '{value}' is none of {', '.join(glue.spelling)}.")
-    return text_dataset([[row[column] for row in rows] for column in texts], labels), notes
+            raise DataError(f"{path}, line {number}: label '{value}' is none of {', '.join(glue.spelling)}.")
+    return text_dataset([[row[column] for row in rows.values()] for column in texts], labels), notes
 
 
-def _read_rows(path: Path, fields: int | None = None) -> tuple[list[str], list[list[str]], list[str]]:
-    """Return the header, the rows, and a note where malformed rows were left out.
+def _read_rows(path: Path, fields: int | None = None) -> tuple[list[str], dict[int, list[str]], list[str]]:
+    """Return the header, the rows by line number, and a note where malformed rows were left out.
 
     A file without a header has this number of `fields`, and an empty list is returned for its header.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. The benchmark's folder holds it; fetch it with: qvtune download")
-    lines = [line for line in read_text(path).replace("\r\n", "\n").split("\n") if line]
-    if not lines:
+    lines = read_text(path).replace("\r\n", "\n").split("\n")
+    rows = {number: line.split("\t") for number, line in enumerate(lines, 1) if line}
+    if not rows:
         raise DataError(f"{path}: the file is empty.")
-    rows = [line.split("\t") for line in lines]
-    names = rows.pop(0) if fields is None else []
+    names = rows.pop(next(iter(rows))) if fields is None else []
     width = fields or len(names)
-    good = [row for row in rows if len(row) >= width]
+    good = {number: row for number, row in rows.items() if len(row) >= width}
     left_out = len(rows) - len(good)
     if left_out > max(1, MALFORMED_SHARE * len(rows)):
-        number = next(n for n, row in enumerate(rows, 2 if names else 1) if len(row) < width)
+        number = next(n for n in rows if n not in good)
         raise DataError(f"{path}, line {number}: has fewer than {width} fields, and so have {left_out - 1} more rows.")
     return (
         names,
@@ -239,10 +246,3 @@ def _position(path: Path, header: list[str], column: str | int) -> int:
     if column not in header:
         raise DataError(f"{path}: has no column '{column}'; its header is {', '.join(header)}.")
     return header.index(column)
-
-
-def _score(value: str, place: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise DataError(f"{place}: score '{value}' is not a number.") from None

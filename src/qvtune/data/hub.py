@@ -33,7 +33,7 @@ def load_saved(path: Path) -> DatasetDict:
 
     try:
         loaded = load_from_disk(str(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: cannot be read as a folder saved by the datasets library: {error}") from error
     return loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded)
 
@@ -62,11 +62,13 @@ def load_hub(name: str, config: str | None) -> DatasetDict:
 
 
 def from_splits(options: DataOptions, splits: DatasetDict, name: str) -> tuple[Records, Records | None, list[str]]:
-    """Return training and validation records (None where there is no such split) and notes."""
+    """Return training and validation records (None where there is no such split, or a file is named) and notes."""
     if "train" not in splits:
         raise DataError(f"{name}: has no split 'train', only {', '.join(splits)}.")
     train, note = _records(options, splits["train"], f"{name}, train")
     notes = [note] if note else []
+    if options.validation is not None:
+        return train, None, notes
     for split in VALIDATION_SPLITS:
         if split in splits and not _hidden(splits[split], train.label_column):
             notes.append(f"The validation set is the split '{split}'.")

@@ -58,7 +58,13 @@ def read_records(path: Path, options: DataOptions, task: Task | None = None) -> 
     table = read_table(path)
     texts = task.text_columns if task and task.text_columns[0] in table.columns else options.text_column
     label = task.label_column if task and task.label_column in table.columns else options.label_column
-    return take_columns(str(path), table.columns, table.column, table.places, texts, label)
+    records, note = take_columns(str(path), table.columns, table.column, table.places, texts, label)
+    if task and len(records.text_columns) != len(task.text_columns):
+        raise DataError(
+            f"{path}: text is {' and '.join(records.text_columns)}, but the training data has "
+            f"{' and '.join(task.text_columns)}. Give both the same columns."
+        )
+    return records, note
 
 
 def _load(options: DataOptions, seed: int) -> TextData:
@@ -104,7 +110,8 @@ def _from_records(
     task = make_task(name, train, options.task_type)
     dataset = make_dataset(train, task)
     if options.validation is not None:
-        validation, _ = read_records(options.validation, options, task)
+        validation, note = read_records(options.validation, options, task)
+        notes += [f"{options.validation}: {note}"] if note else []
     if validation is not None:
         return TextData(task, dataset, {"validation": make_dataset(validation, task)}, tuple(notes))
     dataset, held_out = _hold_out(dataset, task, options.validation_fraction, seed)
@@ -117,9 +124,10 @@ def _hold_out(dataset: Dataset, task: Task, fraction: float, seed: int) -> tuple
     if len(dataset) < 2:
         raise DataError("there is one training example; at least two are needed to hold one out for validation.")
     size = min(max(1, round(len(dataset) * fraction)), len(dataset) - 1)
-    chosen = stratified_sample(_classes(dataset, task), len(dataset), size, seed)
-    rest = np.setdiff1d(np.arange(len(dataset)), chosen)
-    return dataset.select(rest), dataset.select(chosen)
+    # Drawn is what stays, so that a class with one example keeps it in training.
+    rest = stratified_sample(_classes(dataset, task), len(dataset), len(dataset) - size, seed)
+    held_out = np.setdiff1d(np.arange(len(dataset)), rest)
+    return dataset.select(rest), dataset.select(held_out)
 
 
 def _limit(dataset: Dataset, task: Task, size: int | None, seed: int, what: str) -> tuple[Dataset, list[str]]:

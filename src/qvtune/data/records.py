@@ -1,5 +1,6 @@
 """Turn rows of any source into the examples of a task, checking every label."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
 from qvtune.errors import DataError
 
 MISSING = ("", None)
+
+# A JSON escape such as \ud83d without its second half. Neither UTF-8 nor Arrow can hold it.
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,17 @@ def take_columns(
         The records, and a sentence about what was guessed, or None.
 
     Raises:
-        DataError: if the columns cannot be told, or a text or label is missing.
+        DataError: if the columns cannot be told, a text or label is missing, or a label is NaN, infinite or a list.
     """
     texts, label, note = choose_columns(source, columns, text_columns, label_column)
     labels = list(column(label))
     for place, value in zip(places, labels, strict=True):
         if value in MISSING or (isinstance(value, str) and not value.strip()):
             raise DataError(f"{place}: column '{label}' is empty. Give the row a label, or remove it.")
+        if isinstance(value, (list, tuple, dict)):
+            raise DataError(f"{place}: column '{label}' holds several values. Give every row one label.")
+        if isinstance(value, float):
+            as_number(value, place)
     return Records(source, texts, label, take_texts(column, texts, places), labels, places), note
 
 
@@ -61,6 +69,8 @@ def take_texts(column: Any, names: Sequence[str], places: Sequence[str]) -> tupl
             if not isinstance(value, str):
                 what = "missing" if value is None else f"a {type(value).__name__}, not text"
                 raise DataError(f"{place}: column '{name}' is {what}. Correct or remove that row.")
+            if not value.isascii() and LONE_SURROGATE.search(value):
+                raise DataError(f"{place}: column '{name}' holds half a character. Correct or remove that row.")
     return texts
 
 

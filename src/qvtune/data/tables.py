@@ -54,7 +54,9 @@ def read_table(path: Path) -> Table:
         reader = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}[path.suffix.lower()]
         table = reader(path, text)
     if not table.rows:
-        raise DataError(f"{path}: has a header and no rows.")
+        raise DataError(
+            f"{path}: has {'only blank lines' if path.suffix.lower() == '.jsonl' else 'a header and no rows'}."
+        )
     return table
 
 
@@ -138,7 +140,7 @@ def _read_jsonl(path: Path, text: str) -> Table:
             raise DataError(
                 f"{place}: not JSON: {error.msg} at column {error.colno}. Write one object a line."
             ) from error
-        if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+        if not isinstance(pairs, list) or not pairs or not all(isinstance(pair, tuple) for pair in pairs):
             raise DataError(
                 f'{place}: holds no JSON object. Write one object a line, as {{"text": ..., "label": ...}}.'
             )

@@ -1,6 +1,7 @@
 """Tokenise once: token ids are cached by the content of the texts, the tokenizer and the length limit."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -82,8 +83,11 @@ def _key(texts: Iterable[list[str]], tokenizer: PreTrainedTokenizerBase, max_len
 
 
 def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
+    settings = f"{tokenizer.truncation_side} {tokenizer.model_input_names} {_filler(tokenizer)}"
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        return str(backend.to_str())
+        # Every call writes its own limits into the backend; they are no part of what the tokenizer is.
+        content = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+        return f"{settings} {json.dumps(content)}"
     vocabulary = sorted(tokenizer.get_vocab().items())
-    return f"{tokenizer.name_or_path} {vocabulary} {tokenizer.init_kwargs}"
+    return f"{settings} {tokenizer.name_or_path} {vocabulary} {tokenizer.init_kwargs}"

@@ -3,6 +3,7 @@
 import html
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from qvtune.report.curves import draw_curves, save_figure
@@ -74,7 +75,7 @@ def _chosen_on(checkpoint: dict[str, Any]) -> str:
     return html.escape(f"; it was chosen by {checkpoint['chosen_by']} on the {checkpoint['chosen_on']} set")
 
 
-def _table(caption: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(caption: str, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     header = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return (

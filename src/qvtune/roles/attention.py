@@ -1,10 +1,11 @@
 """`AttentionMap`: every attention layer of a model and the module behind each of its roles."""
 
+import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qvtune.errors import RoleError, nearest
+from qvtune.errors import RoleError
 from qvtune.roles.layouts import ROLES
 
 
@@ -143,7 +144,7 @@ def parse_roles(roles: str | Iterable[str]) -> str:
     letters = list(roles)
     for letter in letters:
         if letter not in ROLES:
-            hint = nearest(letter, ROLES.values())
+            hint = _nearest_role(letter)
             known = ", ".join(f"{short} ({long})" for short, long in ROLES.items())
             raise RoleError(f"unknown role '{letter}' in roles '{''.join(letters)}'.{hint} Roles are {known}.")
     if len(set(letters)) != len(letters):
@@ -151,3 +152,10 @@ def parse_roles(roles: str | Iterable[str]) -> str:
     if not letters:
         raise RoleError("no role was named. Name at least one of q, k, v, o, as in 'qv'.")
     return "".join(role for role in ROLES if role in letters)
+
+
+def _nearest_role(word: str) -> str:
+    """Return a hint with the letter of the role that `word` resembles, by its letter or its name."""
+    letters = {name: letter for letter, full in ROLES.items() for name in (letter, full)}
+    close = difflib.get_close_matches(word.lower(), letters, n=1)
+    return f" Did you mean '{letters[close[0]]}'?" if close else ""

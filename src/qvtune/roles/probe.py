@@ -26,8 +26,9 @@ POSITIONS = 8
 UNTOUCHED = 1e-6
 # Relative error within which a doubled projection counts as having doubled the context (bfloat16 has 8 bits).
 LINEAR = 1e-2
-# A perturbation is this many times the projection's own root mean square.
-STRENGTH = 8.0
+# Perturbations are these many times the projection's own root mean square. One alone may vanish in bfloat16's rounding
+# (a fresh model's attention hardly moves) or overflow float16, so what any of them moves counts.
+STRENGTHS = (8.0, -64.0, 512.0)
 
 Change = Callable[[Tensor], Tensor]
 
@@ -58,7 +59,7 @@ def probe(inner: nn.Module, layers: Sequence[AttentionLayer], inputs: Mapping[st
         return [_probe_layer(inner, layer, calls[layer.name]) for layer in layers]
 
 
-def dummy_inputs(inner: nn.Module, positions: int = POSITIONS) -> dict[str, Tensor]:
+def dummy_inputs(inner: Any, positions: int = POSITIONS) -> dict[str, Tensor]:
     """Make one short random input from the model's configuration, without touching the global random state."""
     generator = torch.Generator().manual_seed(0)
     config = inner.config
@@ -142,8 +143,8 @@ def _behaves_like(context: Callable[..., Tensor], reference: Tensor, role: str) 
         return "value"
     # In the middle, because causal attention sees nothing from the first position and little from the last.
     middle = reference.shape[1] // 2
-    moved = _moved(context({role: _noise_at(middle)}), reference, dim=1).tolist()
-    if moved == [middle]:
+    moved = _moved(context, reference, 1, role, lambda strength: _noise_at(middle, strength))
+    if moved == {middle}:
         return "query"
     if moved:
         return "key"
@@ -154,8 +155,9 @@ def _measure_heads(
     context: Callable[..., Tensor], reference: Tensor, layer: AttentionLayer
 ) -> tuple[int | None, int | None]:
     """Return the size of a head and the query heads per key head, each None where rows mix across heads."""
-    head_dim = len(_moved(context({"q": _push_row(reference.shape[1] // 2)}), reference, dim=2))
-    shared = len(_moved(context({"k": _push_row(0)}), reference, dim=2))
+    head_dim = len(_moved(context, reference, 2, "q", lambda strength: _push_row(slice(None), strength)))
+    # At one position, because a softmax does not see what all keys have in common.
+    shared = len(_moved(context, reference, 2, "k", lambda strength: _push_row(0, strength)))
     if head_dim == reference.shape[2] and layer.heads > 1:
         return None, None
     mixes = shared == reference.shape[2] and layer.kv_heads > 1
@@ -181,7 +183,7 @@ def _context(
 
 def _first_call_only(change: Change) -> Callable[..., Tensor | None]:
     # DeBERTa passes its position embeddings through the same projections in a second call.
-    done = []
+    done: list[bool] = []
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if done:
@@ -205,20 +207,20 @@ def _inputs_are_same(attention: nn.Module, modules: dict[str, nn.Module], call: 
     return seen["q"].shape == seen["k"].shape and bool(torch.equal(seen["q"], seen["k"]))
 
 
-def _noise_at(position: int) -> Change:
+def _noise_at(position: int, strength: float) -> Change:
     def change(out: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(1)
         noise = torch.randn(out.shape[-1], generator=generator).to(out)
         out = out.clone()
-        out[:, position] += STRENGTH * _scale(out) * noise
+        out[:, position] += strength * _scale(out) * noise
         return out
 
     return change
 
 
-def _push_row(position: int) -> Change:
+def _push_row(position: int | slice, strength: float) -> Change:
     def change(out: Tensor) -> Tensor:
-        push = STRENGTH * _scale(out)
+        push = strength * _scale(out)
         out = out.clone()
         out[:, position, 0] += push
         return out
@@ -231,11 +233,16 @@ def _scale(out: Tensor) -> Tensor:
     return out.float().pow(2).mean().sqrt().clamp(min=1.0).to(out.dtype)
 
 
-def _moved(context: Tensor, reference: Tensor, dim: int) -> Tensor:
-    """Return the indices along `dim` at which the context moved."""
+def _moved(
+    context: Callable[..., Tensor], reference: Tensor, dim: int, role: str, change: Callable[[float], Change]
+) -> set[int]:
+    """Return the indices along `dim` at which the context moves when `role` is changed at any strength."""
     others = [d for d in range(reference.dim()) if d != dim]
-    change = (context - reference).abs().amax(dim=others)
-    return torch.nonzero(change > UNTOUCHED * reference.abs().max()).flatten()
+    moved: set[int] = set()
+    for strength in STRENGTHS:
+        difference = (context({role: change(strength)}) - reference).abs().amax(dim=others)
+        moved |= set(torch.nonzero(difference > UNTOUCHED * reference.abs().max()).flatten().tolist())
+    return moved
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

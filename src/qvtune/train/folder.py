@@ -77,9 +77,9 @@ class RunFolder:
         }
         return steps[max(steps)] if steps else None
 
-    def remove_unfinished_checkpoints(self) -> None:
-        """Remove what a killed run was still writing."""
-        for folder in self.checkpoints.glob(f"{STAGING}*"):
+    def remove_unfinished(self) -> None:
+        """Remove the folders that this run was still writing when it was killed."""
+        for folder in (*self.path.glob(f"{STAGING}*"), *self.checkpoints.glob(f"{STAGING}*")):
             shutil.rmtree(folder)
 
     def _compare(self, config: TrainConfig) -> None:

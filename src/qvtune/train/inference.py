@@ -72,7 +72,7 @@ def load_run(path: Path, model: str | None = None) -> TrainedRun:
     return TrainedRun(folder, config, task, tokenizer, load_adapter(base, saved).eval())
 
 
-def load_adapter(base: nn.Module, path: Path) -> nn.Module:
+def load_adapter(base: Any, path: Path) -> nn.Module:
     """Put a saved adapter on its base model.
 
     Raises:
@@ -93,7 +93,7 @@ def load_adapter(base: nn.Module, path: Path) -> nn.Module:
             f"{_shape(found)}. Give the model that it was trained on."
         )
     try:
-        return PeftModel.from_pretrained(base, str(path))  # type: ignore[arg-type]
+        return PeftModel.from_pretrained(base, str(path))
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{path}: the adapter does not fit the model: {str(error).splitlines()[0]}") from error
 
@@ -105,7 +105,7 @@ def score_texts(
     device = next(model.parameters()).device
     columns = [name for name in dataset.column_names if name in tokenizer.model_input_names]
     loader = DataLoader(
-        dataset.select_columns(columns),  # type: ignore[arg-type]
+        dataset.select_columns(columns),
         batch_size=batch_size,
         collate_fn=DataCollatorWithPadding(tokenizer),
     )

@@ -48,7 +48,7 @@ class RunTrainer(Trainer):
         start = time.perf_counter()
         # A data loader draws from the global random state; how often a run evaluates must not change its training.
         state = torch.get_rng_state()
-        outputs = {split: self.predict(dataset) for split, dataset in self.eval_dataset.items()}
+        outputs: dict[str, Any] = {split: self.predict(dataset) for split, dataset in self.eval_dataset.items()}
         torch.set_rng_state(state)
         by_split = {}
         for split, output in outputs.items():

@@ -11,6 +11,7 @@ from transformers import logging as transformers_logging
 from qvtune.data.packaged import PREFIX, locate_model
 from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.errors import ModelError
+from qvtune.network import hub_is_reachable
 
 HEAD_SUFFIX = "ForSequenceClassification"
 
@@ -41,7 +42,7 @@ def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
         return ModelSource(name, str(path), options)
     if path.is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"{name}: no such folder. Give a model folder, a hub name, or pkg:minilm.")
-    return ModelSource(name, name, options)
+    return ModelSource(name, name, options | {"local_files_only": not hub_is_reachable()})
 
 
 def load_config(source: ModelSource) -> Any:
@@ -179,7 +180,9 @@ def _reading(source: ModelSource, function: Any, *args: Any, **kwargs: Any) -> A
     except ImportError as error:
         raise ModelError(f"{source.name}: {_first_line(error)}") from error
     except (OSError, ValueError, RuntimeError) as error:
-        hint = "Check the spelling, the folder or the network."
+        hint = "Check the spelling or the folder."
+        if source.options.get("local_files_only"):
+            hint = "The hub cannot be reached and its cache here does not hold the model. Check the network."
         if "size mismatch" in str(error) or "mismatched" in str(error):
             hint = "Its head is for another number of labels; give --new-head to start the head anew."
         raise ModelError(f"model '{source.name}' cannot be loaded: {_first_line(error)} {hint}") from error

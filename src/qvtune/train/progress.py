@@ -52,7 +52,7 @@ class ProgressReport(TrainerCallback):
         elif state.is_world_process_zero and now - self._printed >= LINE_SECONDS:
             self._printed = now
             left = (state.max_steps - state.global_step) / rate
-            self.console.print(
+            self.console.out(
                 f"step {state.global_step}/{state.max_steps}, {self.loss}{', ' if self.loss else ''}"
                 f"{rate * self.examples_per_step:.0f} examples/s, {format_seconds(left)} left",
                 highlight=False,
@@ -65,7 +65,7 @@ class ProgressReport(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and metrics:
             shown = ", ".join(f"{name.removeprefix('eval_')} {value:.4f}" for name, value in metrics.items())
-            self.console.print(f"epoch {state.epoch or 0:.2f}, step {state.global_step}: {shown}", highlight=False)
+            self.console.out(f"epoch {state.epoch or 0:.2f}, step {state.global_step}: {shown}", highlight=False)
 
     def close(self) -> None:
         """Take the bar off the screen, also after an error."""

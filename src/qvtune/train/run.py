@@ -14,6 +14,7 @@ from datasets import Dataset
 from rich.console import Console
 from torch import nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
@@ -21,7 +22,7 @@ from qvtune.adaptation import Adaptation, adapt, adaptation_of, count_parameters
 from qvtune.data.load import TUNING, load_data
 from qvtune.data.task import TextData
 from qvtune.data.tokens import count_cut, tokenize
-from qvtune.errors import ConfigError
+from qvtune.errors import ConfigError, nearest
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import describe_environment, peak_memory
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
@@ -71,7 +72,7 @@ def run(
     folder = RunFolder(config.out)
     folder.claim(config)
     if folder.is_finished:
-        console.print(f"{folder.path} holds this run already, finished.", highlight=False)
+        console.out(f"{folder.path} holds this run already, finished.", highlight=False)
         return json.loads(folder.result.read_text(encoding="utf-8"))
     prepared = prepare(config)
     if on_prepared is not None:
@@ -82,6 +83,8 @@ def run(
 
 def prepare(config: TrainConfig) -> Prepared:
     """Load and check data, tokenizer and model, and adapt the model."""
+    resolve_precision(config.precision)
+    check_trackers(config.report_to)
     source = find_model(config.model, config.trust_remote_code)
     data = match_labels(source, load_data(config, config.seed), new_head=config.new_head)
     tokenizer = load_tokenizer(source)
@@ -137,9 +140,9 @@ def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Con
     trainer.remove_callback(PrinterCallback)
     checkpoint = folder.last_checkpoint()
     if trainer.is_world_process_zero():
-        folder.remove_unfinished_checkpoints()
+        folder.remove_unfinished()
     if checkpoint is not None:
-        console.print(f"Going on from {checkpoint}.", highlight=False)
+        console.out(f"Going on from {checkpoint}.", highlight=False)
     try:
         with _stopping_on_signals(trainer, console):
             _train(trainer, checkpoint, stopping)
@@ -224,6 +227,24 @@ def resolve_precision(precision: str) -> str:
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("--precision fp16 needs a GPU, and none was found. Use bf16 or fp32.")
     return precision
+
+
+def check_trackers(names: list[str]) -> None:
+    """Check that every tracker is one of transformers' and installed.
+
+    Raises:
+        ConfigError: naming the one that is not.
+    """
+    known, installed = list(INTEGRATION_TO_CALLBACK), get_available_reporting_integrations()
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"--report-to: unknown tracker '{name}'.{nearest(name, known)} Known: {', '.join(known)}."
+            )
+        if name not in installed:
+            raise ConfigError(
+                f"--report-to: the tracker '{name}' is not installed. Install it with: pip install {name}"
+            )
 
 
 def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> None:
@@ -372,7 +393,7 @@ def _stopping_on_signals(trainer: RunTrainer, console: Console) -> Iterator[None
         if trainer.stop_requested:
             raise KeyboardInterrupt
         trainer.stop_requested = True
-        console.print("Saving after this step, then stopping. Once more ends at once.", highlight=False)
+        console.out("Saving after this step, then stopping. Once more ends at once.", highlight=False)
 
     try:
         before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from qvtune.adaptation import adapt, adaptation_of
 from qvtune.errors import ConfigError, RunError
 from qvtune.groups import NO_DECAY, param_groups
+from qvtune.roles.attention import AttentionMap
 from qvtune.roles.unwrap import unwrap
 from qvtune.train.config import TrainConfig
 
@@ -65,6 +66,11 @@ class Trainer(transformers.Trainer):
     """
 
     args: TrainingArguments
+    # transformers declares these as unions with None, which they are not while a run trains.
+    model: Any
+    optimizer: Any
+    state: Any
+    eval_dataset: Any
 
     def __init__(self, model: nn.Module | None = None, args: TrainingArguments | None = None, **kwargs: Any) -> None:
         args = args or TrainingArguments(output_dir="tmp_trainer")
@@ -87,7 +93,7 @@ class Trainer(transformers.Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer that `args.optim` names over qvtune's parameter groups."""
         if self.optimizer is None:
-            source = self.model if model is None else model
+            source: Any = self.model if model is None else model
             cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, source)
             if {"params", "model", "optimizer_dict"} & set(kwargs):
                 raise ConfigError(f"optimizer '{self.args.optim}' makes its own parameter groups. Choose another one.")
@@ -111,13 +117,13 @@ class Trainer(transformers.Trainer):
             key_lr=args.key_lr,
             output_lr=args.output_lr,
             weight_decay=args.weight_decay,
-            attention=None if adaptation_of(model) else adaptation_of(self.model).attention,  # type: ignore[union-attr]
+            attention=None if adaptation_of(model) else _attention_of(self.model),
             **value,
         )
 
     def _get_learning_rate(self) -> float:
         # transformers asks between the update and the scheduler's step, when the rates are those of the update.
-        rates = {}
+        rates: dict[str, float] = {}
         for group in self.optimizer.param_groups:
             rates.setdefault(group["name"].removesuffix(NO_DECAY), float(group["lr"]))
         self._role_rates = rates
@@ -163,7 +169,7 @@ class Trainer(transformers.Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         # transformers pickles the arguments beside the weights; nothing reads them back.
-        pickled = os.path.join(output_dir or self.args.output_dir, TRAINING_ARGS_NAME)
+        pickled = os.path.join(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME)
         if self.args.should_save and os.path.exists(pickled):
             os.remove(pickled)
 
@@ -191,6 +197,11 @@ def _adapted(model: nn.Module, args: TrainingArguments) -> nn.Module:
         dropout=args.dropout,
         layers=args.layers,
     )
+
+
+def _attention_of(model: nn.Module) -> AttentionMap | None:
+    adaptation = adaptation_of(model)
+    return adaptation.attention if adaptation else None
 
 
 def _group_summaries(optimizer: Any) -> list[tuple[str, float, tuple[str, ...]]]:

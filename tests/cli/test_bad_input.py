@@ -1,0 +1,288 @@
+"""Every mistake that a user can make gets one readable message and exit code 2, and leaves nothing half-written."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import make_reviews, save_tiny_bert, write_reviews
+
+from qvtune.cli.main import main
+from qvtune.network import hub_is_reachable
+
+pytestmark = pytest.mark.usefixtures("no_network")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The hub's name is made one that never resolves (RFC 6761), so that the test needs no network and uses none.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://hub.invalid")
+    hub_is_reachable.cache_clear()
+    yield
+    hub_is_reachable.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny model, good data, and data that is wrong in every way."""
+    place = tmp_path_factory.mktemp("bad")
+    save_tiny_bert(place / "bert")
+    save_tiny_bert(place / "wider", width=64)
+    write_reviews(place / "good.csv", 40)
+    rows = "".join(f"{text},{label}\n" for text, label in make_reviews(10))
+    texts = {
+        "empty.csv": "",
+        "header.csv": "text,label\n",
+        "twice.csv": "text,label,label\na,b,c\n",
+        "ragged.csv": f"text,label\n{rows}one,two,three\n",
+        "nolabel.csv": f"text,label\n{rows}a good film,\n",
+        "oneclass.csv": "text,label\na,x\nb,x\nc,x\n",
+        "nan.csv": "text,label\na,0.5\nb,1.5\nc,nan\n",
+        "unseen.csv": "text,label\na good film,positive\na bad film,furious\n",
+        "broken.jsonl": '{"text": "a", "label": "x"}\n{"text": "b", \n',
+        "unknown.yaml": "model: pkg:minilm\nlearning_rat: 1e-3\nlr_ration: 4\n",
+        "list.yaml": "- 1\n- 2\n",
+        "broken.yaml": "lr: [1\n",
+    }
+    for name, text in texts.items():
+        (place / name).write_text(text, encoding="utf-8")
+    (place / "binary.csv").write_bytes(b"text,label\n\x00\x01\x02,x\n")
+    (place / "latin1.csv").write_bytes("text,label\nfine,x\ncaf\xe9,y\n".encode("latin-1"))
+    (place / "broken.parquet").write_bytes(b"PAR1 and nothing else")
+    (place / "novel.txt").write_text("text", encoding="utf-8")
+    (place / "occupied").mkdir()
+    (place / "occupied" / "thesis.tex").write_text("mine", encoding="utf-8")
+    (place / "emptyfolder").mkdir()
+    return place
+
+
+def run_cli(words: str, place: Path, capsys: pytest.CaptureFixture) -> tuple[int, str]:
+    try:
+        code = main([word.replace("@", str(place) + "/") for word in words.split()])
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    return code, capsys.readouterr().err
+
+
+TRAIN = "train --model @bert --out @out"
+GOOD = f"{TRAIN} --data @good.csv"
+CASES = {
+    "file missing": (f"{TRAIN} --data @nowhere.csv", "nowhere.csv: no such file"),
+    "file empty": (f"{TRAIN} --data @empty.csv", "empty.csv: the file is empty"),
+    "header only": (f"{TRAIN} --data @header.csv", "header.csv: has a header and no rows"),
+    "binary": (f"{TRAIN} --data @binary.csv", "binary.csv, line 2: holds a zero byte"),
+    "not UTF-8": (f"{TRAIN} --data @latin1.csv", "latin1.csv, line 3: byte 0xe9 is not UTF-8"),
+    "unknown format": (f"{TRAIN} --data @novel.txt", "unknown format '.txt'"),
+    "broken JSON": (f"{TRAIN} --data @broken.jsonl", "broken.jsonl, line 2: not JSON"),
+    "broken Parquet": (f"{TRAIN} --data @broken.parquet", "broken.parquet: not a Parquet file"),
+    "missing column": (f"{GOOD} --text-column txt", "no column 'txt'. Did you mean 'text'?"),
+    "missing label column": (f"{GOOD} --label-column lable", "no column 'lable'. Did you mean 'label'?"),
+    "duplicate column": (f"{TRAIN} --data @twice.csv", "column 'label' occurs 2 times"),
+    "ragged row": (f"{TRAIN} --data @ragged.csv", "ragged.csv, line 12: has 3 fields where the header has 2"),
+    "missing label": (f"{TRAIN} --data @nolabel.csv", "nolabel.csv, line 12: column 'label' is empty"),
+    "unseen label": (f"{GOOD} --validation @unseen.csv", "unseen.csv, line 3: label 'furious' does not occur"),
+    "one class": (f"{TRAIN} --data @oneclass.csv", "every row has the label 'x'"),
+    "NaN label": (f"{TRAIN} --data @nan.csv", "nan.csv, line 4: label is nan"),
+    "unknown GLUE task": (f"{TRAIN} --data glue/rtee", "unknown GLUE task 'rtee'. Did you mean 'rte'?"),
+    "GLUE folder missing": (f"{TRAIN} --data glue/rte --glue-dir @nowhere", "no such folder"),
+    "GLUE task folder missing": (f"{TRAIN} --data glue/rte --glue-dir @emptyfolder", "has no folder 'RTE'"),
+    "unknown packaged data": (f"{TRAIN} --data pkg:imdbb", "unknown packaged data 'pkg:imdbb'. Did you mean 'imdb'?"),
+    "unknown role": (f"{GOOD} --roles qx", "unknown role 'x' in roles 'qx'"),
+    "role twice": (f"{GOOD} --roles qq", "name a role twice"),
+    "unknown target": (f"{GOOD} --target q_prj", "unknown projection 'q_prj'. Did you mean 'q_proj'?"),
+    "unknown method": (
+        f"{GOOD} --method lorra",
+        "--method is 'lorra'; it should be 'lora' or 'full'. Did you mean 'lora'?",
+    ),
+    "unknown model folder": ("train --model ./nowhere --out @out --data @good.csv", "no such folder"),
+    "folder without a model": ("train --model @emptyfolder --out @out --data @good.csv", "has no config.json"),
+    "unknown packaged model": ("train --model pkg:minilmm --out @out --data @good.csv", "Did you mean 'minilm'?"),
+    "unknown option": (f"{GOOD} --learning-rate 3", "unknown option '--learning-rate'"),
+    "misspelled option": (f"{GOOD} --lr-ration 3", "unknown option '--lr-ration'. Did you mean '--lr-ratio'?"),
+    "unknown command": ("trian --model x", "unknown command 'trian'. Did you mean 'train'?"),
+    "unknown configuration key": (
+        f"{GOOD} --config @unknown.yaml",
+        "unknown option 'lr_ration'. Did you mean 'lr_ratio'?",
+    ),
+    "configuration is a list": (f"{GOOD} --config @list.yaml", "must hold one option a line"),
+    "configuration is no YAML": (f"{GOOD} --config @broken.yaml", "not YAML"),
+    "configuration missing": (f"{GOOD} --config @nowhere.yaml", "cannot be read"),
+    "required option": ("train --model @bert --data @good.csv", "--out is required"),
+    "negative rate": (f"{GOOD} --lr -1e-4", "--lr is '-1e-4'; it should be greater than 0"),
+    "zero rate": (f"{GOOD} --lr-ratio 0", "--lr-ratio is '0'; it should be greater than 0"),
+    "rate not a number": (f"{GOOD} --lr fast", "--lr is 'fast'; it should be a valid number"),
+    "rate infinite": (f"{GOOD} --lr inf", "--lr is 'inf'; it should be a finite number"),
+    "two rates for the value": (f"{GOOD} --value-lr 1e-3 --lr-ratio 2", "both set the value's rate"),
+    "layer that is not there": (f"{GOOD} --layers 7", "layer 7 does not exist: this model has 2 attention layers"),
+    "layers not numbers": (f"{GOOD} --layers all", "neither a number nor a range"),
+    "task against data": (f"{GOOD} --task rte", "--task means --data glue/rte"),
+    "unknown tracker": (f"{GOOD} --report-to tensorbord", "'tensorbord'"),
+    "out is a file": ("train --model @bert --data @good.csv --out @good.csv", "is a file"),
+    "out holds something else": (
+        "train --model @bert --data @good.csv --out @occupied",
+        "is not empty and holds no run",
+    ),
+    "no network for a model": ("train --model someone/model --data @good.csv --out @out", "hub cannot be reached"),
+    "no network for data": (f"{TRAIN} --data someone/data", "hub c"),
+    "no network for GLUE": (f"{TRAIN} --data glue/rte", "hub c"),
+    "run that is none": ("evaluate --run @emptyfolder", "is no run folder"),
+    "fp16 without a GPU": (f"{GOOD} --precision fp16", "fp16 needs a GPU"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), CASES.values(), ids=CASES.keys())
+def test_mistake(words: str, message: str, place: Path, capsys: pytest.CaptureFixture) -> None:
+    before = sorted(place.rglob("*"))
+    code, error = run_cli(words, place, capsys)
+    assert code == 2
+    assert message in error
+    assert error.startswith("error: ")
+    assert "Traceback" not in error
+    assert sorted(place.rglob("*")) == before
+
+
+def test_all_problems_of_a_configuration_are_told_at_once(place: Path, capsys: pytest.CaptureFixture) -> None:
+    _, error = run_cli(f"{GOOD} --lr -1 --rank 0 --method lorra --roles x", place, capsys)
+    assert all(name in error for name in ("--lr", "--rank", "--method", "--roles"))
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Path:
+    """A finished run over positive and negative."""
+    out = place / "finished"
+    assert main(f"train --model {place}/bert --data {place}/good.csv --epochs 1 --out {out}".split()) == 0
+    return out
+
+
+def test_out_holds_another_run(place: Path, finished: Path, capsys: pytest.CaptureFixture) -> None:
+    before = (finished / "result.json").read_bytes()
+    code, error = run_cli(
+        "train --model @bert --data @good.csv --epochs 1 --lr 3e-4 --rank 4 --out @finished", place, capsys
+    )
+    assert code == 2
+    assert "holds another run, with other rank (8 there, 4 here), lr (0.0004 there, 0.0003 here)" in error
+    assert (finished / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("verb", ["evaluate --run @finished", "predict --run @finished --data @good.csv --out @p.csv"])
+def test_adapter_does_not_fit_the_model(verb: str, place: Path, finished: Path, capsys: pytest.CaptureFixture) -> None:
+    code, error = run_cli(f"{verb} --model @wider", place, capsys)
+    assert code == 2
+    assert "the adapter does not fit the model: it was made for bert with 2 attention layers of 32 to 32" in error
+    assert not (place / "p.csv").exists()
+
+
+PREDICTIONS = {
+    "no text column": ("--data @nan.jsonl --out @p.jsonl", "has no column 'text'"),
+    "format": ("--data @good.csv --out @p.xlsx", "predictions are written as .jsonl or .csv"),
+    "another task": ("--data glue/rte --glue-dir @emptyfolder --out @p.tsv", "the run was trained on good"),
+    "folder missing": ("--data @nowhere.csv --out @p.csv", "no such file"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), PREDICTIONS.values(), ids=PREDICTIONS.keys())
+def test_mistake_in_predict(
+    words: str, message: str, place: Path, finished: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (place / "nan.jsonl").write_text('{"txt": "a"}\n', encoding="utf-8")
+    code, error = run_cli(f"predict --run @finished {words}", place, capsys)
+    assert code == 2
+    assert message in error
+
+
+def test_merge_into_a_folder_in_use(place: Path, finished: Path, capsys: pytest.CaptureFixture) -> None:
+    code, error = run_cli("merge --run @finished --out @occupied", place, capsys)
+    assert (code, "exists already" in error) == (2, True)
+    assert [path.name for path in (place / "occupied").iterdir()] == ["thesis.tex"]
+
+
+@pytest.fixture(scope="module")
+def classifier(place: Path, finished: Path) -> Path:
+    """A plain classifier over negative and positive, by merging."""
+    assert main(f"merge --run {finished} --out {place}/classifier".split()) == 0
+    return place / "classifier"
+
+
+LABELS = {
+    "other names": ("text,label\na,up\nb,down\nc,up\nd,down\n", "its head is for 2 labels (negative, positive)"),
+    "other number": ("text,label\na,x\nb,y\nc,z\nd,x\n", "and the data has 3 (x, y, z)"),
+    "regression": ("text,label\na,0.5\nb,1.5\nc,2.5\n", "and the task is a regression"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), LABELS.values(), ids=LABELS.keys())
+def test_labels_do_not_match_the_model(
+    text: str, message: str, place: Path, classifier: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (place / "labels.csv").write_text(text, encoding="utf-8")
+    words = "train --model @classifier --data @labels.csv --epochs 1 --out @relabelled"
+    code, error = run_cli(words, place, capsys)
+    assert (code, message in error, "--new-head" in error) == (2, True, True)
+    assert run_cli(f"{words} --new-head", place, capsys)[0] == 0
+    shutil.rmtree(place / "relabelled")
+
+
+def test_labels_of_the_model_keep_their_ids(
+    place: Path, classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = json.loads((classifier / "config.json").read_text())
+    config["id2label"], config["label2id"] = {"0": "POSITIVE", "1": "NEGATIVE"}, {"POSITIVE": 0, "NEGATIVE": 1}
+    shutil.copytree(classifier, tmp_path / "turned")
+    (tmp_path / "turned" / "config.json").write_text(json.dumps(config))
+    code, error = run_cli(
+        f"train --model {tmp_path}/turned --data @good.csv --epochs 1 --out {tmp_path}/run", place, capsys
+    )
+    assert code == 0, error
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["task"]["labels"] == ["positive", "negative"]
+
+
+def test_diverged_run_stops_with_code_3_and_keeps_its_checkpoint(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    words = "train --model @bert --data @good.csv --method full --batch-size 4 --epochs 4 --eval-steps 1"
+    # Warmup starts at a rate of zero, so the first step is harmless, and no model survives the second.
+    code, error = run_cli(
+        f"{words} --logging-steps 1 --max-grad-norm 0 --lr 1e38 --schedule constant --warmup 0.9 --out {out}",
+        place,
+        capsys,
+    )
+    assert code == 3, error
+    assert "diverged: " in error
+    assert "is no longer finite at step 2 of 36" in error
+    assert f"The last good checkpoint is {out}/checkpoints/checkpoint-1." in error
+    assert (out / "checkpoints" / "checkpoint-1" / "model.safetensors").exists()
+    assert "Traceback" not in error
+    assert not (out / "result.json").exists()
+
+
+def limit_file_size() -> None:
+    # Writing past the limit fails as on a full disk, where a test may make none.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def test_full_disk(place: Path, tmp_path: Path) -> None:
+    words = f"train --model {place}/wider --data {place}/good.csv --epochs 1 --rank 64 --out {tmp_path}/run"
+    limited: Callable[[], None] = limit_file_size
+    done = subprocess.run(
+        [sys.executable, "-m", "qvtune", *words.split()],
+        capture_output=True,
+        text=True,
+        preexec_fn=limited,
+        env=os.environ | {"QVTUNE_CACHE": str(tmp_path / "cache")},
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert not list((tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
+    again = subprocess.run(
+        [sys.executable, "-m", "qvtune", *words.split()], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr

@@ -1,0 +1,25 @@
+"""Fixtures of all tests: a cache of their own, and the real GLUE data where it is at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    folder = tmp_path / "qvtune-cache"
+    monkeypatch.setenv("QVTUNE_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def glue_dir() -> Path:
+    """GLUE in the benchmark's layout: QVTUNE_GLUE_DIR, or shared/data/glue beside the repository; else skip."""
+    named = os.environ.get("QVTUNE_GLUE_DIR")
+    folder = Path(named) if named else REPOSITORY.parent / "shared" / "data" / "glue"
+    if not folder.is_dir():
+        pytest.skip("no GLUE data here: set QVTUNE_GLUE_DIR to a folder with RTE/train.tsv and the like")
+    return folder

@@ -1,0 +1,102 @@
+import math
+import re
+
+import pytest
+
+from qvtune.data.columns import as_number, choose_columns, class_name, class_names, guess_kind
+from qvtune.errors import DataError
+
+GUESSES = {
+    "text and label": ("text label", ("text",), "label"),
+    "order does not matter": ("label text", ("text",), "label"),
+    "upper case keeps its spelling": ("Text LABEL", ("Text",), "LABEL"),
+    "pair": ("id sentence1 sentence2 label", ("sentence1", "sentence2"), "label"),
+    "premise and hypothesis": ("hypothesis premise y", ("premise", "hypothesis"), "y"),
+    "question with its sentence": ("question sentence label", ("question", "sentence"), "label"),
+    "question alone": ("question label", ("question",), "label"),
+    "text with its pair": ("text text_pair label", ("text", "text_pair"), "label"),
+    "half a pair is one text": ("sentence1 label", ("sentence1",), "label"),
+    "reviews": ("id review sentiment", ("review",), "sentiment"),
+    "only one left": ("idx utterance intent", ("utterance",), "intent"),
+    "label before score": ("text score label", ("text",), "label"),
+}
+
+
+@pytest.mark.parametrize(("columns", "texts", "label"), GUESSES.values(), ids=GUESSES)
+def test_columns_are_guessed_and_the_guess_is_told(columns, texts, label):
+    found, found_label, note = choose_columns("m.csv", columns.split(), None, None)
+    assert (found, found_label) == (texts, label)
+    assert note == f"Guessed from the column names: text is {' and '.join(map(repr, texts))}, label is {label!r}."
+
+
+def test_named_columns_are_used_though_others_would_be_guessed():
+    columns = ["text", "label", "summary", "topic"]
+    assert choose_columns("m.csv", columns, ["summary"], "topic") == (("summary",), "topic", None)
+    assert choose_columns("m.csv", columns, ["summary", "text"], "topic") == (("summary", "text"), "topic", None)
+    assert choose_columns("m.csv", columns, ["summary"], None)[2] == "Guessed from the column names: label is 'label'."
+    assert choose_columns("m.csv", columns, None, "topic")[2] == "Guessed from the column names: text is 'text'."
+
+
+REFUSED = {
+    "misspelled text": ("review label", ["reveiw"], None, "no column 'reveiw'. Did you mean 'review'? The columns are"),
+    "misspelled label": ("review label", None, "lable", "no column 'lable'. Did you mean 'label'?"),
+    "nothing near": ("review label", ["zzz"], None, "no column 'zzz'. The columns are review, label."),
+    "no label": ("text topic", None, None, "which column is the label? The columns are text, topic."),
+    "no text": ("a b label", None, None, "which column is the text? The columns are a, b, label."),
+    "only identifiers": ("id idx label", None, None, "which column is the text?"),
+    "three texts": ("a b c label", ["a", "b", "c"], None, "3 text columns were named; one or two"),
+    "text is the label": ("text label", ["label"], None, "column 'label' cannot be both text and label"),
+    "named twice": ("text label", ["text"], "text", "column 'text' cannot be both text and label"),
+}
+
+
+@pytest.mark.parametrize(("columns", "texts", "label", "message"), REFUSED.values(), ids=REFUSED)
+def test_an_unsafe_guess_is_refused(columns, texts, label, message):
+    with pytest.raises(DataError, match=r"^m\.csv: " + re.escape(message)):
+        choose_columns("m.csv", columns.split(), texts, label)
+
+
+KINDS = {
+    "words": (["good", "bad"], "classification"),
+    "integers": ([0, 1], "classification"),
+    "booleans": ([True, False], "classification"),
+    "floats": ([0.0, 1.0], "regression"),
+    "integers and a float": ([0, 1, 0.5], "regression"),
+    "written integers": (["0", " 1 ", "-1", "+1"], "classification"),
+    "written floats": (["0", "1.5"], "regression"),
+    "written exponents": (["1e-3", "2"], "regression"),
+    "a word among numbers": (["1.5", "2.5", "n/a"], "classification"),
+    "version numbers": (["1.2.3", "1.2"], "classification"),
+    "superscript digit": (["²", "1"], "classification"),
+}
+
+
+@pytest.mark.parametrize(("values", "kind"), KINDS.values(), ids=KINDS)
+def test_the_kind_of_task_follows_from_the_labels(values, kind):
+    assert guess_kind(values) == kind
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(3, "3"), (3.0, "3"), (2.5, "2.5"), (True, "true"), (False, "false"), (" good ", "good"), ("True", "True")],
+)
+def test_class_names(value, name):
+    assert class_name(value) == name
+
+
+def test_integer_classes_are_in_numeric_order_and_others_in_alphabetical():
+    assert class_names([10, 9, 2, 10, -1]) == ("-1", "2", "9", "10")
+    assert class_names(["10", "9", "2"]) == ("2", "9", "10")
+    assert class_names(["10", "9", "2", "x"]) == ("10", "2", "9", "x")
+    assert class_names([True, False, True]) == ("false", "true")
+    assert class_names(["b", "a ", "a"]) == ("a", "b")
+
+
+def test_numbers_are_read_and_others_refused_with_their_place():
+    assert [as_number(v, "") for v in (2, "2.5", " -1e3 ", True)] == [2.0, 2.5, -1000.0, 1.0]
+    for value in ("many", "", None, [1], "1,5"):
+        with pytest.raises(DataError, match=r"^m\.csv, line 7: label .* is not a number, and the task is a regression"):
+            as_number(value, "m.csv, line 7")
+    for value in (math.nan, math.inf, "-inf", "NaN"):
+        with pytest.raises(DataError, match=r"^m\.csv, line 7: label is (nan|inf|-inf); it must be a finite number"):
+            as_number(value, "m.csv, line 7")

@@ -1,0 +1,37 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from qvtune.data.records import text_dataset
+from qvtune.data.task import Task, TextData
+from qvtune.errors import DataError
+
+TASK = Task("mine", "classification", ("a", "b", "c"), "classes", "accuracy", ("text", "text_pair"), "label")
+
+
+def test_a_task_survives_json():
+    assert Task.from_dict(json.loads(json.dumps(TASK.to_dict()))) == TASK
+
+
+def test_an_unseen_label_is_refused_with_its_place():
+    assert [TASK.label_id(name, "") for name in "cab"] == [2, 0, 1]
+    with pytest.raises(DataError, match=r"^m\.csv, line 2: label 'd' does not occur in the training data"):
+        TASK.label_id("d", "m.csv, line 2")
+
+
+def test_outputs():
+    assert TASK.num_outputs == 3
+    assert replace(TASK, kind="regression", labels=()).num_outputs == 1
+
+
+def test_reordered_labels_keep_every_rows_class():
+    train, held = text_dataset([["x", "y", "z"]], [0, 1, 2]), text_dataset([["w"]], [2])
+    data = TextData(TASK, train, {"validation": held}, ("note",))
+    other = data.with_labels(["c", "a", "b"])
+    assert other.task.labels == ("c", "a", "b")
+    assert [other.task.labels[i] for i in other.train["label"]] == ["a", "b", "c"]
+    assert other.evaluation["validation"]["label"][:] == [0]
+    assert (other.train["text"][:], other.notes) == (["x", "y", "z"], ("note",))
+    assert data.train["label"][:] == [0, 1, 2]
+    assert data.with_labels(["a", "b", "c"]) is data

@@ -1,0 +1,91 @@
+"""The public names, and what importing the package costs."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import qvtune
+
+FUNCTIONS = ["adapt", "adaptation_of", "count_parameters", "find_attention", "param_groups", "restore"]
+CLASSES = [
+    "Adaptation",
+    "AttentionLayer",
+    "AttentionMap",
+    "ParameterCounts",
+    "Projection",
+    "QVTuneError",
+    "Trainer",
+    "TrainingArguments",
+]
+
+
+def test_all_is_sorted_and_complete():
+    assert qvtune.__all__ == sorted(qvtune.__all__)
+    assert sorted(FUNCTIONS + CLASSES) == qvtune.__all__
+    assert dir(qvtune) == qvtune.__all__
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name):
+    function = getattr(qvtune, name)
+    assert inspect.isfunction(function)
+    assert function.__name__ == name
+    assert function.__doc__
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes(name):
+    kind = getattr(qvtune, name)
+    assert inspect.isclass(kind)
+    assert kind.__name__ == name
+    assert kind.__doc__
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arguments_after_the_subject_are_keyword_only(name):
+    kinds = [p.kind for p in inspect.signature(getattr(qvtune, name)).parameters.values()]
+    assert kinds[0] is inspect.Parameter.POSITIONAL_OR_KEYWORD
+    assert set(kinds[1:]) <= {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_an_unknown_name():
+    with pytest.raises(AttributeError, match="module 'qvtune' has no attribute 'adpat'"):
+        qvtune.adpat  # noqa: B018
+
+
+def test_the_trainer_is_that_of_transformers():
+    import transformers
+
+    assert issubclass(qvtune.Trainer, transformers.Trainer)
+    assert issubclass(qvtune.TrainingArguments, transformers.TrainingArguments)
+
+
+def run(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_importing_is_light_and_changes_nothing():
+    heavy = "torch transformers peft accelerate datasets numpy sklearn matplotlib"
+    code = (
+        "import os, sys; before = dict(os.environ); import qvtune; dir(qvtune); "
+        f"print(*[m for m in {heavy.split()!r} if m in sys.modules], 'same' if before == dict(os.environ) else 'env')"
+    )
+    assert run(code) == ["same"]
+
+
+def test_names_stay_functions_after_importing_the_modules():
+    code = (
+        "import qvtune, qvtune.groups, qvtune.adaptation, qvtune.roles.find, qvtune.roles.attention\n"
+        "import inspect\n"
+        f"print(*[n for n in {FUNCTIONS!r} if not inspect.isfunction(getattr(qvtune, n))], 'done')"
+    )
+    assert run(code) == ["done"]
+
+
+def test_star_import():
+    code = "from qvtune import *; got = set(dir()); import qvtune; print(*[n for n in qvtune.__all__ if n not in got], 'done')"
+    assert run(code) == ["done"]
