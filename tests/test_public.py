@@ -87,5 +87,6 @@ def test_names_stay_functions_after_importing_the_modules():
 
 
 def test_star_import():
-    code = "from qvtune import *; got = set(dir()); import qvtune; print(*[n for n in qvtune.__all__ if n not in got], 'done')"
-    assert run(code) == ["done"]
+    names = {}
+    exec("from qvtune import *", names)
+    assert set(qvtune.__all__) <= set(names)

@@ -2,6 +2,8 @@
 
 import socket
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from urllib.parse import urlsplit
 
@@ -24,3 +26,20 @@ def hub_is_reachable() -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def cache_only_when_unreachable() -> Iterator[None]:
+    """Let the datasets library use its cache alone inside the block where the hub cannot be asked."""
+    import datasets
+    from huggingface_hub import constants
+
+    if hub_is_reachable():
+        yield
+        return
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before

@@ -45,7 +45,8 @@ def served():
             if serve.chunked:
                 self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
-                self.wfile.write(b"%x\r\n" % (len(body) + serve.missing) + body)
+                end = b"" if serve.missing else b"\r\n0\r\n\r\n"
+                self.wfile.write(b"%x\r\n" % (len(body) + serve.missing) + body + end)
             else:
                 self.send_header("Content-Length", str(len(body) + serve.missing))
                 self.end_headers()
@@ -94,6 +95,13 @@ def test_a_task_is_fetched_once(served, tmp_path, name):
 def test_every_task_has_an_address():
     assert {*download.ARCHIVES, "mrpc"} == set(TASKS)
     assert "mrpc" not in download.ARCHIVES
+
+
+def test_a_server_that_does_not_announce_the_size_is_fine(served, tmp_path):
+    whole(served)
+    served.chunked = True
+    fetch_task("rte", tmp_path, served.url, QUIET)
+    assert examples(load_tsv("rte", tmp_path).train) == TASKS["rte"].train
 
 
 LAYOUTS = {

@@ -185,6 +185,15 @@ def test_samples_are_stratified_seeded_and_told(reviews):
     assert rows_of(load(reviews, 1, **options).train) != rows_of(data.train)
 
 
+def test_the_seed_chooses_the_sample_of_a_training_set_that_is_not_divided(reviews, tmp_path):
+    file = write(tmp_path / "held.csv", ["a", "b"] * 20, prefix="v")
+    options = {"validation": file, "max_train_samples": 20, "max_eval_samples": 10}
+    first, same, other = (load(reviews, seed, **options) for seed in (0, 0, 1))
+    assert rows_of(first.train) == rows_of(same.train) != rows_of(other.train)
+    held = [rows_of(data.evaluation["validation"]) for data in (first, same, other)]
+    assert held[0] == held[1] != held[2]
+
+
 def test_samples_larger_than_the_data_change_nothing_and_are_not_told(reviews):
     whole, data = load(reviews), load(reviews, max_train_samples=90, max_eval_samples=10)
     assert rows_of(data.train) == rows_of(whole.train)

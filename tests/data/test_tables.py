@@ -45,6 +45,7 @@ CSV = {
     "doubled quote": ('text,label\n"say ""x""",1\n', [('say "x"', "1")]),
     "quote inside a field": ('text,label\n5" pipe,1\n', [('5" pipe', "1")]),
     "blank lines": ("\ntext,label\n\na,1\n\n", [("a", "1")]),
+    "lines that end in CR alone": ("text,label\ra,1\rb,2\r", [("a", "1"), ("b", "2")]),
     "no last newline": ("text,label\na,1", [("a", "1")]),
     "spaces in the header": (" text , label \na,1\n", [("a", "1")]),
     "upper-case suffix": ("text,label\na,1\n", [("a", "1")]),

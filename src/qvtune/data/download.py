@@ -1,7 +1,6 @@
 """Fetch GLUE from the benchmark's server and check it against the published numbers of rows."""
 
 import http.client
-import shutil
 import tempfile
 import urllib.error
 import urllib.request
@@ -112,13 +111,11 @@ def _fetch(url: str, target: Path, console: Console) -> Path:
             Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress,
         ):
             size = answer.headers.get("Content-Length")
-            with (
-                progress.wrap_file(
-                    answer, total=int(size) if size else None, description=url.rpartition("/")[2]
-                ) as stream,
-                open(target, "wb") as file,
-            ):
-                shutil.copyfileobj(stream, file)
+            task = progress.add_task(url.rpartition("/")[2], total=int(size) if size else None)
+            with open(target, "wb") as file:
+                while block := answer.read(1 << 16):
+                    file.write(block)
+                    progress.advance(task, len(block))
     except urllib.error.HTTPError as error:
         raise DataError(f"{url}: the server answers {error.code} {error.reason}.") from error
     except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException, ValueError) as error:

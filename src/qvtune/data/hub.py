@@ -10,6 +10,7 @@ from qvtune.data.options import DataOptions
 from qvtune.data.records import Records, take_columns, text_dataset
 from qvtune.data.task import TextData
 from qvtune.errors import DataError
+from qvtune.network import cache_only_when_unreachable
 
 GLUE_REPOSITORY = "nyu-mll/glue"
 VALIDATION_SPLITS = ("validation", "dev", "val", "eval", "test")
@@ -48,7 +49,8 @@ def load_hub(name: str, config: str | None) -> DatasetDict:
     from datasets.exceptions import DatasetNotFoundError
 
     try:
-        return load_dataset(name, config)
+        with cache_only_when_unreachable():
+            return load_dataset(name, config)
     except DatasetNotFoundError as error:
         raise DataError(f"'{name}' is neither a file here nor a data set on the hub. Check the spelling.") from error
     except ValueError as error:  # an unknown or missing configuration

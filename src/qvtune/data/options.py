@@ -46,4 +46,3 @@ class DataOptions(Options):
         None, ge=1, description="Evaluate on this many examples at most: a seeded, stratified sample."
     )
     max_length: int = Field(128, ge=2, description="Tokens per example at most; longer texts are cut.")
-    trust_remote_code: bool = Field(False, description="Run Python code that a hub repository brings along.")

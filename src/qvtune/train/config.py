@@ -39,6 +39,7 @@ class AdaptOptions(Options):
     layers: list[int] | None = Field(
         None, description="Layers to adapt, as in 0,1,2 or 8-11; -1 is the last. All when left out."
     )
+    trust_remote_code: bool = Field(False, description="Run Python code that a model's repository brings along.")
     new_head: bool = Field(False, description="Start the classification head anew where the model brings one.")
 
     @field_validator("roles")

@@ -1,0 +1,75 @@
+"""One configuration: defaults, the YAML file, the paper's words, the fingerprint."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qvtune.errors import ConfigError
+from qvtune.train.config import TrainConfig, make_config, read_config
+
+BASE = {"model": "m", "data": "d.csv", "out": "runs/x"}
+
+
+def test_defaults_by_method() -> None:
+    assert (make_config(BASE).lr, make_config(BASE).lr_ratio) == (4e-4, 4.0)
+    full = make_config(BASE | {"method": "full"})
+    assert (full.lr, full.lr_ratio) == (5e-5, 2.0)
+    assert make_config(BASE | {"method": "full", "lr": 1e-5}).lr == 1e-5
+
+
+def test_yaml_of_a_configuration_gives_it_back(tmp_path: Path) -> None:
+    for extra in ({}, {"value_lr": 1e-3}, {"layers": "0,2-4", "text_column": ["a", "b"], "glue_dir": "/glue"}):
+        config = make_config(BASE | extra)
+        path = tmp_path / "config.yaml"
+        path.write_text(config.to_yaml())
+        assert make_config({}, path) == config
+
+
+def test_command_line_overrides_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(BASE | {"lr": 1e-3, "value_lr": 5e-3, "epochs": 7}))
+    config = make_config({"lr": "2e-4", "lr_ratio": "3"}, path)
+    assert (config.lr, config.lr_ratio, config.value_lr, config.epochs) == (2e-4, 3.0, None, 7)
+
+
+def test_exponents_without_a_point_are_numbers(tmp_path: Path) -> None:
+    # YAML 1.1 reads 1e-3 as text.
+    path = tmp_path / "run.yaml"
+    path.write_text("model: m\ndata: d.csv\nout: x\nlr: 1e-3\n")
+    assert make_config({}, path).lr == 1e-3
+
+
+def test_words_of_the_paper() -> None:
+    config = make_config({"model": "m", "out": "x", "task": "mnli", "target": "q_proj,v_proj", "lr_ratio": "2.5"})
+    assert (config.data, config.roles, config.lr_ratio) == ("glue/mnli", "qv", 2.5)
+    assert make_config({**BASE, "target": "query,key,value,out_proj"}).roles == "qkvo"
+    with pytest.raises(ConfigError, match="--target means --roles qv, and --roles is k"):
+        make_config({**BASE, "target": "q_proj,v_proj", "roles": "k"})
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [("0", [0]), ("0,2", [0, 2]), ("8-11", [8, 9, 10, 11]), ("0, 3-4,-1", [0, 3, 4, -1])],
+)
+def test_layers(text: str, layers: list[int]) -> None:
+    assert make_config(BASE | {"layers": text}).layers == layers
+
+
+def test_fingerprint_is_of_what_changes_results() -> None:
+    config = make_config(BASE)
+    same = [{"out": "elsewhere"}, {"report_to": ["tensorboard"]}, {"data": "/other/place/d.csv"}, {"num_workers": 2}]
+    other = [{"lr": 1e-3}, {"seed": 1}, {"roles": "v"}, {"data": "e.csv"}, {"model": "n"}, {"eval_batch_size": 8}]
+    assert {make_config(BASE | change).fingerprint() for change in same} == {config.fingerprint()}
+    assert len({make_config(BASE | change).fingerprint() for change in other} | {config.fingerprint()}) == 7
+
+
+def test_every_option_has_help_text() -> None:
+    assert all(field.description for field in TrainConfig.model_fields.values())
+
+
+def test_unknown_keys_name_file_and_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("modle: m\nepoch: 3\n")
+    with pytest.raises(ConfigError, match=r"(?s)run.yaml: unknown option 'modle'.*'model'.*'epoch'.*'epochs'"):
+        read_config(path)

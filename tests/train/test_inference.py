@@ -1,0 +1,190 @@
+"""What a run saved, used without qvtune, and predictions that do not depend on how they are batched."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tiny import make_reviews, save_tiny_bert, save_tiny_llama, write_reviews
+
+from qvtune.data.glue import GLUE
+from qvtune.data.records import text_dataset
+from qvtune.data.tokens import tokenize
+from qvtune.train.config import make_config
+from qvtune.train.inference import evaluate_run, load_run, merge_run, predict_file, predict_glue, score_texts
+from qvtune.train.run import run
+
+# Run by a fresh interpreter, which must not import qvtune.
+PLAIN_ADAPTER = """
+import json, sys
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from peft import PeftModel
+base, adapter, labels, texts = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
+tokenizer = AutoTokenizer.from_pretrained(adapter)
+model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels, pad_token_id=tokenizer.pad_token_id)
+model = PeftModel.from_pretrained(model, adapter).eval()
+logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+assert "qvtune" not in sys.modules
+print(json.dumps(logits.tolist()))
+"""
+PLAIN_MERGED = """
+import json, sys
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
+logits = model(**tokenizer(json.loads(sys.argv[2]), padding=True, return_tensors="pt")).logits
+assert "qvtune" not in sys.modules and "peft.peft_model" not in sys.modules
+print(json.dumps({"logits": logits.tolist(), "labels": model.config.id2label}))
+"""
+TEXTS = [text for text, _ in make_reviews(12, seed=9)]
+
+
+def plain(script: str, *words: object) -> object:
+    done = subprocess.run([sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("inference")
+    save_tiny_bert(place / "bert")
+    save_tiny_llama(place / "llama")
+    write_reviews(place / "reviews.csv", 60)
+    for model in ("bert", "llama"):
+        for method in ("lora", "full"):
+            settings = {
+                "model": str(place / model), "data": str(place / "reviews.csv"), "out": str(place / f"{model}-{method}"),
+                "method": method, "epochs": 3, "batch_size": 8, "lr": 2e-2, "alpha": 16, "roles": "qvo",
+            }  # fmt: skip
+            run(make_config(settings), Console(quiet=True))
+    return place
+
+
+def logits_of(place: Path, name: str, texts: list[str] = TEXTS, batch_size: int = 64) -> np.ndarray:
+    loaded = load_run(place / name)
+    return score_texts(
+        loaded.model, loaded.tokenizer, tokenize(text_dataset([texts]), loaded.tokenizer, 64), batch_size
+    )
+
+
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_adapter_in_plain_peft_gives_the_same_logits(model: str, place: Path) -> None:
+    ours = logits_of(place, f"{model}-lora")
+    theirs = plain(PLAIN_ADAPTER, place / model, place / f"{model}-lora" / "adapter", 2, json.dumps(TEXTS))
+    assert np.abs(ours - np.array(theirs)).max() < 1e-5
+    assert np.ptp(ours[:, 0]) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["bert-lora", "bert-full", "llama-lora", "llama-full"])
+def test_merged_checkpoint_in_plain_transformers_gives_the_same_logits(name: str, place: Path, tmp_path: Path) -> None:
+    ours = logits_of(place, name)
+    merge_run(load_run(place / name), tmp_path / "merged")
+    theirs = plain(PLAIN_MERGED, tmp_path / "merged", json.dumps(TEXTS))
+    assert np.abs(ours - np.array(theirs["logits"])).max() < 1e-5
+    assert theirs["labels"] == {"0": "negative", "1": "positive"}
+    untrained = load_run(place / "bert-lora").model
+    assert untrained is not None
+
+
+@pytest.mark.parametrize("name", ["bert-lora", "llama-lora"])
+def test_predictions_do_not_depend_on_batch_size_or_padding(name: str, place: Path) -> None:
+    texts = ["good", "a very dull film and the plot is here and the music was quite cold", "", "fine cast", *TEXTS]
+    alone = logits_of(place, name, texts, batch_size=1)
+    for batch_size in (2, 3, len(texts)):
+        assert np.abs(logits_of(place, name, texts, batch_size) - alone).max() < 1e-5
+    assert np.abs(logits_of(place, name, texts[::-1], 5)[::-1] - alone).max() < 1e-5
+    assert np.ptp(alone[:, 0]) > 1e-2
+
+
+def test_decoder_pads_with_an_existing_token_on_the_right(place: Path) -> None:
+    loaded = load_run(place / "llama-lora")
+    assert loaded.tokenizer.pad_token == "</s>"
+    assert loaded.tokenizer.padding_side == "right"
+    assert loaded.model.config.pad_token_id == loaded.tokenizer.pad_token_id == 2
+    assert loaded.model.get_input_embeddings().weight.shape[0] == len(loaded.tokenizer)
+
+
+def test_decoder_pools_at_the_last_token(place: Path) -> None:
+    import torch
+
+    loaded = load_run(place / "llama-lora")
+    batch = loaded.tokenizer(["good film", "a very dull and cold plot"], padding=True, return_tensors="pt")
+    inner = loaded.model.get_base_model()
+    states = inner.model(**batch).last_hidden_state
+    last = batch["attention_mask"].sum(dim=1) - 1
+    expected = inner.score(states[torch.arange(2), last])
+    assert torch.allclose(loaded.model(**batch).logits, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_prediction_files(suffix: str, place: Path, tmp_path: Path) -> None:
+    source = tmp_path / "new.csv"
+    rows = [["id", "text"], ["7", 'a "good", film'], ["8", "cold\nplot"]]
+    with open(source, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    loaded = load_run(place / "bert-lora")
+    assert predict_file(loaded, source, tmp_path / f"out{suffix}") == 2
+    logits = logits_of(place, "bert-lora", [row[1] for row in rows[1:]])
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    if suffix == ".jsonl":
+        found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+        values = [list(row["probabilities"].values()) for row in found]
+        assert list(found[0]) == ["id", "text", "label", "probabilities"]
+        assert list(found[0]["probabilities"]) == ["negative", "positive"]
+    else:
+        with open(tmp_path / "out.csv", newline="") as file:
+            found = list(csv.DictReader(file))
+        values = [[float(row["probability_negative"]), float(row["probability_positive"])] for row in found]
+    assert np.abs(np.array(values) - probabilities).max() < 1e-6
+    assert [row["text"] for row in found] == [row[1] for row in rows[1:]]
+    assert [row["label"] for row in found] == [["negative", "positive"][i] for i in logits.argmax(axis=1)]
+
+
+def test_evaluation_of_a_run_repeats_its_result(place: Path) -> None:
+    result = json.loads((place / "bert-lora" / "result.json").read_text())
+    evaluated = evaluate_run(load_run(place / "bert-lora"))
+    assert evaluated["metrics"]["accuracy"] == result["metrics"]["accuracy"]
+    assert evaluated["examples"] == {"validation": 6}
+
+
+def test_evaluation_on_a_file(place: Path, tmp_path: Path) -> None:
+    rows = write_reviews(tmp_path / "other.csv", 30, seed=3)
+    loaded = load_run(place / "bert-lora")
+    evaluated = evaluate_run(loaded, data=str(rows))
+    texts, labels = zip(*make_reviews(30, seed=3), strict=True)
+    predicted = logits_of(place, "bert-lora", list(texts)).argmax(axis=1)
+    right = [["negative", "positive"][i] == label for i, label in zip(predicted, labels, strict=True)]
+    assert evaluated["metrics"]["accuracy"] == pytest.approx(sum(right) / 30)
+
+
+def test_glue_submissions_of_a_pair_and_of_mnli(place: Path, tmp_path: Path) -> None:
+    header = "index\tpromptID\tpairID\tgenre\tb1\tb2\tp1\tp2\tsentence1\tsentence2"
+    folder = tmp_path / "glue" / "MNLI"
+    folder.mkdir(parents=True)
+
+    def write(name: str, count: int, labelled: bool) -> None:
+        lines = [header + ("\tlabel1\tgold_label" if labelled else "")]
+        for i, (text, _) in enumerate(make_reviews(count)):
+            cells = [str(i + 5), "p", "q", "g", "", "", "", "", text, "the film"]
+            gold = ["entailment", "neutral", "contradiction"][i % 3]
+            lines.append("\t".join(cells + ([gold, gold] if labelled else [])))
+        (folder / name).write_text("\n".join(lines) + "\n")
+
+    write("train.tsv", 30, True)
+    for kind in ("matched", "mismatched"):
+        write(f"dev_{kind}.tsv", 9, True)
+        write(f"test_{kind}.tsv", 4, False)
+    settings = {"model": str(place / "bert"), "data": "glue/mnli", "glue_dir": str(tmp_path / "glue"), "epochs": 1}
+    result = run(make_config(settings | {"out": str(tmp_path / "run")}), Console(quiet=True))
+    assert {"accuracy", "accuracy_matched", "accuracy_mismatched"} <= result["metrics"].keys()
+    written = predict_glue(load_run(tmp_path / "run"), "mnli", tmp_path / "glue", tmp_path / "submission")
+    assert [path.name for path in written] == ["MNLI-m.tsv", "MNLI-mm.tsv"]
+    lines = written[0].read_text().splitlines()
+    assert lines[0] == "index\tprediction"
+    assert [line.split("\t")[0] for line in lines[1:]] == ["5", "6", "7", "8"]
+    assert {line.split("\t")[1] for line in lines[1:]} <= set(GLUE["mnli"].labels)

@@ -1,0 +1,70 @@
+"""Plans: counts and operations against what torch itself counts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import save_tiny_bert, save_tiny_llama
+from torch.utils.flop_counter import FlopCounterMode
+
+from qvtune.train.config import make_config
+from qvtune.train.model import build_on_meta, find_model
+from qvtune.train.plan import TWO_CLASSES, plan_without_weights
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("plan")
+    save_tiny_bert(place / "bert", layers=4, width=64)
+    save_tiny_llama(place / "llama")
+    return place
+
+
+def plan_of(place: Path, model: str, **options: object):
+    config = make_config({"model": str(place / model), "data": "none", "out": "none", "max_length": 32} | options)
+    return plan_without_weights(config, with_data=False)
+
+
+@pytest.mark.parametrize("model", ["bert", "llama"])
+def test_no_weights_are_needed(model: str, place: Path) -> None:
+    for weights in (place / model).glob("*.safetensors"):
+        weights.rename(weights.with_suffix(".away"))
+    plan = plan_of(place, model)
+    for weights in (place / model).glob("*.away"):
+        weights.rename(weights.with_suffix(".safetensors"))
+    real = build_on_meta(find_model(str(place / model)), TWO_CLASSES)
+    assert plan.parameters_total == sum(p.numel() for p in real.parameters()) + plan.parameters_adapter
+    assert not plan.verified
+
+
+def test_counts_by_role(place: Path) -> None:
+    # Llama: 2 layers of width 32, query 32 and value 16 rows (2 of 4 heads): r (in + out) each.
+    plan = plan_of(place, "llama", roles="qv", rank=4)
+    assert plan.parameters_by_role == {"query": 2 * 4 * (32 + 32), "value": 2 * 4 * (32 + 16)}
+    assert plan.parameters_head == 2 * 32
+    assert plan.adapter_bytes == 4 * plan.parameters_trainable
+    assert plan.memory_bytes["optimizer"] == 8 * plan.parameters_trainable
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_operations_against_torch(method: str, place: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    import qvtune
+
+    plan = plan_of(place, "bert", method=method, batch_size=4)
+    model = AutoModelForSequenceClassification.from_pretrained(place / "bert", attn_implementation="eager")
+    model = qvtune.adapt(model, method=method)
+    ids = torch.randint(5, 20, (4, 32))
+    with FlopCounterMode(display=False) as counter:
+        model(ids).logits.sum().backward()
+    # The lowest layer needs no gradient of its input, and the pooler and head are left out of the estimate.
+    assert plan.step_operations == pytest.approx(counter.get_total_flops(), rel=0.15)
+
+
+def test_more_work_costs_more(place: Path) -> None:
+    base = plan_of(place, "bert")
+    assert plan_of(place, "bert", batch_size=64).step_operations == 2 * base.step_operations
+    assert plan_of(place, "bert", accumulation=3).step_operations == 3 * base.step_operations
+    saved = plan_of(place, "bert", gradient_checkpointing=True).memory_bytes["activations"]
+    assert saved < base.memory_bytes["activations"] / 4

@@ -1,0 +1,191 @@
+"""Runs on a tiny model: the folder, the choices of a run, and what they lead to."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+from safetensors.torch import load_file
+from tiny import GOOD, make_reviews, save_tiny_bert, write_reviews
+
+from qvtune.train.config import make_config
+from qvtune.train.loop import EarlyStopping
+from qvtune.train.run import prepare, run
+from qvtune.train.seeds import stream_seed
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("run")
+    save_tiny_bert(place / "bert")
+    write_reviews(place / "reviews.csv", 60)
+    return place
+
+
+def train(place: Path, out: Path, **options: object) -> dict:
+    settings = {
+        "model": str(place / "bert"),
+        "data": str(place / "reviews.csv"),
+        "batch_size": 8,
+        "epochs": 2,
+        "lr": 3e-3,
+        "logging_steps": 1,
+        "out": str(out),
+    }
+    return run(make_config(settings | options), QUIET)
+
+
+def records(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> list[float]:
+    return [record["loss"] for record in records(out) if "loss" in record]
+
+
+def weights(out: Path, name: str = "adapter/adapter_model.safetensors") -> dict[str, torch.Tensor]:
+    return load_file(out / name)
+
+
+def test_run_folder(place: Path, tmp_path: Path) -> None:
+    result = train(place, tmp_path / "run", seed=4)
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "config.yaml", "plan.json", "metrics.jsonl", "result.json", "environment.json", "adapter", "checkpoints",
+    }  # fmt: skip
+    assert result == json.loads((tmp_path / "run" / "result.json").read_text())
+    needed = {"metrics", "train_samples_per_second", "peak_memory_bytes", "trainable_parameters", "seconds"}
+    assert needed <= result.keys()
+    assert result["trainable_parameters"] == {"query": 1024, "value": 1024, "head": 66, "total": 2114}
+    assert result["evaluation_examples"] == {"validation": 6}
+    assert 0 < result["train_samples_per_second"] < 1e6
+    assert result["peak_memory_bytes"] > 2**20
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__
+    assert environment["seed"] == 4
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert plan["parameters_trainable"] == 2114
+    assert plan["task"]["labels"] == ["negative", "positive"]
+    text = "".join(path.read_text() for path in (tmp_path / "run").glob("*.json"))
+    assert "token" not in text.lower().replace("max_tokens", "")
+
+
+def test_resolved_configuration_repeats_the_run(place: Path, tmp_path: Path) -> None:
+    train(place, tmp_path / "a")
+    values = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    run(make_config(values | {"out": str(tmp_path / "b")}), QUIET)
+    first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+def test_training_learns_what_can_be_learned(place: Path, tmp_path: Path) -> None:
+    result = train(place, tmp_path / "run", epochs=25, lr=1e-2, dropout=0.0)
+    assert result["metrics"]["accuracy"] == 1.0
+    assert losses(tmp_path / "run")[-1] < 0.2 < 0.6 < losses(tmp_path / "run")[0]
+
+
+def test_how_often_a_run_evaluates_does_not_change_its_training(place: Path, tmp_path: Path) -> None:
+    train(place, tmp_path / "a", keep_best=False)
+    train(place, tmp_path / "b", keep_best=False, eval_steps=1)
+    first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+def test_seed_changes_initial_values_order_and_dropout(place: Path, tmp_path: Path) -> None:
+    assert len({stream_seed(seed, name) for seed in (0, 1) for name in ("init", "order", "dropout")}) == 6
+    train(place, tmp_path / "a", seed=0)
+    train(place, tmp_path / "b", seed=1)
+    assert losses(tmp_path / "a")[0] != losses(tmp_path / "b")[0]
+
+
+def test_best_checkpoint_is_kept_and_reported(place: Path, tmp_path: Path) -> None:
+    # A rate that rises until it harms: the last evaluation is not the best.
+    options = {"epochs": 12, "lr": 0.3, "warmup": 0.95, "dropout": 0.0, "eval_steps": 4}
+    best = train(place, tmp_path / "best", **options)
+    last = train(place, tmp_path / "last", **options, keep_best=False)
+    scores = [r["eval_accuracy"] for r in records(tmp_path / "best") if "eval_accuracy" in r]
+    assert best["metrics"]["accuracy"] == max(scores) > last["metrics"]["accuracy"] == scores[-1]
+    assert best["checkpoint"]["chosen"] == "best"
+    assert best["checkpoint"]["step"] == 4 * (scores.index(max(scores)) + 1)
+    assert last["checkpoint"] == {"step": last["steps"], "chosen": "last", "chosen_by": None, "chosen_on": None}
+    kept = weights(
+        tmp_path / "best" / "checkpoints" / f"checkpoint-{best['checkpoint']['step']}", "adapter_model.safetensors"
+    )
+    saved = weights(tmp_path / "best")
+    assert all(torch.equal(kept[name], saved[name]) for name in saved)
+
+
+def test_tuning_split_chooses_and_validation_is_reported(place: Path, tmp_path: Path) -> None:
+    result = train(place, tmp_path / "run", tune_fraction=0.2)
+    assert result["checkpoint"]["chosen_on"] == "tuning"
+    assert result["checkpoint"]["chosen_by"] == "tuning_accuracy"
+    assert result["reported_on"] == ["validation"]
+    assert result["evaluation_examples"] == {"validation": 6, "tuning": 11}
+    assert result["train_examples"] == 43
+
+
+def test_early_stopping(place: Path, tmp_path: Path) -> None:
+    result = train(place, tmp_path / "run", epochs=40, lr=1e-9, eval_steps=2, early_stopping=3)
+    assert result["steps"] == 8  # the first evaluation is the best, and three more bring nothing
+
+
+@pytest.mark.parametrize(
+    ("values", "due"),
+    [([], False), ([0.5], False), ([0.5, 0.4], False), ([0.5, 0.4, 0.5], True), ([0.5, 0.4, 0.6, 0.6], False)],
+)
+def test_early_stopping_counts_logged_evaluations(values: list[float], due: bool) -> None:
+    assert EarlyStopping("eval_x", 2).is_due([{"loss": 1.0}, *({"eval_x": value} for value in values)]) is due
+
+
+def test_regression(place: Path, tmp_path: Path) -> None:
+    rows = [(text, sum(word in GOOD for word in text.split()) + 0.5) for text, _ in make_reviews(60)]
+    path = tmp_path / "scores.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "score": score}) + "\n" for text, score in rows))
+    result = train(place, tmp_path / "run", data=str(path), epochs=20, lr=1e-2)
+    assert set(result["metrics"]) == {"pearson", "spearman", "mean_squared_error", "loss"}
+    assert result["metrics"]["pearson"] > 0.8
+    assert result["metrics"]["loss"] == pytest.approx(result["metrics"]["mean_squared_error"], rel=1e-5)
+
+
+CHOICES = {
+    "full": {"method": "full"},
+    "all roles": {"roles": "qkvo", "layers": "1"},
+    "bf16": {"precision": "bf16"},
+    "cosine": {"schedule": "cosine", "warmup": 0.1},
+    "constant": {"schedule": "constant"},
+    "checkpointing": {"gradient_checkpointing": True},
+    "accumulation": {"accumulation": 3},
+    "steps": {"max_steps": 5},
+    "decay": {"weight_decay": 0.1, "max_grad_norm": 0.0},
+}
+
+
+@pytest.mark.parametrize("options", CHOICES.values(), ids=CHOICES.keys())
+def test_choices_run_and_differ_from_the_default(options: dict, place: Path, tmp_path: Path) -> None:
+    result = train(place, tmp_path / "run", **options)
+    train(place, tmp_path / "default")
+    assert result["status"] == "finished"
+    same_arithmetic = "gradient_checkpointing" in options
+    assert (losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "default"), rel=1e-6)) == same_arithmetic
+
+
+def test_tensorboard_gets_every_rate(place: Path, tmp_path: Path) -> None:
+    train(place, tmp_path / "run", report_to=["tensorboard"])
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = tmp_path.rglob("events.out.tfevents*")
+    accumulator = EventAccumulator(str(events.parent))
+    accumulator.Reload()
+    assert {"train/lr/query", "train/lr/value", "train/lr/head", "eval/accuracy"} <= set(accumulator.Tags()["scalars"])
+
+
+def test_nothing_is_written_before_everything_was_checked(place: Path, tmp_path: Path) -> None:
+    settings = {"model": str(place / "bert"), "data": str(place / "reviews.csv"), "out": str(tmp_path / "run")}
+    prepare(make_config(settings))
+    assert not (tmp_path / "run").exists()

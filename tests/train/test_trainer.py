@@ -1,0 +1,224 @@
+"""qvtune's trainer beside transformers' own."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from datasets import Dataset
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
+
+import qvtune
+from qvtune.errors import ConfigError, RunError
+
+
+def make_model(seed: int = 0, dropout: float = 0.1) -> BertForSequenceClassification:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=32,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    return BertForSequenceClassification(config)
+
+
+def make_data(count: int = 48) -> Dataset:
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(5, 50, (count, 12), generator=generator)
+    return Dataset.from_dict({"input_ids": ids.tolist(), "labels": (ids[:, 0] % 2).tolist()})
+
+
+def arguments(folder: Path, cls: type = qvtune.TrainingArguments, **changes: object) -> transformers.TrainingArguments:
+    settings = {
+        "output_dir": str(folder),
+        "learning_rate": 1e-3,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 8,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "weight_decay": 0.1,
+        "warmup_steps": 0.2,
+        "seed": 3,
+        "dataloader_pin_memory": False,
+    }
+    return cls(**(settings | changes))
+
+
+def logged(trainer: transformers.Trainer, key: str) -> list[float]:
+    return [record[key] for record in trainer.state.log_history if key in record]
+
+
+def adapted(method: str = "lora") -> nn.Module:
+    torch.manual_seed(11)
+    return qvtune.adapt(make_model(), roles="qv", method=method, rank=4)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_ratio_one_is_one_adamw_group_bit_for_bit(method: str, tmp_path: Path) -> None:
+    plain_model, model = adapted(method), adapted(method)
+    trainable = [p for p in plain_model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-3, weight_decay=0.0, fused=False)
+    plain = transformers.Trainer(
+        plain_model,
+        arguments(tmp_path, transformers.TrainingArguments, weight_decay=0.0),
+        train_dataset=make_data(),
+        optimizers=(optimizer, None),
+    )
+    plain.train()  # before the next trainer is made, which seeds anew
+    ours = qvtune.Trainer(
+        model, arguments(tmp_path, lr_ratio=1.0, weight_decay=0.0, optim="adamw_torch"), train_dataset=make_data()
+    )
+    ours.train()
+    assert len(ours.optimizer.param_groups) > 1
+    assert logged(ours, "loss") == logged(plain, "loss")
+    assert logged(ours, "grad_norm") == logged(plain, "grad_norm")
+    for (name, a), (_, b) in zip(model.named_parameters(), plain_model.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_ratio_one_keeps_weight_decay_as_transformers_has_it(tmp_path: Path) -> None:
+    plain_model, model = adapted("full"), adapted("full")
+    plain = transformers.Trainer(
+        plain_model, arguments(tmp_path, transformers.TrainingArguments), train_dataset=make_data()
+    )
+    plain.train()
+    ours = qvtune.Trainer(model, arguments(tmp_path, lr_ratio=1.0), train_dataset=make_data())
+    ours.train()
+    for (name, a), (_, b) in zip(model.named_parameters(), plain_model.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_another_ratio_trains_otherwise(tmp_path: Path) -> None:
+    models = [adapted(), adapted()]
+    for model, ratio in zip(models, (1.0, 8.0), strict=True):
+        qvtune.Trainer(model, arguments(tmp_path, lr_ratio=ratio), train_dataset=make_data()).train()
+    first, second = (dict(model.named_parameters()) for model in models)
+    name = next(n for n in first if "value.lora_B" in n)
+    assert not torch.equal(first[name], second[name])
+
+
+def test_every_rate_is_logged_as_the_schedule_has_it(tmp_path: Path) -> None:
+    args = arguments(tmp_path, roles="qkv", lr_ratio=4.0, head_lr=5e-4, key_lr=2e-4, lr_scheduler_type="linear")
+    trainer = qvtune.Trainer(make_model(), args, train_dataset=make_data())
+    trainer.train()
+    # 12 steps, warmup over ceil(0.2 * 12) = 3: the factor of step i, counted from 0, by the definition.
+    factors = [i / 3 if i < 3 else (12 - i) / 9 for i in range(12)]
+    peaks = {"query": 1e-3, "key": 2e-4, "value": 4e-3, "head": 5e-4}
+    for role, peak in peaks.items():
+        assert logged(trainer, f"lr/{role}") == pytest.approx([peak * factor for factor in factors], rel=1e-12)
+
+
+def test_accumulated_batches_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    norms, losses = [], []
+    for size, accumulation in ((8, 1), (4, 2), (2, 4)):
+        torch.manual_seed(11)
+        model = qvtune.adapt(make_model(dropout=0.0), rank=4, dropout=0.0)
+        args = arguments(
+            tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=accumulation, max_grad_norm=0.01
+        )
+        trainer = qvtune.Trainer(model, args, train_dataset=make_data())
+        trainer.train()
+        norms.append(logged(trainer, "grad_norm"))
+        losses.append(logged(trainer, "loss"))
+    for norm, loss in zip(norms[1:], losses[1:], strict=True):
+        assert norm == pytest.approx(norms[0], rel=1e-4)
+        assert loss == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_gradient_checkpointing_gives_the_same_losses(tmp_path: Path) -> None:
+    losses = []
+    for checkpointing in (False, True):
+        args = arguments(tmp_path, activation_checkpointing=checkpointing)
+        trainer = qvtune.Trainer(adapted(), args, train_dataset=make_data())
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_a_plain_model_is_adapted_as_the_arguments_say(tmp_path: Path) -> None:
+    trainer = qvtune.Trainer(make_model(), arguments(tmp_path, roles="v", rank=2), train_dataset=make_data())
+    adaptation = qvtune.adaptation_of(trainer.model)
+    assert (adaptation.roles, adaptation.rank) == ("v", 2)
+    by_init = qvtune.Trainer(
+        args=arguments(tmp_path, roles="v", rank=2), model_init=lambda: make_model(), train_dataset=make_data()
+    )
+    by_init.train()
+    assert qvtune.adaptation_of(by_init.model).roles == "v"
+
+
+def test_transformers_arguments_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Make qvtune\.TrainingArguments of them"):
+        qvtune.Trainer(make_model(), arguments(tmp_path, transformers.TrainingArguments))
+
+
+def test_optimizer_with_groups_of_its_own_is_refused(tmp_path: Path) -> None:
+    trainer = qvtune.Trainer(make_model(), arguments(tmp_path), train_dataset=make_data())
+    trainer.optimizer_cls_and_kwargs = (torch.optim.AdamW, {"params": [], "lr": 1e-3})
+    with pytest.raises(ConfigError, match="makes its own parameter groups"):
+        trainer.create_optimizer()
+
+
+def test_checkpoint_is_whole_without_pickled_arguments_and_resumes(tmp_path: Path) -> None:
+    args = arguments(tmp_path / "a", save_strategy="steps", save_steps=5)
+    straight = qvtune.Trainer(adapted(), args, train_dataset=make_data())
+    straight.train()
+    checkpoint = tmp_path / "a" / "checkpoint-5"
+    assert (checkpoint / "trainer_state.json").exists()
+    assert not list((tmp_path / "a").rglob("training_args.bin"))
+    assert not list((tmp_path / "a").glob(".writing-*"))
+    resumed = qvtune.Trainer(adapted(), args, train_dataset=make_data())
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert logged(resumed, "loss") == logged(straight, "loss")
+    pairs = zip(resumed.model.parameters(), straight.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("change", [{"lr_ratio": 2.0}, {"roles": "v"}, {"head_lr": 1.0}], ids=str)
+def test_checkpoint_of_other_groups_is_refused(change: dict, tmp_path: Path) -> None:
+    args = arguments(tmp_path, save_strategy="steps", save_steps=6)
+    qvtune.Trainer(make_model(), args, train_dataset=make_data()).train()
+    other = arguments(tmp_path, **change)
+    with pytest.raises((RunError, ValueError), match="parameter groups|parameter group"):
+        qvtune.Trainer(make_model(), other, train_dataset=make_data()).train(
+            resume_from_checkpoint=str(tmp_path / "checkpoint-6")
+        )
+
+
+def test_rotation_keeps_the_best_and_the_last(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    args = arguments(
+        tmp_path,
+        save_strategy="steps",
+        save_steps=2,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=True,
+    )
+    trainer = qvtune.Trainer(adapted(), args, train_dataset=make_data(), eval_dataset=make_data(16))
+    seen: list[set[str]] = []
+
+    class Watch(transformers.TrainerCallback):
+        def on_save(self, args: object, state: transformers.TrainerState, control: object, **kwargs: object) -> None:
+            kept = {path.name for path in tmp_path.glob("checkpoint-*")}
+            assert kept == {f"checkpoint-{state.global_step}", f"checkpoint-{state.best_global_step}"}
+            seen.append(kept)
+
+    trainer.add_callback(Watch())
+    trainer.train()
+    assert len(seen) == 6
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    state = json.loads((tmp_path / f"checkpoint-{trainer.state.best_global_step}" / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(tmp_path / f"checkpoint-{trainer.state.best_global_step}")
