@@ -57,10 +57,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_reviews(place / "reviews.csv", 60)
     for model in ("bert", "llama"):
         for method in ("lora", "full"):
-            settings = {
-                "model": str(place / model), "data": str(place / "reviews.csv"), "out": str(place / f"{model}-{method}"),
-                "method": method, "epochs": 3, "batch_size": 8, "lr": 2e-2, "alpha": 16, "roles": "qvo",
-            }  # fmt: skip
+            places = {"model": place / model, "data": place / "reviews.csv", "out": place / f"{model}-{method}"}
+            settings = {"method": method, "epochs": 3, "batch_size": 8, "lr": 2e-2, "alpha": 16, "roles": "qvo"}
+            settings |= {name: str(path) for name, path in places.items()}
             run(make_config(settings), Console(quiet=True))
     return place
 
@@ -87,8 +86,6 @@ def test_merged_checkpoint_in_plain_transformers_gives_the_same_logits(name: str
     theirs = plain(PLAIN_MERGED, tmp_path / "merged", json.dumps(TEXTS))
     assert np.abs(ours - np.array(theirs["logits"])).max() < 1e-5
     assert theirs["labels"] == {"0": "negative", "1": "positive"}
-    untrained = load_run(place / "bert-lora").model
-    assert untrained is not None
 
 
 @pytest.mark.parametrize("name", ["bert-lora", "llama-lora"])

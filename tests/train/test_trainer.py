@@ -188,7 +188,7 @@ def test_checkpoint_of_other_groups_is_refused(change: dict, tmp_path: Path) -> 
     args = arguments(tmp_path, save_strategy="steps", save_steps=6)
     qvtune.Trainer(make_model(), args, train_dataset=make_data()).train()
     other = arguments(tmp_path, **change)
-    with pytest.raises((RunError, ValueError), match="parameter groups|parameter group"):
+    with pytest.raises((RunError, ValueError), match="parameter group"):
         qvtune.Trainer(make_model(), other, train_dataset=make_data()).train(
             resume_from_checkpoint=str(tmp_path / "checkpoint-6")
         )

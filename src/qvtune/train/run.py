@@ -192,6 +192,7 @@ def training_arguments(config: TrainConfig, folder: RunFolder, metric: str) -> T
         max_grad_norm=config.max_grad_norm,
         activation_checkpointing=config.gradient_checkpointing,
         activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        use_cpu=not torch.accelerator.is_available(),
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         seed=stream_seed(config.seed, "dropout"),
