@@ -12,6 +12,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import qvtune
 from qvtune.errors import ConfigError, RunError
+from qvtune.train.run import _checkpointing
 
 
 def make_model(seed: int = 0, dropout: float = 0.1) -> BertForSequenceClassification:
@@ -138,7 +139,7 @@ def test_accumulated_batches_give_the_gradient_of_the_whole(tmp_path: Path) -> N
 def test_gradient_checkpointing_gives_the_same_losses(tmp_path: Path) -> None:
     losses = []
     for checkpointing in (False, True):
-        args = arguments(tmp_path, activation_checkpointing=checkpointing)
+        args = arguments(tmp_path, **_checkpointing(checkpointing))
         trainer = qvtune.Trainer(adapted(), args, train_dataset=make_data())
         trainer.train()
         losses.append(logged(trainer, "loss"))

@@ -190,8 +190,7 @@ def training_arguments(config: TrainConfig, folder: RunFolder, metric: str) -> T
         adam_beta2=config.adam_beta2,
         adam_epsilon=config.adam_epsilon,
         max_grad_norm=config.max_grad_norm,
-        activation_checkpointing=config.gradient_checkpointing,
-        activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        **_checkpointing(config.gradient_checkpointing),
         use_cpu=not torch.accelerator.is_available(),
         bf16=precision == "bf16",
         fp16=precision == "fp16",
@@ -215,6 +214,12 @@ def training_arguments(config: TrainConfig, folder: RunFolder, metric: str) -> T
         include_num_input_tokens_seen="no",
         restore_callback_states_from_checkpoint=False,
     )
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    # transformers 5.21 renamed gradient_checkpointing, and Python 3.10 ends at 5.20.
+    name = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, n))
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
 
 
 def resolve_precision(precision: str) -> str:

@@ -1,0 +1,79 @@
+"""Every example of the documentation runs: `bash` blocks of qvtune commands, `python` blocks, `yaml` configurations."""
+
+import csv
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import qvtune
+from qvtune.cli.main import main
+from qvtune.data.load import load_data
+from qvtune.data.options import DataOptions
+from qvtune.train.config import TrainConfig, read_config
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files that the pages speak of, made of real reviews."""
+    monkeypatch.chdir(tmp_path)
+    data = load_data(DataOptions(data="pkg:rotten_tomatoes", max_train_samples=60, max_eval_samples=20), 0)
+    for name, split in (("reviews.csv", data.train), ("more.csv", data.evaluation["validation"])):
+        rows = [[row["text"], data.task.labels[row["label"]]] for row in split]
+        write_csv(tmp_path / name, [["text", "label"], *rows])
+    write_csv(tmp_path / "unlabelled.csv", [["text"], *[[row["text"]] for row in data.evaluation["validation"]]])
+    texts = data.train["text"]
+    pairs = [{"left": texts[i], "right": texts[i - 1], "likeness": i / 10 + 0.05} for i in range(40)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return tmp_path
+
+
+def write_csv(path: Path, rows: list[list[str]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_run(page: Path, place: Path) -> None:
+    for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language == "bash":
+            for line in text.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if words and words[0] == "qvtune":
+                    assert main(words[1:]) == 0, line
+        elif language == "python":
+            exec(compile(text, str(page), "exec"), {"__name__": page.stem})
+        elif language == "yaml":
+            (place / "run.yaml").write_text(text)
+            assert read_config(place / "run.yaml").keys() <= TrainConfig.model_fields.keys()
+            assert text.startswith("# qvtune train --config")
+        else:
+            assert language == "text", f"{page.name}: '{language}' blocks are not run; call them text"
+
+
+def test_every_public_name_is_in_the_documentation() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert [name for name in qvtune.__all__ if f"`{name}" not in text and f"qvtune.{name}" not in text] == []
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_option_named_in_the_documentation_exists(capsys: pytest.CaptureFixture) -> None:
+    known = set()
+    for verb in ("train", "evaluate", "predict", "merge", "plan", "download", "demo"):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    foreign = {"--nproc-per-node", "--no-deps"}
+    named = {o for page in PAGES for o in re.findall(r"(?<!-)--[a-z][a-z-]+", page.read_text(encoding="utf-8"))}
+    assert named - known - foreign == set()
