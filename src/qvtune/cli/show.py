@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qvtune.train.config import TrainConfig
+from qvtune.train.environment import is_main_process
 from qvtune.train.folder import RunFolder
 from qvtune.train.plan import Plan
 from qvtune.train.progress import format_seconds
@@ -28,7 +29,8 @@ def train_and_show(config: TrainConfig) -> dict[str, Any]:
     from qvtune.report.page import write_report
     from qvtune.train.run import Prepared, run
 
-    console, progress = Console(), Console(stderr=True)
+    main = is_main_process()
+    console, progress = Console(quiet=not main), Console(stderr=True, quiet=not main)
 
     def show(prepared: Prepared) -> None:
         for note in prepared.notes:
@@ -37,7 +39,8 @@ def train_and_show(config: TrainConfig) -> dict[str, Any]:
 
     result = run(config, progress, show)
     folder = RunFolder(config.out)
-    write_report(folder)
+    if main:
+        write_report(folder)
     show_result(console, result, folder)
     return result
 

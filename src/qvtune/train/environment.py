@@ -28,6 +28,11 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+def is_main_process() -> bool:
+    """Whether this is the process of a distributed run that writes and prints; torchrun numbers them by RANK."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def peak_memory() -> tuple[int, str]:
     """Return the most memory held so far in bytes, and whose: the accelerator's, or the process's resident set."""
     if torch.cuda.is_available():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
 
@@ -97,11 +98,12 @@ def load_model(source: ModelSource, task: Task, tokenizer: PreTrainedTokenizerBa
             dtype=torch.float32,
             ignore_mismatched_sizes=new_head,
             **source.options,
+            **_dequantized(source),
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
-    if "gguf_file" in source.options:
-        del model.config.quantization_config  # the weights are plain now, and are saved so
+    if getattr(model, "hf_quantizer", None) is not None and "gguf_file" in source.options:
+        model.hf_quantizer.remove_quantization_config(model)  # the weights are plain now, and train and save so
     if new_head:
         _start_head_anew(model)
     return model
@@ -162,6 +164,12 @@ def match_labels(source: ModelSource, data: TextData, *, new_head: bool) -> Text
         f"{source.name}: its head is for {len(known)} labels ({_listed(known)}), and the data has {len(wanted)} "
         f"({_listed(list(wanted))}). Rename the labels of the data, or give --new-head to start the head anew."
     )
+
+
+def _dequantized(source: ModelSource) -> dict[str, Any]:
+    # From 5.21 on, transformers may leave a GGUF file's weights in their blocks, which cannot be trained.
+    config = getattr(transformers, "GgufConfig", None)
+    return {"quantization_config": config(dequantize=True)} if config and "gguf_file" in source.options else {}
 
 
 def _start_head_anew(model: Any) -> None:

@@ -24,7 +24,7 @@ from qvtune.data.task import TextData
 from qvtune.data.tokens import count_cut, tokenize
 from qvtune.errors import ConfigError, nearest
 from qvtune.train.config import TrainConfig
-from qvtune.train.environment import describe_environment, peak_memory
+from qvtune.train.environment import describe_environment, is_main_process, peak_memory
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
 from qvtune.train.loop import EarlyStopping, RunTrainer
 from qvtune.train.model import ModelSource, find_model, load_model, load_tokenizer, match_labels
@@ -77,7 +77,8 @@ def run(
     prepared = prepare(config)
     if on_prepared is not None:
         on_prepared(prepared)
-    _start_folder(folder, config, prepared)
+    if is_main_process():
+        _start_folder(folder, config, prepared)
     return fit(config, prepared, folder, console)
 
 

@@ -1,0 +1,47 @@
+"""Data-parallel training by two CPU processes with gloo, as far as a machine without GPUs can go."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny import save_tiny_bert, write_reviews
+
+from qvtune.cli.main import main
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> None:
+    save_tiny_bert(tmp_path / "bert")
+    write_reviews(tmp_path / "reviews.csv", 71)  # 64 to train on and 7 to evaluate, which two do not divide
+    words = (
+        f"train --model {tmp_path}/bert --data {tmp_path}/reviews.csv --epochs 2 --lr 1e-2 --dropout 0 "
+        "--max-grad-norm 0 --no-keep-best"
+    ).split()
+    config = json.loads((tmp_path / "bert" / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # no random numbers to differ in
+    (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
+    assert main([*words, "--batch-size", "8", "--out", str(tmp_path / "one")]) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29571"]
+    done = subprocess.run(
+        [*launch, "-m", "qvtune", *words, "--batch-size", "4", "--out", str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"QVTUNE_CACHE": str(tmp_path / "cache")},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name in one:
+        assert torch.allclose(one[name], two[name], atol=1e-4), name
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
+    assert results[0]["steps"] == results[1]["steps"] == 16
+    assert results[0]["metrics"]["accuracy"] == results[1]["metrics"]["accuracy"]
+    rates = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    assert all(r["lr/value"] == 4 * r["lr/query"] for r in rates if "loss" in r)
+    assert done.stdout.count("measured on the model") == 1
