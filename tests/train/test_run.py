@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from tiny import GOOD, make_reviews, save_tiny_bert, write_reviews
 
 from qvtune.train.config import make_config
+from qvtune.train.inference import load_run, predict_file
 from qvtune.train.loop import EarlyStopping
 from qvtune.train.run import prepare, run
 from qvtune.train.seeds import stream_seed
@@ -149,6 +151,10 @@ def test_regression(place: Path, tmp_path: Path) -> None:
     assert set(result["metrics"]) == {"pearson", "spearman", "mean_squared_error", "loss"}
     assert result["metrics"]["pearson"] > 0.8
     assert result["metrics"]["loss"] == pytest.approx(result["metrics"]["mean_squared_error"], rel=1e-5)
+    predict_file(load_run(tmp_path / "run"), path, tmp_path / "predictions.jsonl")
+    predicted = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in predicted] == [text for text, _ in rows]
+    assert np.corrcoef([row["score"] for row in predicted], [score for _, score in rows])[0, 1] > 0.8
 
 
 CHOICES = {
@@ -171,6 +177,13 @@ def test_choices_run_and_differ_from_the_default(options: dict, place: Path, tmp
     assert result["status"] == "finished"
     same_arithmetic = "gradient_checkpointing" in options
     assert (losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "default"), rel=1e-6)) == same_arithmetic
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_handful_of_rows(count: int, place: Path, tmp_path: Path) -> None:
+    result = train(place, tmp_path / "run", data=str(write_reviews(tmp_path / "few.csv", count)), epochs=1)
+    assert result["train_examples"] + result["evaluation_examples"]["validation"] == count
+    assert result["evaluation_examples"]["validation"] >= 1
 
 
 def test_tensorboard_gets_every_rate(place: Path, tmp_path: Path) -> None:

@@ -20,7 +20,11 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--data", required=True, metavar="TEXT", help="A file with the text columns, or glue/TASK.")
     parser.add_argument("--glue-dir", type=Path, default=None, metavar="PATH", help="Folder with GLUE's TSV folders.")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="Ends in .jsonl or .csv; for GLUE .tsv or a folder."
+        "--out",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="Ends in .jsonl or .csv; for GLUE .tsv or a folder. In the run folder's predictions/ when left out.",
     )
     parser.add_argument("--batch-size", type=int, default=None, metavar="N", help="Examples per forward pass.")
     parser.set_defaults(execute=execute)
@@ -36,11 +40,12 @@ def execute(args: argparse.Namespace) -> None:
     name = glue_name(args.data)
     run = load_run(args.run, args.model)
     if name is None:
-        count = predict_file(run, Path(args.data), args.out, args.batch_size)
-        print(f"Wrote {count:,} predictions to {args.out}")
+        out = args.out or run.folder.predictions / f"{Path(args.data).stem}.jsonl"
+        count = predict_file(run, Path(args.data), out, args.batch_size)
+        print(f"Wrote {count:,} predictions to {out}")
         return
     glue_dir = args.glue_dir or run.config.glue_dir
     if glue_dir is None:
         raise ConfigError("--glue-dir is required: the test set is read from the benchmark's TSV folders.")
-    for path in predict_glue(run, name, glue_dir, args.out, args.batch_size):
+    for path in predict_glue(run, name, glue_dir, args.out or run.folder.predictions, args.batch_size):
         print(f"Wrote {path}")

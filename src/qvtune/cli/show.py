@@ -1,6 +1,7 @@
 """What several commands print."""
 
 import logging
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -14,12 +15,13 @@ from qvtune.train.progress import format_seconds
 
 
 def quiet_libraries() -> None:
-    """Take the libraries' own bars for loading off the screen; their warnings stay."""
+    """Take the libraries' own bars off the screen, but for that of tokenising on a terminal; their warnings stay."""
     import datasets
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 

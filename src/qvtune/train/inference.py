@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
@@ -28,6 +29,7 @@ from qvtune.roles.find import find_attention
 from qvtune.train.config import TrainConfig
 from qvtune.train.folder import RunFolder, staged_folder, write_text
 from qvtune.train.model import ModelSource, find_model, load_model, load_tokenizer
+from qvtune.train.progress import track
 from qvtune.train.run import ADAPTATION_FILE
 
 FORMATS = (".jsonl", ".csv")
@@ -99,9 +101,16 @@ def load_adapter(base: Any, path: Path) -> nn.Module:
 
 
 def score_texts(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, batch_size: int
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    batch_size: int,
+    console: Console | None = None,
 ) -> NDArray[np.float32]:
-    """Return the model's outputs for tokenised texts, (examples, classes) logits or (examples, 1) predictions."""
+    """Return the model's outputs for tokenised texts, (examples, classes) logits or (examples, 1) predictions.
+
+    Progress goes to `console`, standard error when None.
+    """
     device = next(model.parameters()).device
     columns = [name for name in dataset.column_names if name in tokenizer.model_input_names]
     loader = DataLoader(
@@ -111,7 +120,7 @@ def score_texts(
     )
     scores = []
     with torch.inference_mode():
-        for batch in loader:
+        for batch in track(loader, len(dataset), batch_size, "scoring", console or Console(stderr=True)):
             scores.append(model(**batch.to(device)).logits.float().cpu())
     return torch.cat(scores).numpy()
 

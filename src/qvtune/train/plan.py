@@ -100,7 +100,13 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
     source = find_model(config.model, config.trust_remote_code)
     task = load_data(config, config.seed).task if with_data else TWO_CLASSES
     model = build_on_meta(source, task)
-    adapted = adapt(
+    adapted = adapt_for(config, model, find_attention(model, verify=False))
+    return make_plan(adapted, config)
+
+
+def adapt_for(config: TrainConfig, model: nn.Module, attention: AttentionMap | None = None) -> nn.Module:
+    """Adapt a model as a configuration says."""
+    return adapt(
         model,
         roles=config.roles,
         method=config.method,
@@ -108,9 +114,8 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
         alpha=config.alpha,
         dropout=config.dropout,
         layers=config.layers,
-        attention=find_attention(model, verify=False),
+        attention=attention,
     )
-    return make_plan(adapted, config)
 
 
 def _memory(inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, config: TrainConfig) -> dict[str, int]:

@@ -18,7 +18,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from qvtune.adaptation import Adaptation, adapt, adaptation_of, count_parameters
+from qvtune.adaptation import Adaptation, adaptation_of, count_parameters
 from qvtune.data.load import TUNING, load_data
 from qvtune.data.task import TextData
 from qvtune.data.tokens import count_cut, tokenize
@@ -28,7 +28,7 @@ from qvtune.train.environment import describe_environment, is_main_process, peak
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
 from qvtune.train.loop import EarlyStopping, RunTrainer
 from qvtune.train.model import ModelSource, find_model, load_model, load_tokenizer, match_labels
-from qvtune.train.plan import Plan, make_plan
+from qvtune.train.plan import Plan, adapt_for, make_plan
 from qvtune.train.progress import ProgressReport
 from qvtune.train.seeds import stream_seed
 from qvtune.train.trainer import TrainingArguments
@@ -97,26 +97,11 @@ def prepare(config: TrainConfig) -> Prepared:
         notes.append(f"{cut / len(train):.0%} of the training texts fill {config.max_length} tokens (--max-length).")
     set_seed(stream_seed(config.seed, "init"))
     model = load_model(source, data.task, tokenizer, new_head=config.new_head)
-    model = adapt_for(config, model, source)
+    model = adapt_for(config, model)
+    for peft_config in getattr(model, "peft_config", {}).values():
+        peft_config.base_model_name_or_path = source.location
     plan = make_plan(model, config)
     return Prepared(source, data, tokenizer, model, plan, train, splits, tuple(notes))
-
-
-def adapt_for(config: TrainConfig, model: nn.Module, source: ModelSource, **found: Any) -> nn.Module:
-    """Adapt a model as a configuration says, and note in the adapter where its base model came from."""
-    adapted = adapt(
-        model,
-        roles=config.roles,
-        method=config.method,
-        rank=config.rank,
-        alpha=config.alpha,
-        dropout=config.dropout,
-        layers=config.layers,
-        **found,
-    )
-    for peft_config in getattr(adapted, "peft_config", {}).values():
-        peft_config.base_model_name_or_path = source.location
-    return adapted
 
 
 def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Console) -> dict[str, Any]:
