@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import re
 import sys
 import warnings
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _is_out_of_memory(error):
             raise
         return _fail("out of memory. Lower --batch-size or --max-length, or give --gradient-checkpointing.", USER_ERROR)
+    except BrokenPipeError:
+        # The reader, such as `head`, has enough; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
