@@ -23,7 +23,7 @@ def save_tiny_bert(folder: Path, *, layers: int = 2, width: int = 32) -> Path:
         num_hidden_layers=layers,
         num_attention_heads=4,
         intermediate_size=64,
-        max_position_embeddings=64,
+        max_position_embeddings=128,
     )
     BertModel(config).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -53,7 +53,7 @@ def save_tiny_llama(folder: Path) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         intermediate_size=64,
-        max_position_embeddings=64,
+        max_position_embeddings=128,
         bos_token_id=1,
         eos_token_id=2,
     )

@@ -105,6 +105,7 @@ def adapt(
     """
     roles = parse_roles(roles)
     _check_numbers(method, rank, alpha, dropout)
+    _check_layers(layers)
     _check_fresh(model)
     inner = unwrap(model)
     attention = attention or find_attention(model)
@@ -204,6 +205,11 @@ def _check_numbers(method: str, rank: int, alpha: float, dropout: float) -> None
         raise AdaptError(f"alpha is {alpha}; it must be above 0, and finite.")
     if not 0 <= dropout < 1:
         raise AdaptError(f"dropout is {dropout}; it must be at least 0 and below 1.")
+
+
+def _check_layers(layers: Sequence[int] | None) -> None:
+    if layers is not None and (not isinstance(layers, Sequence) or not all(isinstance(index, int) for index in layers)):
+        raise AdaptError(f"layers is {layers!r}; it must be a list of layer numbers, as in [0, 1, -1].")
 
 
 def _check_fresh(model: nn.Module) -> None:

@@ -40,6 +40,11 @@ def choose_columns(
     if text_columns is not None and len(text_columns) > 2:
         raise DataError(f"{source}: {len(text_columns)} text columns were named; one or two can be used.")
     label = label_column or next((lower[name] for name in LABELS if name in lower), None)
+    if len(columns) == 1 and (separator := next((s for s in ";\t|" if s in columns[0]), None)):
+        raise DataError(
+            f"{source}: its one column is {columns[0]!r}, so its fields seem to be separated by {separator!r}. "
+            "A .csv file has commas between fields, a .tsv file tabs."
+        )
     if label is None:
         raise DataError(
             f"{source}: which column is the label? The columns are {', '.join(columns)}. Name it: --label-column NAME"

@@ -136,12 +136,12 @@ class AttentionMap:
 
 
 def parse_roles(roles: str | Iterable[str]) -> str:
-    """Return `roles` in the order q, k, v, o, each once.
+    """Return `roles` in the order q, k, v, o, each once; commas between them are passed over.
 
     Raises:
         RoleError: for a letter that is no role, a repeated one, or none at all.
     """
-    letters = list(roles)
+    letters = [letter for letter in roles if letter not in ", "]
     for letter in letters:
         if letter not in ROLES:
             hint = _nearest_role(letter)

@@ -27,12 +27,13 @@ from qvtune.train.config import TrainConfig
 from qvtune.train.environment import describe_environment, is_main_process, peak_memory
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
 from qvtune.train.loop import EarlyStopping, RunTrainer
-from qvtune.train.model import ModelSource, find_model, load_model, load_tokenizer, match_labels
+from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer, match_labels
 from qvtune.train.plan import Plan, adapt_for, make_plan
 from qvtune.train.progress import ProgressReport
 from qvtune.train.seeds import stream_seed
 from qvtune.train.trainer import TrainingArguments
 
+RESERVED_POSITIONS = 4
 ADAPTATION_FILE = "qvtune.json"
 SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup", "cosine": "cosine"}
 
@@ -89,10 +90,14 @@ def prepare(config: TrainConfig) -> Prepared:
     source = find_model(config.model, config.trust_remote_code)
     data = match_labels(source, load_data(config, config.seed), new_head=config.new_head)
     tokenizer = load_tokenizer(source)
+    check_length(config.max_length, tokenizer, load_config(source))
     train = tokenize(data.train, tokenizer, config.max_length)
     splits = {name: tokenize(dataset, tokenizer, config.max_length) for name, dataset in data.evaluation.items()}
     cut = count_cut(train, config.max_length)
     notes = list(data.notes)
+    empty = sum(not text.strip() for text in data.train["text"])
+    if empty:
+        notes.append(f"{empty:,} of {len(train):,} training texts are empty.")
     if cut:
         notes.append(f"{cut / len(train):.0%} of the training texts fill {config.max_length} tokens (--max-length).")
     set_seed(stream_seed(config.seed, "init"))
@@ -219,6 +224,22 @@ def resolve_precision(precision: str) -> str:
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("--precision fp16 needs a GPU, and none was found. Use bf16 or fp32.")
     return precision
+
+
+def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
+    """Check that the model has a position for every token that a text may keep.
+
+    Raises:
+        ConfigError: saying how many there are.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return  # positions that are relative have no end
+    # RoBERTa's configuration counts a few positions that texts cannot use, and its tokenizer does not.
+    if 0 < positions - tokenizer.model_max_length <= RESERVED_POSITIONS:
+        positions = tokenizer.model_max_length
+    if max_length > positions:
+        raise ConfigError(f"--max-length is {max_length}; this model reads {positions} tokens at most.")
 
 
 def check_trackers(names: list[str]) -> None:
