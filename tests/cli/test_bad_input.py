@@ -34,6 +34,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny_bert(place / "bert")
     save_tiny_bert(place / "wider", width=64)
     write_reviews(place / "good.csv", 40)
+    for name, file, size in (("brokenconfig", "config.json", 40), ("truncated", "model.safetensors", 5000)):
+        shutil.copytree(place / "bert", place / name)
+        os.truncate(place / name / file, size)
     rows = "".join(f"{text},{label}\n" for text, label in make_reviews(10))
     texts = {
         "empty.csv": "",
@@ -82,6 +85,7 @@ CASES = {
     "broken JSON": (f"{TRAIN} --data @broken.jsonl", "broken.jsonl, line 2: not JSON"),
     "broken Parquet": (f"{TRAIN} --data @broken.parquet", "broken.parquet: not a Parquet file"),
     "missing column": (f"{GOOD} --text-column txt", "no column 'txt'. Did you mean 'text'?"),
+    "text column twice": (f"{GOOD} --text-column text --text-column text", "the text column 'text' was named twice"),
     "missing label column": (f"{GOOD} --label-column lable", "no column 'lable'. Did you mean 'label'?"),
     "duplicate column": (f"{TRAIN} --data @twice.csv", "column 'label' occurs 2 times"),
     "ragged row": (f"{TRAIN} --data @ragged.csv", "ragged.csv, line 12: has 3 fields where the header has 2"),
@@ -102,6 +106,8 @@ CASES = {
     ),
     "unknown model folder": ("train --model ./nowhere --out @out --data @good.csv", "no such folder"),
     "folder without a model": ("train --model @emptyfolder --out @out --data @good.csv", "has no config.json"),
+    "broken configuration of a model": ("train --model @brokenconfig --out @out --data @good.csv", "cannot be loaded"),
+    "truncated weights": ("train --model @truncated --out @out --data @good.csv", "cannot be loaded"),
     "unknown packaged model": ("train --model pkg:minilmm --out @out --data @good.csv", "Did you mean 'minilm'?"),
     "unknown option": (f"{GOOD} --learning-rate 3", "unknown option '--learning-rate'"),
     "misspelled option": (f"{GOOD} --lr-ration 3", "unknown option '--lr-ration'. Did you mean '--lr-ratio'?"),
@@ -181,6 +187,14 @@ def test_adapter_does_not_fit_the_model(verb: str, place: Path, finished: Path, 
     assert code == 2
     assert "the adapter does not fit the model: it was made for bert with 2 attention layers of 32 to 32" in error
     assert not (place / "p.csv").exists()
+
+
+def test_broken_adapter(place: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree(finished, tmp_path / "broken")
+    os.truncate(tmp_path / "broken" / "adapter" / "adapter_model.safetensors", 1000)
+    code, error = run_cli(f"evaluate --run {tmp_path}/broken", place, capsys)
+    assert code == 2
+    assert "the adapter cannot be put on the model" in error
 
 
 PREDICTIONS = {

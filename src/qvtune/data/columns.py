@@ -39,6 +39,8 @@ def choose_columns(
             )
     if text_columns is not None and len(text_columns) > 2:
         raise DataError(f"{source}: {len(text_columns)} text columns were named; one or two can be used.")
+    if text_columns is not None and len(set(text_columns)) != len(text_columns):
+        raise DataError(f"{source}: the text column '{text_columns[0]}' was named twice. Name two, or it once.")
     label = label_column or next((lower[name] for name in LABELS if name in lower), None)
     if len(columns) == 1 and (separator := next((s for s in ";\t|" if s in columns[0]), None)):
         raise DataError(

@@ -42,10 +42,10 @@ class AdaptOptions(Options):
     trust_remote_code: bool = Field(False, description="Run Python code that a model's repository brings along.")
     new_head: bool = Field(False, description="Start the classification head anew where the model brings one.")
 
-    @field_validator("roles")
+    @field_validator("roles", mode="before")
     @classmethod
-    def _check_roles(cls, roles: str) -> str:
-        return parse_roles(roles)
+    def _check_roles(cls, roles: Any) -> str:
+        return parse_roles(roles if isinstance(roles, (list, tuple)) else str(roles))
 
     @field_validator("layers", mode="before")
     @classmethod

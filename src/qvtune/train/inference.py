@@ -96,8 +96,8 @@ def load_adapter(base: Any, path: Path) -> nn.Module:
         )
     try:
         return PeftModel.from_pretrained(base, str(path))
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{path}: the adapter does not fit the model: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # PEFT's, torch's and safetensors' own, for what does not fit or is broken
+        raise ModelError(f"{path}: the adapter cannot be put on the model: {str(error).splitlines()[0]}") from error
 
 
 def score_texts(

@@ -187,7 +187,8 @@ def _reading(source: ModelSource, function: Any, *args: Any, **kwargs: Any) -> A
         return function(*args, **kwargs)
     except ImportError as error:
         raise ModelError(f"{source.name}: {_first_line(error)}") from error
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:
+        # A folder can be broken in as many ways as there are libraries that read it, each with errors of its own.
         hint = "Check the spelling or the folder."
         if source.options.get("local_files_only"):
             hint = "The hub cannot be reached and its cache here does not hold the model. Check the network."
