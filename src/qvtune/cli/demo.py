@@ -7,7 +7,15 @@ from typing import Any
 from qvtune.train.config import TrainConfig, make_config
 
 # MiniLM on Rotten Tomatoes: 7,677 training sentences, 853 held out.
-DEMO = {"model": "pkg:minilm", "data": "pkg:rotten_tomatoes", "roles": "qv", "lr": 4e-4, "lr_ratio": 4, "epochs": 1}
+DEMO = {
+    "model": "pkg:minilm",
+    "data": "pkg:rotten_tomatoes",
+    "roles": "qv",
+    "lr": 4e-4,
+    "lr_ratio": 4,
+    "epochs": 1,
+    "eval_steps": 80,
+}
 
 
 def add_command(commands: Any) -> None:
