@@ -199,6 +199,7 @@ def test_broken_adapter(place: Path, finished: Path, tmp_path: Path, capsys: pyt
 
 PREDICTIONS = {
     "no text column": ("--data @nan.jsonl --out @p.jsonl", "has no column 'text'"),
+    "over its input": ("--data @good.csv --out @good.csv", "is the file to predict"),
     "format": ("--data @good.csv --out @p.xlsx", "predictions are written as .jsonl or .csv"),
     "another task": ("--data glue/rte --glue-dir @emptyfolder --out @p.tsv", "the run was trained on good"),
     "folder missing": ("--data @nowhere.csv --out @p.csv", "no such file"),

@@ -170,6 +170,8 @@ def predict_file(run: TrainedRun, data: Path, out: Path, batch_size: int | None 
     if out.suffix.lower() not in FORMATS:
         raise ConfigError(f"{out}: predictions are written as {' or '.join(FORMATS)}.")
     table = read_table(data)
+    if out.exists() and out.samefile(data):
+        raise ConfigError(f"{out}: is the file to predict. Give --out another name.")
     missing = [name for name in run.task.text_columns if name not in table.columns]
     if missing:
         raise DataError(
