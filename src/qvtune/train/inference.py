@@ -224,15 +224,10 @@ def merge_run(run: TrainedRun, out: Path) -> None:
         if not out.is_dir() or any(out.iterdir()):
             raise RunError(f"{out}: exists already. Give --out a new folder.")
         out.rmdir()
-    model = restore_plain(run)
+    model = run.model.merge_and_unload() if run.config.method == "lora" else run.model
     with staged_folder(out) as staging:
         model.save_pretrained(str(staging))
         run.tokenizer.save_pretrained(str(staging))
-
-
-def restore_plain(run: TrainedRun) -> Any:
-    """Return the run's model as a plain transformers model."""
-    return run.model.merge_and_unload() if run.config.method == "lora" else run.model
 
 
 def _evaluation_sets(run: TrainedRun, data: str | None, glue_dir: Path | None) -> dict[str, Dataset]:
