@@ -1,9 +1,11 @@
 """Options defined once: the fields of these models are the command line, the YAML file and the Python call."""
 
+import os
 import re
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from qvtune.errors import ConfigError, nearest
 
@@ -13,17 +15,23 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_home(cls, values: dict[str, Any]) -> dict[str, Any]:
+        # A shell expands ~ in an option of its own, and not in --option=~/x or in a file.
+        return {k: os.path.expanduser(v) if str(v).startswith("~") else v for k, v in values.items()}
+
 
 O = TypeVar("O", bound=Options)
 
 
-def parse_options(cls: type[O], values: dict[str, Any], source: str = "") -> O:
+def parse_options(cls: type[O], values: dict[str, Any], files: Mapping[str, str] | None = None) -> O:
     """Check `values` and return the options.
 
     Args:
         cls: which options.
         values: by field name; strings are converted to the field's type.
-        source: where the values come from, for messages; options of the command line when empty.
+        files: the file that a value comes from, by field name, for messages; the command line for all others.
 
     Raises:
         ConfigError: naming every problem at once.
@@ -31,7 +39,7 @@ def parse_options(cls: type[O], values: dict[str, Any], source: str = "") -> O:
     try:
         return cls.model_validate(values)
     except ValidationError as error:
-        problems = [_problem(cls, dict(item), source) for item in error.errors()]
+        problems = [_problem(cls, dict(item), files or {}) for item in error.errors()]
         raise ConfigError("\n".join(problems)) from None
 
 
@@ -40,10 +48,10 @@ def option_name(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def _problem(cls: type[Options], error: dict[str, Any], source: str) -> str:
+def _problem(cls: type[Options], error: dict[str, Any], files: Mapping[str, str]) -> str:
     location = [str(part) for part in error["loc"]]
     field = location[0] if location else ""
-    name = f"{source}: {field}" if source else option_name(field)
+    name = f"{files[field]}: {field}" if field in files else option_name(field)
     if error["type"] == "extra_forbidden":
         hint = nearest(field, cls.model_fields)
         return f"{name}: unknown option.{hint} 'qvtune train --help' lists all."

@@ -4,8 +4,33 @@ import argparse
 import sys
 from typing import Any, NoReturn, get_args
 
+from pydantic.fields import FieldInfo
+
 from qvtune.errors import nearest
 from qvtune.options import Options, option_name
+
+
+# What other tools call our options, where the names are too far apart to be taken for slips of the pen.
+ALIASES = {
+    "--learning-rate": "--lr",
+    "--num-train-epochs": "--epochs",
+    "--num-epochs": "--epochs",
+    "--per-device-train-batch-size": "--batch-size",
+    "--gradient-accumulation-steps": "--accumulation",
+    "--model-name-or-path": "--model",
+    "--output-dir": "--out",
+    "--output": "--out",
+    "--lora-r": "--rank",
+    "--lora-alpha": "--alpha",
+    "--lora-dropout": "--dropout",
+    "--target-modules": "--roles",
+    "--train-file": "--data",
+    "--validation-file": "--validation",
+    "--max-seq-length": "--max-length",
+    "--bf16": "--precision",
+    "--fp16": "--precision",
+    "--lambda": "--lr-ratio",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         known = [name for action in self._actions for name in action.option_strings]
         if message.startswith("unrecognized arguments: "):
             words = message.removeprefix("unrecognized arguments: ").split()
-            unknown = [f"unknown option '{w}'.{nearest(w.partition('=')[0], known)}" for w in words if w[0] == "-"]
+            unknown = [f"unknown option '{w}'.{_suggest(w.partition('=')[0], known)}" for w in words if w[0] == "-"]
             message = " ".join(unknown) or f"unexpected argument '{words[0]}'."
         elif "invalid choice: " in message:
             word = message.partition("invalid choice: '")[2].partition("'")[0]
@@ -37,27 +62,41 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type[Options], only: tuple[str, ...] | None = None) -> None:
-    """Add an option for every field of `cls`, or for those in `only`; ones that are not given leave no trace."""
-    for name, field in cls.model_fields.items():
-        if only is not None and name not in only:
-            continue
-        kind = field.annotation
-        default = "" if field.is_required() or field.default in (None, [], False) else f" (default: {field.default})"
-        text = f"{field.description or ''}{default}".replace("%", "%%")
-        settings: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
-        if kind is bool:
-            settings["action"] = argparse.BooleanOptionalAction
-        elif _is_list_of_text(kind):
-            settings |= {"action": "append", "metavar": "NAME"}
-        else:
-            settings["metavar"] = _metavar(kind)
-        parser.add_argument(option_name(name), **settings)
+def add_options(parser: argparse.ArgumentParser, cls: type[Options]) -> None:
+    """Add an option for every field of `cls`, in a group per class that brings it; ones not given leave no trace."""
+    for part in (*reversed([base for base in cls.__bases__ if issubclass(base, Options) and base is not Options]), cls):
+        group = parser.add_argument_group((part.__doc__ or "").rstrip("."))
+        for name in part.__annotations__:
+            if name in cls.model_fields:
+                _add_option(group, name, cls.model_fields[name])
+
+
+def _add_option(group: Any, name: str, field: FieldInfo) -> None:
+    kind = field.annotation
+    silent = field.default is None or field.default is False or field.default == []
+    note = " (required)" if field.is_required() else "" if silent else f" (default: {field.default})"
+    settings: dict[str, Any] = {
+        "dest": name,
+        "default": argparse.SUPPRESS,
+        "help": f"{field.description or ''}{note}".replace("%", "%%"),
+    }
+    if kind is bool:
+        settings["action"] = argparse.BooleanOptionalAction
+    elif _is_list_of_text(kind):
+        settings |= {"action": "append", "metavar": "NAME"}
+    else:
+        settings["metavar"] = _metavar(kind)
+    group.add_argument(option_name(name), **settings)
 
 
 def given(args: argparse.Namespace, cls: type[Options]) -> dict[str, Any]:
     """Return the options of `cls` that were on the command line."""
     return {name: getattr(args, name) for name in cls.model_fields if hasattr(args, name)}
+
+
+def _suggest(option: str, known: list[str]) -> str:
+    alias = ALIASES.get(option.replace("_", "-"))
+    return f" Did you mean '{alias}'?" if alias in known else nearest(option, known)
 
 
 def _is_list_of_text(kind: Any) -> bool:

@@ -19,6 +19,7 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
         help="what would train, and what a step costs",
+        usage="qvtune plan --model MODEL [option ...]",
         description="Show what would train, parameters by role, memory and operations per step, without loading "
         "weights. It takes the options of train; --data and --out may be left out.",
     )

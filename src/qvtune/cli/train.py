@@ -14,7 +14,9 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train query and value, each at its own rate",
+        usage="qvtune train --model MODEL --data DATA --out DIR [option ...]",
         description="Train a model on labelled text. The same command again goes on with a run that was stopped.",
+        epilog="Example: qvtune train --model pkg:minilm --data reviews.csv --lr 4e-4 --lr-ratio 4 --out runs/mine",
     )
     add_options(parser, TrainConfig)
     parser.add_argument("--task", default=argparse.SUPPRESS, metavar="TASK", help="Short for --data glue/TASK.")

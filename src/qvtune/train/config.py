@@ -55,10 +55,9 @@ class AdaptOptions(Options):
         )
 
 
-class TrainConfig(AdaptOptions, DataOptions):
-    """Every option of `qvtune train`."""
+class RateOptions(Options):
+    """Learning rates, of AdamW."""
 
-    out: Path = Field(description="Folder of the run. The same command again continues or finds it.")
     lr: float = Field(
         DEFAULT_LR["lora"], gt=0, description="Learning rate of query and key (η_QK). For --method full 5e-5."
     )
@@ -72,33 +71,55 @@ class TrainConfig(AdaptOptions, DataOptions):
     key_lr: float | None = Field(None, gt=0, description="Learning rate of the key alone.")
     value_lr: float | None = Field(None, gt=0, description="Learning rate of the value, in place of --lr-ratio.")
     output_lr: float | None = Field(None, gt=0, description="Learning rate of the output projection alone.")
+
+
+class OptimizationOptions(Options):
+    """Steps, batches and the optimizer."""
+
     epochs: float = Field(3.0, gt=0, description="Passes over the training examples.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many steps, in place of --epochs.")
     batch_size: int = Field(32, ge=1, description="Examples per forward pass and device.")
-    eval_batch_size: int = Field(64, ge=1, description="Examples per forward pass and device in evaluation.")
     accumulation: int = Field(1, ge=1, description="Forward passes per step: gradients add up before an update.")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay; biases and norms are spared.")
     schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="Course of the rates after warmup.")
     warmup: float = Field(0.0, ge=0, lt=1, description="Part of the steps over which the rates rise from zero.")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay; biases and norms are spared.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's β₁.")
     adam_beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's β₂.")
     adam_epsilon: float = Field(1e-8, gt=0, description="AdamW's ε.")
     max_grad_norm: float = Field(1.0, ge=0, description="Clip the norm of the gradient to this; 0 does not clip.")
-    gradient_checkpointing: bool = Field(False, description="Compute activations twice to save memory.")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Arithmetic of the forward pass; auto is bf16 on GPUs that have it, fp32 elsewhere."
-    )
     seed: int = Field(0, ge=0, lt=2**32, description="Of everything random: initial values, order, dropout, samples.")
+
+
+class SelectionOptions(Options):
+    """Evaluation, and the checkpoint that a run ends with."""
+
     eval_steps: int | None = Field(
         None, ge=1, description="Evaluate and save a checkpoint every so many steps; every epoch when left out."
     )
+    eval_batch_size: int = Field(64, ge=1, description="Examples per forward pass and device in evaluation.")
     keep_best: bool = Field(True, description="End with the checkpoint whose metric is best; else with the last.")
     early_stopping: int | None = Field(
         None, ge=1, description="Stop after this many evaluations without a better metric. Never when left out."
     )
-    logging_steps: int = Field(10, ge=1, description="Log loss and rates every so many steps.")
+
+
+class MachineOptions(Options):
+    """Memory, precision and what is logged."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="Arithmetic of the forward pass; auto is bf16 on GPUs that have it, fp32 elsewhere."
+    )
+    gradient_checkpointing: bool = Field(False, description="Compute activations twice to save memory.")
     num_workers: int = Field(0, ge=0, description="Processes that prepare batches.")
+    logging_steps: int = Field(10, ge=1, description="Log loss and rates every so many steps.")
     report_to: list[str] = Field([], description="Trackers of transformers: tensorboard, wandb, trackio, mlflow, ...")
+
+
+# pydantic lists the fields of the last base first.
+class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOptions, DataOptions, AdaptOptions):
+    """The run folder."""
+
+    out: Path = Field(description="Folder of the run. The same command again continues or finds it.")
 
     @model_validator(mode="before")
     @classmethod
@@ -120,13 +141,18 @@ class TrainConfig(AdaptOptions, DataOptions):
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
-        """Return the resolved configuration as a file that `--config` reads."""
+        """Return the resolved configuration as a file that `--config` reads from any folder."""
         # Rates left to their defaults are not given back beside a rate that replaces them.
         values = {k: v for k, v in self.model_dump(mode="json").items() if v is not None}
+        values |= {name: str(Path(values[name]).absolute()) for name in PATHS if self._is_here(values.get(name))}
         if "value_lr" in values:
             del values["lr_ratio"]
         start = "# qvtune train --config config.yaml\n"
         return start + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+    @staticmethod
+    def _is_here(path: str | None) -> bool:
+        return path is not None and Path(path).exists()
 
 
 def make_config(values: dict[str, Any], config_file: Path | None = None) -> TrainConfig:
@@ -141,7 +167,7 @@ def make_config(values: dict[str, Any], config_file: Path | None = None) -> Trai
     if {"value_lr", "lr_ratio"} & set(values):
         loaded = {k: v for k, v in loaded.items() if k not in ("value_lr", "lr_ratio")}
     merged = _translate({**loaded, **values})
-    return parse_options(TrainConfig, merged)
+    return parse_options(TrainConfig, merged, {name: str(config_file) for name in loaded if name not in values})
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -151,11 +177,11 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: if it is missing, no YAML, no mapping, or has an unknown key.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  # a SafeLoader
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: not YAML for options: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold one option a line, as in 'lr: 4e-4'.")
     known = {*TrainConfig.model_fields, "task", "target"}
@@ -194,6 +220,21 @@ def _roles_of_targets(targets: str) -> str:
 def _layer_range(part: str) -> list[int]:
     first, dash, last = part.strip().partition("-") if not part.strip().startswith("-") else (part.strip(), "", "")
     try:
-        return list(range(int(first), int(last) + 1)) if dash else [int(first)]
+        layers = list(range(int(first), int(last) + 1)) if dash else [int(first)]
     except ValueError:
         raise ValueError(f"layer '{part}' is neither a number nor a range such as 8-11") from None
+    if not layers:
+        raise ValueError(f"the range '{part}' runs backwards. Write {last}-{first}")
+    return layers
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Reads YAML, and refuses a key that occurs twice; PyYAML keeps the last one in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                mark = node.value[index][0].start_mark
+                raise yaml.YAMLError(f"'{key}' occurs a second time in line {mark.line + 1}.")
+        return super().construct_mapping(node, deep)

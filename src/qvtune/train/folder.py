@@ -53,6 +53,17 @@ class RunFolder:
             raise RunError(f"{self.path}: is no run folder; it has no config.yaml. Give the --out of a 'qvtune train'.")
         return make_config({}, self.config)
 
+    def read_json(self, path: Path) -> Any:
+        """Return the contents of one of the run's JSON files.
+
+        Raises:
+            RunError: if it is missing or damaged.
+        """
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: is missing or damaged: {error}. Train again in another --out.") from error
+
     def claim(self, config: TrainConfig) -> None:
         """Check that `config` may write here, changing nothing.
 

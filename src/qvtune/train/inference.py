@@ -28,7 +28,7 @@ from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention
 from qvtune.train.config import TrainConfig
 from qvtune.train.folder import RunFolder, staged_folder, write_text
-from qvtune.train.model import ModelSource, find_model, load_model, load_tokenizer
+from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer
 from qvtune.train.progress import track
 from qvtune.train.run import ADAPTATION_FILE
 
@@ -64,14 +64,18 @@ def load_run(path: Path, model: str | None = None) -> TrainedRun:
     config = folder.read_config()
     if not folder.is_finished:
         raise RunError(f"{path}: the run has not finished. Give 'qvtune train --resume {path}' to end it first.")
-    task = Task.from_dict(json.loads(folder.plan.read_text(encoding="utf-8"))["task"])
+    task = Task.from_dict(folder.read_json(folder.plan)["task"])
     saved = folder.adapter if config.method == "lora" else folder.model
-    tokenizer = load_tokenizer(ModelSource(str(saved), str(saved), {}))
-    if config.method == "full":
-        return TrainedRun(folder, config, task, tokenizer, load_model(find_model(str(saved)), task, tokenizer).eval())
-    source = find_model(model or config.model, config.trust_remote_code)
-    base = load_model(source, task, tokenizer, new_head=config.new_head)
-    return TrainedRun(folder, config, task, tokenizer, load_adapter(base, saved).eval())
+    if not saved.is_dir():
+        raise RunError(f"{saved}: what the run trained is gone. Put the folder back, or train again in a new --out.")
+    is_adapter = config.method == "lora"
+    source = find_model((model or config.model) if is_adapter else str(saved), config.trust_remote_code)
+    model_config = load_config(source)
+    tokenizer = load_tokenizer(ModelSource(str(saved), str(saved), {}), model_config)
+    loaded = load_model(source, model_config, task, tokenizer, new_head=config.new_head and is_adapter)
+    if is_adapter:
+        loaded = load_adapter(loaded, saved)
+    return TrainedRun(folder, config, task, tokenizer, loaded.eval())
 
 
 def load_adapter(base: Any, path: Path) -> nn.Module:

@@ -16,6 +16,9 @@ from qvtune.network import hub_is_reachable
 
 HEAD_SUFFIX = "ForSequenceClassification"
 
+# Models round their vocabulary up, by half and more where it is of bytes; a tokenizer without its files has a handful.
+LEAST_VOCABULARY = 0.5
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -55,16 +58,28 @@ def load_config(source: ModelSource) -> Any:
     return _reading(source, AutoConfig.from_pretrained, source.location, **source.options)
 
 
-def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: ModelSource, config: Any) -> PreTrainedTokenizerBase:
     """Load a tokenizer that pads on the right with a token that exists.
 
     Where the tokenizer names no padding token, the end-of-sequence or unknown token pads; nothing is added to the
     vocabulary and no embedding is resized.
 
+    Args:
+        source: where it is.
+        config: configuration of the model that will read its tokens.
+
     Raises:
-        ModelError: if there is none, or it has no token to pad with.
+        ModelError: if there is none, it is for another vocabulary than the model's, or has no token to pad with.
     """
     tokenizer = _reading(source, AutoTokenizer.from_pretrained, source.location, **source.options)
+    # transformers makes an empty tokenizer of a model's type, in silence, where the tokenizer's files are missing.
+    words = getattr(config.get_text_config(), "vocab_size", None)
+    if isinstance(words, int) and len(tokenizer) < words * LEAST_VOCABULARY:
+        raise ModelError(
+            f"{source.name}: its tokenizer knows {len(tokenizer):,} tokens, and the model {words:,}. The files of the "
+            "tokenizer (tokenizer.json and the like) seem to be missing: save it beside the model with "
+            "tokenizer.save_pretrained."
+        )
     if tokenizer.pad_token_id is None:
         substitute = tokenizer.eos_token or tokenizer.unk_token
         if substitute is None:
@@ -74,11 +89,14 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(source: ModelSource, task: Task, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = False) -> Any:
+def load_model(
+    source: ModelSource, config: Any, task: Task, tokenizer: PreTrainedTokenizerBase, *, new_head: bool = False
+) -> Any:
     """Load the model with a head for the task, in float32.
 
     Args:
         source: where it is.
+        config: its configuration, into which the labels and the padding token are written.
         task: gives the number and the names of the labels, in the order of their ids.
         tokenizer: gives the padding token that the head of a decoder looks for.
         new_head: start the head anew although the checkpoint holds one.
@@ -86,7 +104,7 @@ def load_model(source: ModelSource, task: Task, tokenizer: PreTrainedTokenizerBa
     Raises:
         ModelError: if it cannot be read, or has no sequence-classification head in transformers.
     """
-    config = prepare_config(load_config(source), task, tokenizer)
+    prepare_config(config, task, tokenizer)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # the table of new parameters is what the plan shows
     try:
@@ -137,13 +155,12 @@ def prepare_config(config: Any, task: Task, tokenizer: PreTrainedTokenizerBase |
     return config
 
 
-def match_labels(source: ModelSource, data: TextData, *, new_head: bool) -> TextData:
-    """Put the data's classes in the order of a model that was trained on them before.
+def match_labels(source: ModelSource, config: Any, data: TextData, *, new_head: bool) -> TextData:
+    """Put the data's classes in the order of a model, with this configuration, that was trained on them before.
 
     Raises:
         ModelError: if the model brings a head for other labels, and no new one is asked for.
     """
-    config = load_config(source)
     if new_head or not any(name.endswith(HEAD_SUFFIX) for name in config.architectures or ()):
         return data
     known = [str(config.id2label[i]) for i in range(len(config.id2label))]

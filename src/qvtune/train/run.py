@@ -88,9 +88,10 @@ def prepare(config: TrainConfig) -> Prepared:
     resolve_precision(config.precision)
     check_trackers(config.report_to)
     source = find_model(config.model, config.trust_remote_code)
-    data = match_labels(source, load_data(config, config.seed), new_head=config.new_head)
-    tokenizer = load_tokenizer(source)
-    check_length(config.max_length, tokenizer, load_config(source))
+    model_config = load_config(source)
+    tokenizer = load_tokenizer(source, model_config)
+    check_length(config.max_length, tokenizer, model_config)
+    data = match_labels(source, model_config, load_data(config, config.seed), new_head=config.new_head)
     train = tokenize(data.train, tokenizer, config.max_length)
     splits = {name: tokenize(dataset, tokenizer, config.max_length) for name, dataset in data.evaluation.items()}
     cut = count_cut(train, config.max_length)
@@ -101,7 +102,7 @@ def prepare(config: TrainConfig) -> Prepared:
     if cut:
         notes.append(f"{cut / len(train):.0%} of the training texts fill {config.max_length} tokens (--max-length).")
     set_seed(stream_seed(config.seed, "init"))
-    model = load_model(source, data.task, tokenizer, new_head=config.new_head)
+    model = load_model(source, model_config, data.task, tokenizer, new_head=config.new_head)
     model = adapt_for(config, model)
     for peft_config in getattr(model, "peft_config", {}).values():
         peft_config.base_model_name_or_path = source.location
