@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -93,7 +94,8 @@ def adapt(
 
     Raises:
         RoleError: if the projections cannot be found or a role or layer does not exist.
-        AdaptError: for an unknown method, a bad number, a model adapted already, or a head that cannot be trained.
+        AdaptError: for an unknown method, a bad number, a rank above a projection's own, a model adapted already, or
+            a head that cannot be trained.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -103,6 +105,8 @@ def adapt(
         >>> counts.by_role, counts.head
         ({'query': 512, 'value': 512}, 66)
     """
+    if not isinstance(model, nn.Module):
+        raise AdaptError(f"model is a {type(model).__name__}; load it first, as with AutoModel.from_pretrained.")
     roles = parse_roles(roles)
     _check_numbers(method, rank, alpha, dropout)
     _check_layers(layers)
@@ -113,6 +117,8 @@ def adapt(
     resolved = None if layers is None else tuple(layers)
     adaptation = Adaptation(roles, method, rank, alpha, dropout, resolved, head_names, attention)
     targets = adaptation.targets
+    if method == "lora":
+        _check_rank(adaptation)
     _check_modules(inner, targets, head_names, method)
     adapted = _apply_lora(inner, adaptation, targets) if method == "lora" else _apply_full(inner, targets, head_names)
     setattr(adapted, _MARK, adaptation)
@@ -199,12 +205,25 @@ def dead_copies(inner: Any) -> set[int]:
 def _check_numbers(method: str, rank: int, alpha: float, dropout: float) -> None:
     if method not in METHODS:
         raise AdaptError(f"unknown method '{method}'.{nearest(method, METHODS)} Methods are {', '.join(METHODS)}.")
+    for name, value in (("rank", rank), ("alpha", alpha), ("dropout", dropout)):
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise AdaptError(f"{name} is {value!r}, a {type(value).__name__}; it must be a number.")
     if rank < 1 or rank != int(rank):
         raise AdaptError(f"rank is {rank}; it must be at least 1, and whole.")
     if not 0 < alpha < math.inf:
         raise AdaptError(f"alpha is {alpha}; it must be above 0, and finite.")
     if not 0 <= dropout < 1:
         raise AdaptError(f"dropout is {dropout}; it must be at least 0 and below 1.")
+
+
+def _check_rank(adaptation: Adaptation) -> None:
+    for projection in adaptation.attention.projections(adaptation.roles, adaptation.layers):
+        if adaptation.rank > min(projection.shape):
+            rows, columns = projection.shape
+            raise AdaptError(
+                f"rank is {adaptation.rank}, and '{projection.module}' is {rows} x {columns}: factors of rank "
+                f"{min(projection.shape)} reach every change of it. Lower the rank, or use method='full'."
+            )
 
 
 def _check_layers(layers: Sequence[int] | None) -> None:

@@ -1,6 +1,7 @@
 """`param_groups`: named optimizer groups, one learning rate per role and one for the head."""
 
 import math
+from numbers import Real
 from typing import Any
 
 from torch import nn
@@ -112,6 +113,8 @@ def role_rates(
         "output_lr": output_lr,
     }
     for name, value in given.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise RateError(f"{name} is {value!r}, a {type(value).__name__}; it must be a number.")
         if value is not None and not (math.isfinite(value) and value > 0):
             raise RateError(f"{name} is {value}; it must be a finite number above 0.")
     if value_lr is not None and lr_ratio != 1.0:

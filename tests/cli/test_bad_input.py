@@ -14,6 +14,7 @@ from tiny import make_reviews, save_tiny_bert, write_reviews
 
 from qvtune.cli.main import main
 from qvtune.network import hub_is_reachable
+from qvtune.train.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_network")
 
@@ -37,6 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, file, size in (("brokenconfig", "config.json", 40), ("truncated", "model.safetensors", 5000)):
         shutil.copytree(place / "bert", place / name)
         os.truncate(place / name / file, size)
+    shutil.copytree(place / "bert", place / "wordless", ignore=shutil.ignore_patterns("tokenizer*"))
     rows = "".join(f"{text},{label}\n" for text, label in make_reviews(10))
     texts = {
         "empty.csv": "",
@@ -49,6 +51,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "nan.csv": "text,label\na,0.5\nb,1.5\nc,nan\n",
         "unseen.csv": "text,label\na good film,positive\na bad film,furious\n",
         "broken.jsonl": '{"text": "a", "label": "x"}\n{"text": "b", \n',
+        "foreign.csv": "text,label\n" + "".join(f"xyz{i} vwz{i},{'ab'[i % 2]}\n" for i in range(20)),
+        "ownlabels.csv": "text,label\n" + "".join(f"a film {i},label{i}\n" for i in range(12)),
+        "comma.csv": 'text,label\na,"0,5"\nb,"1,5"\nc,"0,5"\n',
+        "badrate.yaml": "lr: -1\n",
+        "twice.yaml": "lr: 1\nlr: 2\n",
         "unknown.yaml": "model: pkg:minilm\nlearning_rat: 1e-3\nlr_ration: 4\n",
         "list.yaml": "- 1\n- 2\n",
         "broken.yaml": "lr: [1\n",
@@ -109,7 +116,33 @@ CASES = {
     "broken configuration of a model": ("train --model @brokenconfig --out @out --data @good.csv", "cannot be loaded"),
     "truncated weights": ("train --model @truncated --out @out --data @good.csv", "cannot be loaded"),
     "unknown packaged model": ("train --model pkg:minilmm --out @out --data @good.csv", "Did you mean 'minilm'?"),
-    "unknown option": (f"{GOOD} --learning-rate 3", "unknown option '--learning-rate'"),
+    "another tool's option": (
+        f"{GOOD} --learning-rate 3",
+        "unknown option '--learning-rate'. Did you mean '--lr'?",
+    ),
+    "tokenizer missing": (
+        "train --model @wordless --out @out --data @good.csv",
+        "its tokenizer knows 5 tokens, and the model 27",
+    ),
+    "all words unknown": (f"{TRAIN} --data @foreign.csv", "of the tokens of the training texts are unknown"),
+    "a label per row": (f"{TRAIN} --data @ownlabels.csv", "each of the 12 rows has a label of its own"),
+    "decimal comma": (f"{TRAIN} --data @comma.csv", "labels such as '0,5' in column 'label' have a decimal comma"),
+    "validation is training": (f"{GOOD} --validation @good.csv", "good.csv: is the training file too"),
+    "file without its suffix": (f"{TRAIN} --data @good", "good: no such file. Did you mean '"),
+    "rank above the matrix": (f"{GOOD} --rank 33", "is 32 x 32: factors of rank 32 reach every change of it"),
+    "range backwards": (f"{GOOD} --layers 1-0", "the range '1-0' runs backwards. Write 0-1"),
+    "bad value in a configuration": (
+        f"{GOOD} --config @badrate.yaml",
+        "badrate.yaml: lr is -1; it should be greater than 0",
+    ),
+    "key twice in a configuration": (
+        f"{GOOD} --config @twice.yaml",
+        "twice.yaml: not YAML for options: 'lr' occurs a second time in line 2",
+    ),
+    "out below a file": (
+        "train --model @bert --data @good.csv --out @good.csv/run",
+        "is a file, so no folder can be made",
+    ),
     "misspelled option": (f"{GOOD} --lr-ration 3", "unknown option '--lr-ration'. Did you mean '--lr-ratio'?"),
     "unknown command": ("trian --model x", "unknown command 'trian'. Did you mean 'train'?"),
     "unknown configuration key": (
@@ -189,6 +222,56 @@ def test_adapter_does_not_fit_the_model(verb: str, place: Path, finished: Path, 
     assert not (place / "p.csv").exists()
 
 
+def test_data_that_changed_are_not_taken_for_the_runs_own(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = write_reviews(tmp_path / "mine.csv", 40)
+    train = f"train --model @bert --data {data} --epochs 1 --out {tmp_path}/run"
+    assert run_cli(train, place, capsys)[0] == 0
+    write_reviews(data, 40, seed=1)
+    for words in (train, f"evaluate --run {tmp_path}/run"):
+        code, error = run_cli(words, place, capsys)
+        assert (code, "--data: mine.csv has changed" in error) == (2, True), error
+    assert run_cli(f"evaluate --run {tmp_path}/run --data {data}", place, capsys)[0] == 0
+    write_reviews(data, 40)
+    assert run_cli(train, place, capsys)[0] == 0
+
+
+def test_two_processes_cannot_train_in_one_folder(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = f"train --model @bert --data @good.csv --epochs 1 --out {tmp_path}/run"
+    with RunFolder(tmp_path / "run").locked():
+        code, error = run_cli(words, place, capsys)
+    assert (code, "another process is training here" in error) == (2, True), error
+    assert run_cli(words, place, capsys)[0] == 0
+
+
+DAMAGE = {
+    "plan": ("plan.json", "plan.json: is missing or damaged"),
+    "adapter gone": ("adapter", "adapter: what the run trained is gone"),
+    "adaptation": ("adapter/qvtune.json", "is no adapter saved by qvtune"),
+    "PEFT's settings": ("adapter/adapter_config.json", "the adapter cannot be put on the model"),
+}
+
+
+@pytest.mark.parametrize(("file", "message"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_run(
+    file: str, message: str, place: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(finished, tmp_path / "damaged")
+    path = tmp_path / "damaged" / file
+    shutil.rmtree(path) if path.is_dir() else os.truncate(path, 20)
+    code, error = run_cli(f"evaluate --run {tmp_path}/damaged --data @good.csv", place, capsys)
+    assert (code, message in error) == (2, True), error
+    assert "Traceback" not in error
+
+
+def test_unwritable_cache_does_not_stop_a_run(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("QVTUNE_CACHE", str(place / "good.csv"))  # a file, in which no folder can be made
+    assert run_cli(f"train --model @bert --data @good.csv --epochs 1 --out {tmp_path}/run", place, capsys)[0] == 0
+
+
 def test_broken_adapter(place: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.copytree(finished, tmp_path / "broken")
     os.truncate(tmp_path / "broken" / "adapter" / "adapter_model.safetensors", 1000)
@@ -199,6 +282,7 @@ def test_broken_adapter(place: Path, finished: Path, tmp_path: Path, capsys: pyt
 
 PREDICTIONS = {
     "no text column": ("--data @nan.jsonl --out @p.jsonl", "has no column 'text'"),
+    "over another file": ("--data @good.csv --out @unseen.csv", "exists already. Give --out another name, or --overw"),
     "over its input": ("--data @good.csv --out @good.csv", "is the file to predict"),
     "format": ("--data @good.csv --out @p.xlsx", "predictions are written as .jsonl or .csv"),
     "another task": ("--data glue/rte --glue-dir @emptyfolder --out @p.tsv", "the run was trained on good"),

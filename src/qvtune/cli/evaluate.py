@@ -43,4 +43,4 @@ def execute(args: argparse.Namespace) -> None:
         print(json.dumps(result, indent=2))
     else:
         examples = ", ".join(f"{split}: {count:,} examples" for split, count in result["examples"].items())
-        print_metrics(Console(), result["metrics"], f"{result['task']}, {examples}")
+        print_metrics(Console(), result["metrics"], f"{result['data']}, {examples}")

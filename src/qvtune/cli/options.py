@@ -9,7 +9,6 @@ from pydantic.fields import FieldInfo
 from qvtune.errors import nearest
 from qvtune.options import Options, option_name
 
-
 # What other tools call our options, where the names are too far apart to be taken for slips of the pen.
 ALIASES = {
     "--learning-rate": "--lr",

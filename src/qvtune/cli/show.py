@@ -11,7 +11,7 @@ from qvtune.train.config import TrainConfig
 from qvtune.train.environment import is_main_process
 from qvtune.train.folder import RunFolder
 from qvtune.train.plan import Plan
-from qvtune.train.progress import format_seconds
+from qvtune.train.progress import format_bytes, format_seconds
 
 
 def quiet_libraries() -> None:
@@ -50,9 +50,10 @@ def train_and_show(config: TrainConfig) -> dict[str, Any]:
 def print_plan(console: Console, plan: Plan) -> None:
     """Print what trains: parameters and learning rate by role."""
     status = "measured on the model" if plan.verified else "by structure, not measured"
+    layers = f"{plan.attention_layers} attention layer" + ("s" if plan.attention_layers > 1 else "")
     how = f"LoRA, {plan.roles}" if plan.method == "lora" else f"full, {plan.roles}"
     console.out(
-        f"{plan.model} ({plan.model_type}): {how}, {plan.attention_layers} attention layers, roles {status}",
+        f"{plan.model} ({plan.model_type}): {how}, {layers}, roles {status}",
         highlight=False,
     )
     table = Table()
@@ -77,10 +78,10 @@ def print_cost(console: Console, plan: Plan, config: TrainConfig) -> None:
     table.add_column("what")
     table.add_column("amount", justify="right")
     for name, size in plan.memory_bytes.items():
-        table.add_row(f"memory, {name}", f"{size / 2**20:,.0f} MiB")
-    table.add_row("memory, all", f"{sum(plan.memory_bytes.values()) / 2**20:,.0f} MiB")
+        table.add_row(f"memory, {name}", format_bytes(size))
+    table.add_row("memory, all", format_bytes(sum(plan.memory_bytes.values())))
     table.add_row("operations", f"{plan.step_operations / 1e9:,.1f} GFLOP")
-    table.add_row("saved on disk", f"{plan.adapter_bytes / 2**20:,.1f} MiB")
+    table.add_row("saved on disk", format_bytes(plan.adapter_bytes))
     console.print(table)
 
 
@@ -106,6 +107,6 @@ def show_result(console: Console, result: dict[str, Any], folder: RunFolder) -> 
     console.out(
         f"{format_seconds(result['seconds'])} of training"
         + (f", {speed:.0f} examples/s" if speed else "")
-        + f", {result['peak_memory_bytes'] / 2**20:,.0f} MiB at most. Run folder: {folder.path}",
+        + f", {format_bytes(result['peak_memory_bytes'])} at most. Run folder: {folder.path}",
         highlight=False,
     )

@@ -17,6 +17,7 @@ from qvtune.data.tables import read_text
 from qvtune.data.task import CLASSIFICATION, REGRESSION, Task, TextData
 from qvtune.errors import DataError, nearest
 
+PREFIX = "glue/"
 ENTAILMENT = ("entailment", "not_entailment")
 
 
@@ -99,6 +100,11 @@ COLA_FIELDS = 4
 
 # Rows with a wrong number of fields that a file may hold: QQP's published training file has a few.
 MALFORMED_SHARE = 0.001
+
+
+def glue_name(data: str) -> str | None:
+    """Return the GLUE task that a `data` option names ("rte" for "glue/rte"), or None."""
+    return data.removeprefix(PREFIX) if data.startswith(PREFIX) else None
 
 
 def glue_task(name: str) -> GlueTask:

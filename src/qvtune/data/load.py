@@ -8,12 +8,12 @@ from datasets import Dataset
 from qvtune.data import glue, hub, packaged
 from qvtune.data.options import DataOptions
 from qvtune.data.records import Records, make_dataset, make_task, take_columns
+from qvtune.data.remarks import remarks
 from qvtune.data.samples import stratified_sample
 from qvtune.data.tables import SUFFIXES, Table, read_table
 from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.errors import DataError
 
-GLUE_PREFIX = "glue/"
 TUNING = "tuning"
 
 
@@ -41,12 +41,7 @@ def load_data(options: DataOptions, seed: int) -> TextData:
     for split, dataset in evaluation.items():
         evaluation[split], note = _limit(dataset, loaded.task, options.max_eval_samples, seed, split)
         notes += note
-    return TextData(loaded.task, train, evaluation, tuple(notes))
-
-
-def glue_name(data: str) -> str | None:
-    """Return the GLUE task that a `data` option names ("rte" for "glue/rte"), or None."""
-    return data.removeprefix(GLUE_PREFIX) if data.startswith(GLUE_PREFIX) else None
+    return TextData(loaded.task, train, evaluation, (*notes, *remarks(loaded.task, train, evaluation)))
 
 
 def read_records(path: Path, options: DataOptions, task: Task | None = None) -> tuple[Records, str | None]:
@@ -69,7 +64,7 @@ def read_records(path: Path, options: DataOptions, task: Task | None = None) -> 
 
 def _load(options: DataOptions, seed: int) -> TextData:
     data = options.data
-    name = glue_name(data)
+    name = glue.glue_name(data)
     if name is not None:
         return _load_glue(name, options.glue_dir)
     if data.startswith(packaged.PREFIX):
@@ -77,6 +72,8 @@ def _load(options: DataOptions, seed: int) -> TextData:
     path = Path(data)
     if path.is_dir() and hub.is_saved_folder(path):
         return _from_records(path.name, *hub.from_splits(options, hub.load_saved(path), data), options, seed)
+    if named := next((s for s in SUFFIXES if not path.suffix and path.with_suffix(s).is_file()), None):
+        raise DataError(f"{data}: no such file. Did you mean '{path.with_suffix(named)}'?")
     if path.exists() or path.suffix.lower() in SUFFIXES or data.startswith((".", "/", "~")):
         train, note = read_records(path, options)
         return _from_records(path.stem, train, None, [note] if note else [], options, seed)
@@ -110,6 +107,8 @@ def _from_records(
     task = make_task(name, train, options.task_type)
     dataset = make_dataset(train, task)
     if options.validation is not None:
+        if options.validation.absolute() == Path(options.data).absolute():
+            raise DataError(f"{options.validation}: is the training file too. Name another, or leave --validation out.")
         validation, note = read_records(options.validation, options, task)
         notes += [f"{options.validation}: {note}"] if note else []
     if validation is not None:

@@ -17,6 +17,9 @@ MISSING = ("", None)
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+
+
 @dataclass(frozen=True)
 class Records:
     """Rows of one source: `texts[c][i]` is text column c of row i; `places[i]` says where row i stands."""
@@ -89,6 +92,7 @@ def make_task(name: str, records: Records, kind: str | None = None) -> Task:
                 f"{records.source}: every row has the label '{labels[0]}'; there is nothing to tell apart. "
                 "Give data with at least two classes."
             )
+        _check_classes(records, labels)
     else:
         numbers = {as_number(value, place) for value, place in zip(records.labels, records.places, strict=True)}
         if len(numbers) < 2:
@@ -102,6 +106,19 @@ def make_task(name: str, records: Records, kind: str | None = None) -> Task:
         text_columns=records.text_columns,
         label_column=records.label_column,
     )
+
+
+def _check_classes(records: Records, labels: Sequence[str]) -> None:
+    name = records.label_column
+    if all(DECIMAL_COMMA.fullmatch(label) for label in labels):
+        raise DataError(
+            f"{records.source}: labels such as '{labels[0]}' in column '{name}' have a decimal comma. Write a point."
+        )
+    if len(labels) == len(records.labels) > 2:
+        raise DataError(
+            f"{records.source}: each of the {len(labels)} rows has a label of its own in column '{name}', so there are "
+            "no classes to learn. Name another --label-column, or give --task-type regression for numbers."
+        )
 
 
 def make_dataset(records: Records, task: Task) -> Dataset:

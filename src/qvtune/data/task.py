@@ -70,9 +70,18 @@ class TextData:
     notes: tuple[str, ...] = field(default=())
 
     def with_labels(self, labels: Sequence[str]) -> "TextData":
-        """Return the same data with the classes in another order, as a model that was trained before has them."""
+        """Return the same data with the classes in another order, as a model that was trained before has them.
+
+        Raises:
+            DataError: if a class of the data is not among `labels`.
+        """
         if tuple(labels) == self.task.labels:
             return self
+        new = [name for name in self.task.labels if name not in labels]
+        if new:
+            raise DataError(
+                f"{self.task.name}: the label '{new[0]}' is none that the run was trained on ({', '.join(labels)})."
+            )
         ids = [list(labels).index(name) for name in self.task.labels]
 
         def reorder(dataset: Dataset) -> Dataset:

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import logging
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -27,20 +30,28 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
     pair = "text_pair" in dataset.column_names
     texts = [list(dataset["text"])] + ([list(dataset["text_pair"])] if pair else [])
     key = _key(texts, tokenizer, max_length)
-    folder = cache_folder() / "tokens"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _writable_folder(cache_folder() / "tokens")
     plain = dataset.select_columns(["text", "text_pair"] if pair else ["text"])
     tokens = plain.map(
         _tokenize_batch,
         batched=True,
         fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
         remove_columns=plain.column_names,
-        cache_file_name=str(folder / f"{key}.arrow"),
+        cache_file_name=str(folder / f"{key}.arrow") if folder else None,
+        keep_in_memory=folder is None,
         new_fingerprint=key[:32],
         load_from_cache_file=True,
         desc="Tokenizing",
     )
     return tokens.add_column("labels", list(dataset["label"])) if "label" in dataset.column_names else tokens
+
+
+def unknown_share(tokens: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Return the share of tokens, special ones aside, that are the tokenizer's unknown token."""
+    ids = tokens.with_format("arrow")["input_ids"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    special = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
+    words = ids[~np.isin(ids, special)]
+    return float((words == tokenizer.unk_token_id).mean()) if words.size else 0.0
 
 
 def count_cut(tokens: Dataset, max_length: int) -> int:
@@ -53,6 +64,17 @@ def cache_folder() -> Path:
     if "QVTUNE_CACHE" in os.environ:
         return Path(os.environ["QVTUNE_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "qvtune"
+
+
+def _writable_folder(folder: Path) -> Path | None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        # A cache saves time and nothing else: a run goes on without it.
+        logging.getLogger(__name__).warning("%s: no cache of tokens here: %s", folder, error.strerror)
+        return None
 
 
 def _tokenize_batch(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:

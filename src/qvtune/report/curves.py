@@ -1,9 +1,14 @@
 """The picture of a run: loss, metric and the rate of every group over the steps."""
 
+import io
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+FEW_POINTS = 12
 
 
 def draw_curves(records: list[dict[str, Any]], metric: str) -> Figure:
@@ -29,6 +34,7 @@ def draw_curves(records: list[dict[str, Any]], metric: str) -> Figure:
     for axes in (loss, score, rate):
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         if axes.get_lines():
             axes.legend(frameon=False)
     return figure
@@ -39,7 +45,21 @@ def save_figure(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def inline_svg(figure: Figure) -> str:
+    """Return a figure as an SVG element for a page: transparent, with axes and text in the page's own colour."""
+    file = io.StringIO()
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+    with rc_context({"svg.fonttype": "none", "font.family": ["system-ui", "sans-serif"]}):
+        figure.savefig(file, format="svg", transparent=True)
+    svg = file.getvalue()
+    # matplotlib writes black as #000000 or, for text, not at all.
+    return svg[svg.index("<svg") :].replace("#000000", "currentColor").replace("<svg ", '<svg fill="currentColor" ', 1)
+
+
 def _line(axes: Any, records: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
     points = [(record["step"], record[key]) for record in records if key in record]
     if points:
+        if len(points) <= FEW_POINTS:
+            style.setdefault("marker", "o")  # a line of one point cannot be seen
         axes.plot(*zip(*points, strict=True), label=label, **style)

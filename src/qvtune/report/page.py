@@ -1,12 +1,11 @@
 """`report.html`: one page about a run, made from its folder alone."""
 
 import html
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from qvtune.report.curves import draw_curves, save_figure
+from qvtune.report.curves import draw_curves, inline_svg, save_figure
 from qvtune.train.folder import RunFolder, write_text, writing
 
 STYLE = """
@@ -16,8 +15,9 @@ table { border-collapse: collapse; margin: 0.5rem 0 1.5rem; }
 caption { text-align: left; font-weight: 600; padding-bottom: 0.3rem; }
 th, td { text-align: left; padding: 0.25rem 1.5rem 0.25rem 0; border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
 td:nth-child(n + 2) { text-align: right; font-variant-numeric: tabular-nums; }
-figure { margin: 1rem 0; background: white; overflow-x: auto; }
+figure { margin: 1rem 0; overflow-x: auto; }
 figure svg { width: 100%; height: auto; min-width: 34rem; }
+pre { overflow-x: auto; }
 """  # noqa: E501
 
 
@@ -29,14 +29,12 @@ def write_report(folder: RunFolder) -> None:
     figure = draw_curves([json.loads(line) for line in lines], result["main_metric"])
     with writing(folder.curves):
         save_figure(figure, folder.curves)
-    picture = io.StringIO()
-    figure.savefig(picture, format="svg")
-    svg = picture.getvalue()
+    environment = json.loads(folder.environment.read_text(encoding="utf-8"))
     config = folder.config.read_text(encoding="utf-8")
-    write_text(folder.report, _page(result, plan, config, svg[svg.index("<svg") :]))
+    write_text(folder.report, _page(result, plan, environment, config, inline_svg(figure)))
 
 
-def _page(result: dict[str, Any], plan: dict[str, Any], config: str, svg: str) -> str:
+def _page(result: dict[str, Any], plan: dict[str, Any], environment: dict[str, Any], config: str, svg: str) -> str:
     title = html.escape(f"{plan['model']} on {result['task']}")
     checkpoint = result["checkpoint"]
     trained = [
@@ -52,6 +50,13 @@ def _page(result: dict[str, Any], plan: dict[str, Any], config: str, svg: str) -
     ]
     if result["train_samples_per_second"]:
         cost.insert(1, ("speed", f"{result['train_samples_per_second']:.1f} examples/s"))
+    made_with = [
+        ("seed", str(result["seed"])),
+        ("python", environment["python"]),
+        *((name, environment["versions"][name]) for name in ("qvtune", "torch", "transformers", "peft")),
+        ("accelerator", environment["accelerator"]["name"] if environment["accelerator"] else "none"),
+        ("processor", environment["processor"]),
+    ]
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in plan["notes"])
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -63,6 +68,7 @@ def _page(result: dict[str, Any], plan: dict[str, Any], config: str, svg: str) -
 <figure role="img" aria-label="Loss, metric and learning rates over the steps">{svg}</figure>
 {_table("What trained", ("role", "parameters", "learning rate"), trained)}
 {_table("Cost", ("what", "amount"), cost)}
+{_table("Made with", ("what", "which"), made_with)}
 <ul>{notes}</ul>
 <details><summary>Configuration</summary><pre>{html.escape(config)}</pre></details>
 </body></html>

@@ -141,7 +141,9 @@ def parse_roles(roles: str | Iterable[str]) -> str:
     Raises:
         RoleError: for a letter that is no role, a repeated one, or none at all.
     """
-    letters = [letter for letter in roles if letter not in ", "]
+    if not isinstance(roles, Iterable):
+        raise RoleError(f"roles is {roles!r}; it must be letters, as in 'qv'.")
+    letters = [str(letter) for letter in roles if str(letter) not in ", "]
     for letter in letters:
         if letter not in ROLES:
             hint = _nearest_role(letter)

@@ -177,7 +177,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ConfigError: if it is missing, no YAML, no mapping, or has an unknown key.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  # a SafeLoader
+        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # a SafeLoader
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -10,9 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from qvtune.data.files import changed_file, file_digests
 from qvtune.errors import QVTuneError, RunError
-from qvtune.train.config import TrainConfig, make_config
+from qvtune.train.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig, make_config
 from qvtune.train.trainer import STAGING
+
+LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -68,16 +73,43 @@ class RunFolder:
         """Check that `config` may write here, changing nothing.
 
         Raises:
-            RunError: if the folder holds something else, or a run with other options; the text names them.
+            RunError: if nothing can be written here, or the folder holds something else, or a run with other options
+                or on other data; the text names them.
         """
         if not self.path.exists():
+            parent = next(folder for folder in self.path.absolute().parents if folder.exists())
+            if not parent.is_dir():
+                raise RunError(f"{self.path}: {parent} is a file, so no folder can be made in it. Give another --out.")
+            if not os.access(parent, os.W_OK):
+                raise RunError(f"{self.path}: nothing may be written in {parent}. Give another --out.")
             return
         if not self.path.is_dir():
             raise RunError(f"{self.path}: is a file. Give --out a folder.")
         if self.is_run:
             self._compare(config)
-        elif any(self.path.iterdir()):
+        elif any(path.name != LOCK for path in self.path.iterdir()):
             raise RunError(f"{self.path}: is not empty and holds no run. Give --out an empty or new folder.")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training here; the system gives the lock back when the process ends.
+
+        Raises:
+            RunError: if another process trains here.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise RunError(
+                    f"{self.path}: another process is training here. Wait for it, or give another --out."
+                ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint, or None."""
@@ -96,12 +128,29 @@ class RunFolder:
     def _compare(self, config: TrainConfig) -> None:
         before = self.read_config()
         if before.fingerprint() == config.fingerprint():
+            self._compare_files(config)
             return
         old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
         differing = [
-            f"{key} ({old[key]} there, {new[key]} here)" for key in new if key != "out" and old[key] != new[key]
+            f"{key} ({old[key]} there, {new[key]} here)"
+            for key in new
+            if old[key] != new[key] and (key not in NOT_IN_FINGERPRINT or (key in PATHS and _other_name(old, new, key)))
         ]
         raise RunError(f"{self.path}: holds another run, with other {', '.join(differing)}. Give another --out.")
+
+    def _compare_files(self, config: TrainConfig) -> None:
+        if not self.plan.is_file():
+            return  # killed before its first step
+        changed = changed_file(self.read_json(self.plan)["files"], file_digests(config))
+        if changed is not None:
+            raise RunError(
+                f"{self.path}: holds a run on other data: {changed} has changed since. Give another --out, or put the "
+                "file back."
+            )
+
+
+def _other_name(old: dict[str, Any], new: dict[str, Any], key: str) -> bool:
+    return Path(old[key] or "").name != Path(new[key] or "").name
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -141,6 +190,8 @@ def staged_folder(path: Path) -> Iterator[Path]:
         try:
             os.chmod(staging, 0o777 & ~_umask())
             yield staging
+            for file in staging.rglob("*"):  # safetensors writes files that their owner alone can read
+                os.chmod(file, (0o777 if file.is_dir() else 0o666) & ~_umask())
             staging.rename(path)
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)

@@ -16,10 +16,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from qvtune.data.glue import format_submission, load_tests
-from qvtune.data.load import TUNING, glue_name, load_data
+from qvtune.data.files import changed_file, file_digests
+from qvtune.data.glue import format_submission, glue_name, load_tests
+from qvtune.data.load import TUNING, load_data, read_records
 from qvtune.data.metrics import combine_splits, compute_metrics
-from qvtune.data.records import make_dataset, take_columns, take_texts, text_dataset
+from qvtune.data.records import make_dataset, take_texts, text_dataset
 from qvtune.data.tables import read_table
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.data.tokens import tokenize
@@ -141,7 +142,7 @@ def evaluate_run(
         batch_size: examples per forward pass; the run's own when None.
 
     Returns:
-        `metrics`, `examples` by split, `task` and `run`.
+        `metrics`, `examples` by split, `task`, `data` and `run`.
     """
     splits = _evaluation_sets(run, data, glue_dir)
     batch_size = batch_size or run.config.eval_batch_size
@@ -152,6 +153,7 @@ def evaluate_run(
         by_split[split] = compute_metrics(run.task, scores, np.asarray(tokens["labels"]))
     return {
         "run": str(run.folder.path),
+        "data": data or run.config.data,
         "task": run.task.name,
         "metrics": combine_splits(run.task, by_split),
         "main_metric": run.task.main_metric,
@@ -159,7 +161,9 @@ def evaluate_run(
     }
 
 
-def predict_file(run: TrainedRun, data: Path, out: Path, batch_size: int | None = None) -> int:
+def predict_file(
+    run: TrainedRun, data: Path, out: Path, batch_size: int | None = None, *, overwrite: bool = False
+) -> int:
     """Predict every row of a file and write labels and probabilities, or scores, beside its columns.
 
     Args:
@@ -167,15 +171,21 @@ def predict_file(run: TrainedRun, data: Path, out: Path, batch_size: int | None 
         data: .csv, .tsv, .jsonl or .parquet with the text columns of the training data.
         out: .jsonl or .csv.
         batch_size: examples per forward pass; the run's own when None.
+        overwrite: replace `out` if it exists.
 
     Returns:
         Number of rows.
+
+    Raises:
+        ConfigError: for another format, or if `out` exists.
+        DataError: if the file cannot be read or lacks a text column.
     """
     if out.suffix.lower() not in FORMATS:
         raise ConfigError(f"{out}: predictions are written as {' or '.join(FORMATS)}.")
     table = read_table(data)
     if out.exists() and out.samefile(data):
         raise ConfigError(f"{out}: is the file to predict. Give --out another name.")
+    _check_free(out, overwrite)
     missing = [name for name in run.task.text_columns if name not in table.columns]
     if missing:
         raise DataError(
@@ -190,7 +200,9 @@ def predict_file(run: TrainedRun, data: Path, out: Path, batch_size: int | None 
     return len(scores)
 
 
-def predict_glue(run: TrainedRun, name: str, glue_dir: Path, out: Path, batch_size: int | None = None) -> list[Path]:
+def predict_glue(
+    run: TrainedRun, name: str, glue_dir: Path, out: Path, batch_size: int | None = None, *, overwrite: bool = False
+) -> list[Path]:
     """Predict the test sets of a GLUE task and write them in the benchmark's submission format.
 
     Args:
@@ -199,23 +211,34 @@ def predict_glue(run: TrainedRun, name: str, glue_dir: Path, out: Path, batch_si
         glue_dir: folder with the benchmark's TSV folders.
         out: a folder, or for a task with one test set a file that ends in .tsv.
         batch_size: examples per forward pass; the run's own when None.
+        overwrite: replace files that exist.
 
     Returns:
         The files written.
+
+    Raises:
+        ConfigError: if the run is of another task, or a file exists.
     """
     if run.task.name != f"glue/{name}":
         raise ConfigError(f"the run was trained on {run.task.name}, and predictions are asked for glue/{name}.")
     tests = load_tests(name, glue_dir)
     if out.suffix and (out.suffix != ".tsv" or len(tests) > 1):
         raise ConfigError(f"{out}: give a folder; glue/{name} writes {', '.join(file for file, _, _ in tests)}.")
-    written = []
-    for file, indices, dataset in tests:
+    paths = [out if out.suffix else out / file for file, _, _ in tests]
+    for path in paths:
+        _check_free(path, overwrite)
+    for path, (_, indices, dataset) in zip(paths, tests, strict=True):
         tokens = tokenize(dataset, run.tokenizer, run.config.max_length)
         scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
-        path = out if out.suffix else out / file
         write_text(path, format_submission(name, indices, scores))
-        written.append(path)
-    return written
+    return paths
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if out.is_dir():
+        raise ConfigError(f"{out}: is a folder. Name a file.")
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out}: exists already. Give --out another name, or --overwrite to replace it.")
 
 
 def merge_run(run: TrainedRun, out: Path) -> None:
@@ -236,15 +259,19 @@ def merge_run(run: TrainedRun, out: Path) -> None:
 
 def _evaluation_sets(run: TrainedRun, data: str | None, glue_dir: Path | None) -> dict[str, Dataset]:
     if data is not None and glue_name(data) is None:
-        table = read_table(Path(data))
-        records, _ = take_columns(
-            data, table.columns, table.column, table.places, run.task.text_columns, run.task.label_column
-        )
+        records, _ = read_records(Path(data), run.config, run.task)
         return {"validation": make_dataset(records, run.task)}
     changes = {key: value for key, value in (("data", data), ("glue_dir", glue_dir)) if value is not None}
     if data is not None and data != run.task.name:
         raise ConfigError(f"the run was trained on {run.task.name}, and an evaluation is asked for {data}.")
-    loaded = load_data(run.config.model_copy(update=changes), run.config.seed)
+    config = run.config.model_copy(update=changes)
+    changed = changed_file(run.folder.read_json(run.folder.plan)["files"], file_digests(config))
+    if changed is not None:
+        raise DataError(
+            f"{changed} has changed since the run was trained, so what the run held out cannot be told from what it "
+            "trained on. Put the file back, or name labelled data with --data."
+        )
+    loaded = load_data(config, run.config.seed)
     if run.task.kind == CLASSIFICATION:
         loaded = loaded.with_labels(run.task.labels)
     return {split: dataset for split, dataset in loaded.evaluation.items() if split != TUNING}

@@ -91,6 +91,19 @@ class RunTrainer(Trainer):
                 "Give the same command again to go on."
             )
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        # A metric over few examples ties often; of two equal checkpoints the one with the lower loss is better.
+        before = (self.state.best_metric, self.state.best_global_step)
+        if super()._determine_best_metric(metrics, trial):
+            return True
+        name = str(self.args.metric_for_best_model)
+        loss = f"eval_{TUNING}_loss" if name.startswith(f"eval_{TUNING}_") else "eval_loss"
+        best = next((r for r in self.state.log_history if r["step"] == before[1] and name in r), None)
+        if best is None or metrics[name] != before[0] or metrics[loss] >= best[loss]:
+            return False
+        self.state.best_global_step = self.state.global_step
+        return True
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         start = time.perf_counter()
         with writing(self.folder.checkpoints):

@@ -17,10 +17,9 @@ LINE_SECONDS = 10.0
 class ProgressReport(TrainerCallback):
     """Prints steps, loss, examples per second and time left, and the metrics of every evaluation."""
 
-    def __init__(self, console: Console, examples_per_step: int, metric: str) -> None:
+    def __init__(self, console: Console, examples_per_step: int) -> None:
         self.console = console
         self.examples_per_step = examples_per_step
-        self.metric = metric
         self.loss = ""
         self._bar: Progress | None = None
         self._task: Any = None
@@ -131,3 +130,8 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_bytes(size: int) -> str:
+    """Return "512 KiB", or "1,835 MiB" from ten mebibytes on."""
+    return f"{size / 2**20:,.0f} MiB" if size >= 10 * 2**20 else f"{size / 2**10:,.0f} KiB"

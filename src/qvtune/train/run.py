@@ -19,10 +19,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from qvtune.adaptation import Adaptation, adaptation_of, count_parameters
+from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING, load_data
 from qvtune.data.task import TextData
-from qvtune.data.tokens import count_cut, tokenize
-from qvtune.errors import ConfigError, nearest
+from qvtune.data.tokens import count_cut, tokenize, unknown_share
+from qvtune.errors import ConfigError, DataError, nearest
+from qvtune.train.card import adapter_card
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import describe_environment, is_main_process, peak_memory
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
@@ -34,6 +36,11 @@ from qvtune.train.seeds import stream_seed
 from qvtune.train.trainer import TrainingArguments
 
 RESERVED_POSITIONS = 4
+
+# Shares of unknown tokens at which training makes no sense, and is remarked upon.
+MOST_UNKNOWN = 0.9
+MANY_UNKNOWN = 0.1
+
 ADAPTATION_FILE = "qvtune.json"
 SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup", "cosine": "cosine"}
 
@@ -78,9 +85,12 @@ def run(
     prepared = prepare(config)
     if on_prepared is not None:
         on_prepared(prepared)
-    if is_main_process():
+    if not is_main_process():
+        return fit(config, prepared, folder, console)
+    with folder.locked():
+        folder.claim(config)
         _start_folder(folder, config, prepared)
-    return fit(config, prepared, folder, console)
+        return fit(config, prepared, folder, console)
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -95,10 +105,7 @@ def prepare(config: TrainConfig) -> Prepared:
     train = tokenize(data.train, tokenizer, config.max_length)
     splits = {name: tokenize(dataset, tokenizer, config.max_length) for name, dataset in data.evaluation.items()}
     cut = count_cut(train, config.max_length)
-    notes = list(data.notes)
-    empty = sum(not text.strip() for text in data.train["text"])
-    if empty:
-        notes.append(f"{empty:,} of {len(train):,} training texts are empty.")
+    notes = [*data.notes, *check_known(unknown_share(train, tokenizer), source.name)]
     if cut:
         notes.append(f"{cut / len(train):.0%} of the training texts fill {config.max_length} tokens (--max-length).")
     set_seed(stream_seed(config.seed, "init"))
@@ -115,7 +122,7 @@ def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Con
     metric = _selection_metric(config, prepared)
     arguments = training_arguments(config, folder, metric)
     stopping = EarlyStopping(metric, config.early_stopping) if config.early_stopping else None
-    progress = ProgressReport(console, config.batch_size * config.accumulation * arguments.world_size, metric)
+    progress = ProgressReport(console, config.batch_size * config.accumulation * arguments.world_size)
     clock = _MetricsFile(folder)
     trainer = RunTrainer(
         task=prepared.data.task,
@@ -143,7 +150,7 @@ def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Con
     metrics = _final_metrics(trainer)
     result = _result(config, prepared, trainer, metrics, metric, clock)
     if trainer.is_world_process_zero():
-        save_trained(trainer.model, prepared.tokenizer, folder)
+        save_trained(trainer.model, prepared.tokenizer, folder, _card(config, prepared, result["metrics"]))
         result["saved_bytes"] = sum(
             f.stat().st_size for f in _saved_folder(trainer.model, folder).glob("*.safetensors")
         )
@@ -243,6 +250,20 @@ def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase, config: An
         raise ConfigError(f"--max-length is {max_length}; this model reads {positions} tokens at most.")
 
 
+def check_known(unknown: float, model: str) -> list[str]:
+    """Return a sentence where many tokens of the training texts are unknown to the tokenizer.
+
+    Raises:
+        DataError: if nearly all are.
+    """
+    if unknown >= MOST_UNKNOWN:
+        raise DataError(
+            f"{unknown:.0%} of the tokens of the training texts are unknown to the tokenizer of {model}. Check that "
+            "the tokenizer is the model's own and the texts are in a language that it knows."
+        )
+    return [f"{unknown:.0%} of the training tokens are unknown to {model}."] if unknown >= MANY_UNKNOWN else []
+
+
 def check_trackers(names: list[str]) -> None:
     """Check that every tracker is one of transformers' and installed.
 
@@ -261,8 +282,8 @@ def check_trackers(names: list[str]) -> None:
             )
 
 
-def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: RunFolder) -> None:
-    """Save the adapter, or the whole model of a full training, with the tokenizer and what was adapted."""
+def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: RunFolder, card: str) -> None:
+    """Save the adapter with `card` as its README, or the whole model of a full training, and the tokenizer."""
     adaptation = adaptation_of(model)
     assert adaptation is not None, "a run's model is adapted"
     target = _saved_folder(model, folder)
@@ -271,6 +292,7 @@ def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: R
     with staged_folder(target) as staging:
         if adaptation.method == "lora":
             model.save_pretrained(str(staging), save_embedding_layers=False)  # type: ignore[operator]
+            write_text(staging / "README.md", card)  # in place of PEFT's form to fill in
         else:
             model.save_pretrained(str(staging))  # type: ignore[operator]
         tokenizer.save_pretrained(str(staging))
@@ -295,7 +317,15 @@ def _train(trainer: RunTrainer, checkpoint: Path | None, stopping: EarlyStopping
 def _start_folder(folder: RunFolder, config: TrainConfig, prepared: Prepared) -> None:
     write_text(folder.config, config.to_yaml())
     write_json(folder.environment, describe_environment() | {"seed": config.seed})
-    write_json(folder.plan, prepared.plan.to_dict() | {"task": prepared.data.task.to_dict(), "notes": prepared.notes})
+    files = file_digests(config)
+    write_json(
+        folder.plan,
+        prepared.plan.to_dict() | {"task": prepared.data.task.to_dict(), "notes": prepared.notes, "files": files},
+    )
+
+
+def _card(config: TrainConfig, prepared: Prepared, metrics: dict[str, float]) -> str:
+    return adapter_card(config, prepared.data.task, prepared.plan.learning_rates, metrics)
 
 
 def _selection_metric(config: TrainConfig, prepared: Prepared) -> str:

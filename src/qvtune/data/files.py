@@ -1,0 +1,42 @@
+"""Fingerprints of the local files that a run reads, so that a change of theirs under the same name is noticed."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from qvtune.data.glue import GLUE, glue_name
+from qvtune.data.hub import is_saved_folder
+from qvtune.data.options import DataOptions
+
+
+def file_digests(options: DataOptions) -> dict[str, str]:
+    """Return the SHA-256 of every local file that `options` name, under "option: file"; other data have none.
+
+    A file that is not there is left out: whoever reads it says so.
+    """
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in _files(options)}
+
+
+def changed_file(before: dict[str, str], now: dict[str, str]) -> str | None:
+    """Return the name of the first file that both hold with different contents, or None."""
+    return next((name for name, digest in before.items() if now.get(name, digest) != digest), None)
+
+
+def _files(options: DataOptions) -> Iterator[tuple[str, Path]]:
+    for option, root in _roots(options):
+        if root.is_file():
+            yield f"--{option}: {root.name}", root
+        elif is_saved_folder(root):
+            yield from ((f"--{option}: {path.relative_to(root)}", path) for path in sorted(root.rglob("*.arrow")))
+
+
+def _roots(options: DataOptions) -> Iterator[tuple[str, Path]]:
+    task = glue_name(options.data)
+    if task is None:
+        yield "data", Path(options.data)
+    elif options.glue_dir is not None and task in GLUE:
+        glue = GLUE[task]
+        tables = (options.glue_dir / glue.folder / file for file in ("train.tsv", *glue.dev))
+        yield from (("glue-dir", path) for path in (*tables, options.glue_dir / task, options.glue_dir))
+    if options.validation is not None:
+        yield "validation", options.validation

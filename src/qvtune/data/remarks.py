@@ -1,0 +1,64 @@
+"""Sentences about the examples of a task that a user would want to read before training on them."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from datasets import Dataset
+
+from qvtune.data.task import CLASSIFICATION, Task
+
+LISTED = 8
+FEW_EXAMPLES = 30
+
+# Labels that other tools write for a missing one.
+MISSING_NAMES = ("na", "n/a", "nan", "none", "null", "missing", "?")
+
+
+def remarks(task: Task, train: Dataset, evaluation: Mapping[str, Dataset]) -> list[str]:
+    """Say what the task is, with its classes and how many examples each has, and what looks like a mistake."""
+    found = [_describe(task, train), *_odd_labels(task)]
+    known = set(_texts(train))
+    for split, dataset in evaluation.items():
+        shared = sum(text in known for text in _texts(dataset))
+        if shared:
+            found.append(f"{shared:,} of {len(dataset):,} {split} examples have the text of a training example.")
+        if len(dataset) < FEW_EXAMPLES:
+            found.append(f"The {split} set has {len(dataset)} examples: its metrics are coarse.")
+    empty = sum(not text.strip() for text in train["text"])
+    if empty:
+        found.append(f"{empty:,} of {len(train):,} training texts are empty.")
+    return found
+
+
+def _describe(task: Task, train: Dataset) -> str:
+    labels = list(train["label"])
+    if task.kind != CLASSIFICATION:
+        return f"Regression, {len(labels):,} training examples with labels from {min(labels):g} to {max(labels):g}."
+    counts = Counter(labels)
+    classes = [f"{name} ({counts[i]:,})" for i, name in enumerate(task.labels)]
+    more = f", and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
+    absent = [name for i, name in enumerate(task.labels) if not counts[i]]
+    if absent:
+        more += f"; it cannot learn {', '.join(absent[:LISTED])}, of which none is left for training"
+    return f"Classification, {len(classes)} classes with training examples: {', '.join(classes[:LISTED])}{more}."
+
+
+def _odd_labels(task: Task) -> list[str]:
+    spellings = defaultdict(list)
+    for name in task.labels:
+        spellings[name.casefold()].append(name)
+    found = [
+        f"The labels {', '.join(map(repr, names))} differ in capitals alone and are classes of their own."
+        for names in spellings.values()
+        if len(names) > 1
+    ]
+    return found + [
+        f"The label '{name}' is a class of its own; remove those rows if it stands for a missing label."
+        for name in task.labels
+        if name.casefold() in MISSING_NAMES
+    ]
+
+
+def _texts(dataset: Dataset) -> list[tuple[str, str]]:
+    firsts = list(dataset["text"])
+    return list(zip(firsts, dataset["text_pair"] if "text_pair" in dataset.column_names else firsts, strict=True))

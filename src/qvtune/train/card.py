@@ -1,0 +1,50 @@
+"""The README of a saved adapter: what it is, how it was trained, how to load it."""
+
+from pathlib import Path
+
+from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.roles.layouts import ROLES
+from qvtune.train.config import TrainConfig
+
+LOADING = """```python
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+
+base = AutoModelForSequenceClassification.from_pretrained({base}, num_labels={outputs}{names})
+model = PeftModel.from_pretrained(base, "path/of/this/folder")
+```
+"""
+
+
+def adapter_card(config: TrainConfig, task: Task, rates: dict[str, float], metrics: dict[str, float]) -> str:
+    """Return the README, in Markdown with the front matter that the hub reads.
+
+    Args:
+        config: the run's options.
+        task: what was learned.
+        rates: learning rate by role and head.
+        metrics: of the saved weights.
+    """
+    is_local = Path(config.model).exists() or ":" in config.model
+    model = Path(config.model).name if is_local else config.model
+    names = f", id2label={dict(enumerate(task.labels))!r}" if task.kind == CLASSIFICATION else ""
+    base = f'"{config.model}"' if not is_local else '"path/of/the/base/model"'
+    lines = [
+        "---",
+        *([] if is_local else [f"base_model: {config.model}"]),
+        "library_name: peft",
+        "tags: [lora, qvtune]",
+        "---",
+        f"# LoRA adapter of {model} for {task.name}",
+        "",
+        f"Roles {', '.join(ROLES[role] for role in config.roles)}; rank {config.rank}, alpha {config.alpha:g}, dropout "
+        f"{config.dropout:g}; learning rates {', '.join(f'{name} {rate:g}' for name, rate in rates.items())}; seed "
+        f"{config.seed}. Trained with qvtune.",
+        "",
+        "| metric | value |",
+        "| --- | --- |",
+        *(f"| {name} | {value:.4f} |" for name, value in metrics.items()),
+        "",
+        LOADING.format(base=base, outputs=task.num_outputs, names=names),
+    ]
+    return "\n".join(lines)
