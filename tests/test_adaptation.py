@@ -218,6 +218,11 @@ def test_counts_of_a_model_that_was_not_adapted():
     [
         ({"rank": 0}, AdaptError, "rank is 0; it must be at least 1"),
         ({"rank": -2}, AdaptError, "rank is -2"),
+        ({"rank": "8"}, AdaptError, "rank is '8', a str; it must be a number"),
+        ({"rank": 1000}, AdaptError, "rank is 1000, and '.*query' is"),
+        ({"roles": 3}, RoleError, "roles is 3; it must be letters"),
+        ({"roles": ["q_lin"]}, RoleError, "unknown role 'q_lin'"),
+        ({"layers": "0-1"}, AdaptError, "layers is '0-1'; it must be a list of layer numbers"),
         ({"rank": 2.5}, AdaptError, "rank is 2.5"),
         ({"alpha": 0}, AdaptError, "alpha is 0; it must be above 0"),
         ({"alpha": -1.0}, AdaptError, "alpha is -1.0"),
@@ -244,6 +249,11 @@ def test_a_refused_call_leaves_the_model_as_it_was(options, error, text):
     assert_refused(model, error, text, **options)
     assert adaptation_of(model) is None
     adapt(model)  # and it can still be adapted
+
+
+def test_a_name_in_place_of_a_model_is_refused():
+    with pytest.raises(AdaptError, match=r"model is a str; load it first"):
+        adapt("bert-base-uncased")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

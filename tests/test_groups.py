@@ -387,3 +387,8 @@ def test_wrappers_around_the_users_own_peft(process_group):
     wrapped = get_peft_model(build("bert"), config)
     groups = param_groups(DistributedDataParallel(wrapped), lr=1e-3)
     assert members(groups) == members(param_groups(wrapped, lr=1e-3))
+
+
+def test_a_rate_in_quotes_is_refused():
+    with pytest.raises(RateError, match=r"lr is '1e-3', a str; it must be a number"):
+        param_groups(adapt(build("bert")), lr="1e-3")

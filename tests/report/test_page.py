@@ -59,7 +59,7 @@ def test_page_has_metrics_roles_and_picture_and_loads_nothing(folder: RunFolder)
 
 
 def test_text_from_data_is_escaped(folder: RunFolder, tmp_path: Path) -> None:
-    for path in (folder.result, folder.plan, folder.metrics, folder.config):
+    for path in (folder.result, folder.plan, folder.metrics, folder.config, folder.environment):
         (tmp_path / path.name).write_text(path.read_text())
     copy = RunFolder(tmp_path)
     for path, key in ((copy.result, "task"), (copy.plan, "model")):
@@ -81,3 +81,15 @@ def test_curves_draw_what_was_logged() -> None:
     assert [line.get_xydata().tolist() for line in loss.get_lines()] == [[[1, 0.7], [2, 0.6]], [[2, 0.65]]]
     assert score.get_lines()[0].get_xydata().tolist() == [[2, 0.75]]
     assert {line.get_label(): line.get_ydata()[0] for line in rate.get_lines()} == {"query": 1e-4, "value": 4e-4}
+
+
+def test_a_single_point_can_be_seen() -> None:
+    _, score, _ = draw_curves([{"step": 3, "eval_accuracy": 0.75}], "accuracy").get_axes()
+    assert score.get_lines()[0].get_marker() == "o"
+
+
+def test_picture_in_the_page_takes_the_colours_of_the_page(folder: RunFolder) -> None:
+    write_report(folder)
+    svg = folder.report.read_text(encoding="utf-8").partition("<svg")[2].partition("</svg>")[0]
+    assert "#000000" not in svg and "#ffffff" not in svg
+    assert 'fill="currentColor"' in svg

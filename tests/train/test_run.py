@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny import GOOD, make_reviews, save_tiny_bert, write_reviews
 
 from qvtune.train.config import make_config
-from qvtune.train.inference import load_run, predict_file
+from qvtune.train.inference import evaluate_run, load_run, predict_file
 from qvtune.train.loop import EarlyStopping
 from qvtune.train.run import prepare, run
 from qvtune.train.seeds import stream_seed
@@ -55,7 +55,7 @@ def weights(out: Path, name: str = "adapter/adapter_model.safetensors") -> dict[
 
 def test_run_folder(place: Path, tmp_path: Path) -> None:
     result = train(place, tmp_path / "run", seed=4)
-    names = {path.name for path in (tmp_path / "run").iterdir()}
+    names = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
     assert names == {
         "config.yaml", "plan.json", "metrics.jsonl", "result.json", "environment.json", "adapter", "checkpoints",
     }  # fmt: skip
@@ -119,6 +119,39 @@ def test_best_checkpoint_is_kept_and_reported(place: Path, tmp_path: Path) -> No
     )
     saved = weights(tmp_path / "best")
     assert all(torch.equal(kept[name], saved[name]) for name in saved)
+
+
+def test_of_checkpoints_with_equal_metrics_the_lowest_loss_is_kept(place: Path, tmp_path: Path) -> None:
+    result = train(place, tmp_path / "run", epochs=8, eval_steps=3, lr=1e-3, dropout=0.0, tune_fraction=0.2)
+    evaluations = [r for r in records(tmp_path / "run") if "eval_loss" in r]
+    order = [(r["eval_tuning_accuracy"], -r["eval_tuning_loss"], -r["step"]) for r in evaluations]
+    accuracies = [accuracy for accuracy, _, _ in order]
+    assert accuracies.count(max(accuracies)) > 1
+    assert result["checkpoint"]["step"] == -max(order)[2]
+    assert result["checkpoint"]["step"] > -max((accuracy, step) for accuracy, _, step in order)[1]
+
+
+def test_adapter_has_a_readme_of_its_own(place: Path, tmp_path: Path) -> None:
+    result = train(place, tmp_path / "run", rank=3, lr=1e-3)
+    card = (tmp_path / "run" / "adapter" / "README.md").read_text()
+    assert "Roles query, value; rank 3, alpha 8" in card
+    assert "learning rates query 0.001, value 0.004, head 0.001" in card
+    assert f"| accuracy | {result['metrics']['accuracy']:.4f} |" in card
+    assert "id2label={0: 'negative', 1: 'positive'}" in card
+    assert str(place) not in card
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").stat().st_mode & 0o077 == 0o044
+
+
+def test_a_run_does_not_depend_on_the_folder_it_was_started_in(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    result = run(
+        make_config({"model": "bert", "data": "reviews.csv", "epochs": 1, "out": str(tmp_path / "run")}), QUIET
+    )
+    monkeypatch.chdir(tmp_path)
+    again = evaluate_run(load_run(tmp_path / "run"))["metrics"]
+    assert again == {name: result["metrics"][name] for name in ("accuracy", "f1_macro")}
 
 
 def test_tuning_split_chooses_and_validation_is_reported(place: Path, tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""What is said about the examples before training."""
+
+from qvtune.data.records import text_dataset
+from qvtune.data.remarks import remarks
+from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
+
+
+def task(*labels: str) -> Task:
+    kind = CLASSIFICATION if labels else REGRESSION
+    return Task("mine", kind, labels, "classes", "accuracy", ("text",), "label")
+
+
+def examples(texts: list[str], labels: list[float]) -> object:
+    return text_dataset([texts], labels)
+
+
+def test_classes_and_their_counts_are_told() -> None:
+    said = remarks(task("bad", "good"), examples(["a", "b", "c"], [0, 1, 1]), {})
+    assert said == ["Classification, 2 classes with training examples: bad (1), good (2)."]
+
+
+def test_range_of_a_regression_is_told() -> None:
+    said = remarks(task(), examples(["a", "b"], [0.5, 4.25]), {})
+    assert said == ["Regression, 2 training examples with labels from 0.5 to 4.25."]
+
+
+def test_what_looks_like_a_mistake_is_told() -> None:
+    train = examples(["a", "b", " ", "d"], [0, 1, 2, 3])
+    said = "\n".join(remarks(task("Good", "good", "NA", "bad", "ugly"), train, {"validation": examples(["b"], [1])}))
+    assert "it cannot learn ugly, of which none is left for training" in said
+    assert "The labels 'Good', 'good' differ in capitals alone" in said
+    assert "The label 'NA' is a class of its own" in said
+    assert "1 of 1 validation examples have the text of a training example" in said
+    assert "The validation set is small (1)" in said
+    assert "1 of 4 training texts are empty" in said
+
+
+def test_second_text_counts_when_texts_are_compared() -> None:
+    train = text_dataset([["a", "b"], ["x", "y"]], [0, 1])
+    held_out = text_dataset([["a"] * 40, ["y"] * 40], [0] * 40)
+    assert len(remarks(task("no", "yes"), train, {"validation": held_out})) == 1
