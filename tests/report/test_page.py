@@ -91,5 +91,6 @@ def test_a_single_point_can_be_seen() -> None:
 def test_picture_in_the_page_takes_the_colours_of_the_page(folder: RunFolder) -> None:
     write_report(folder)
     svg = folder.report.read_text(encoding="utf-8").partition("<svg")[2].partition("</svg>")[0]
-    assert "#000000" not in svg and "#ffffff" not in svg
+    assert "#000000" not in svg
+    assert "#ffffff" not in svg
     assert 'fill="currentColor"' in svg
