@@ -286,10 +286,10 @@ def test_a_model_with_peft_adapters_is_refused():
 
 
 def test_an_unknown_layout_is_refused():
-    from transformers import GPT2Config, GPT2ForSequenceClassification
+    from transformers import MambaConfig, MambaModel
 
-    model = GPT2ForSequenceClassification(GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=100, n_positions=40))
-    assert_refused(model, RoleError, "'gpt2' is not supported")
+    model = MambaModel(MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, vocab_size=100))
+    assert_refused(model, RoleError, "'mamba' has no query, key and value projections")
 
 
 def assert_refused(model, error, text, **options):

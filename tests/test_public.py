@@ -8,7 +8,20 @@ import pytest
 
 import qvtune
 
-FUNCTIONS = ["adapt", "adaptation_of", "count_parameters", "find_attention", "param_groups", "restore"]
+FUNCTIONS = [
+    "adapt",
+    "adaptation_of",
+    "count_parameters",
+    "declare_attention",
+    "find_attention",
+    "load_adapter",
+    "param_groups",
+    "restore",
+    "save_adapter",
+]
+
+# Functions with a second argument that nobody would want to name.
+TWO_SUBJECTS = {"declare_attention": "roles", "load_adapter": "folder", "save_adapter": "folder"}
 CLASSES = [
     "Adaptation",
     "AttentionLayer",
@@ -16,6 +29,7 @@ CLASSES = [
     "ParameterCounts",
     "Projection",
     "QVTuneError",
+    "Rows",
     "Trainer",
     "TrainingArguments",
 ]
@@ -45,9 +59,10 @@ def test_classes(name):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_arguments_after_the_subject_are_keyword_only(name):
-    kinds = [p.kind for p in inspect.signature(getattr(qvtune, name)).parameters.values()]
-    assert kinds[0] is inspect.Parameter.POSITIONAL_OR_KEYWORD
-    assert set(kinds[1:]) <= {inspect.Parameter.KEYWORD_ONLY}
+    parameters = list(inspect.signature(getattr(qvtune, name)).parameters.values())
+    positional = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    assert positional == ["model", *([TWO_SUBJECTS[name]] if name in TWO_SUBJECTS else [])]
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[len(positional) :])
 
 
 def test_an_unknown_name():

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qvtune.adaptation import Adaptation, ParameterCounts, adapt, adaptation_of, count_parameters, restore
+    from qvtune.adapters import load_adapter, save_adapter
     from qvtune.errors import QVTuneError
     from qvtune.groups import param_groups
     from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
+    from qvtune.roles.declare import declare_attention
     from qvtune.roles.find import find_attention
+    from qvtune.roles.layouts import Rows
     from qvtune.train.trainer import Trainer, TrainingArguments
 
 __version__ = "0.1.0"
@@ -21,14 +24,18 @@ _HOMES = {
     "ParameterCounts": "qvtune.adaptation",
     "Projection": "qvtune.roles.attention",
     "QVTuneError": "qvtune.errors",
+    "Rows": "qvtune.roles.layouts",
     "Trainer": "qvtune.train.trainer",
     "TrainingArguments": "qvtune.train.trainer",
     "adapt": "qvtune.adaptation",
     "adaptation_of": "qvtune.adaptation",
     "count_parameters": "qvtune.adaptation",
+    "declare_attention": "qvtune.roles.declare",
     "find_attention": "qvtune.roles.find",
+    "load_adapter": "qvtune.adapters",
     "param_groups": "qvtune.groups",
     "restore": "qvtune.adaptation",
+    "save_adapter": "qvtune.adapters",
 }
 
 __all__ = [
@@ -38,14 +45,18 @@ __all__ = [
     "ParameterCounts",
     "Projection",
     "QVTuneError",
+    "Rows",
     "Trainer",
     "TrainingArguments",
     "adapt",
     "adaptation_of",
     "count_parameters",
+    "declare_attention",
     "find_attention",
+    "load_adapter",
     "param_groups",
     "restore",
+    "save_adapter",
 ]
 
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from qvtune.errors import AdaptError, nearest
-from qvtune.roles.attention import AttentionMap, parse_roles
+from qvtune.roles.attention import AttentionMap, Projection, parse_roles
 from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
+from qvtune.roles.split import join, split
 from qvtune.roles.unwrap import unwrap, unwrap_once
 
 METHODS = ("lora", "full")
@@ -36,8 +37,13 @@ class Adaptation:
 
     @property
     def targets(self) -> list[str]:
-        """Names of the adapted projections, relative to the transformers model."""
-        return [projection.module for projection in self.attention.projections(self.roles, self.layers)]
+        """Names of the modules that train, relative to the transformers model; parts of fused ones once split."""
+        return [projection.trained for projection in self.projections]
+
+    @property
+    def projections(self) -> list[Projection]:
+        """The adapted projections."""
+        return self.attention.projections(self.roles, self.layers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and dictionaries that JSON can hold."""
@@ -74,8 +80,9 @@ def adapt(
     """Make the chosen roles of `model`'s attention trainable, and freeze the rest but for its head.
 
     "lora" adds low-rank factors through PEFT, W + (alpha / rank) B A with A of shape (rank, inputs), B of shape
-    (outputs, rank) and B zero at the start; "full" trains the projections themselves, biases included. Everything
-    is checked before anything is touched: a call that raises leaves the model as it was.
+    (outputs, rank) and B zero at the start; "full" trains the projections themselves, biases included. A matrix that
+    holds several roles is split into a linear layer for each, which `restore` makes one again. Everything is checked
+    before anything is touched: a call that raises leaves the model as it was.
 
     Args:
         model: a transformers model with its weights loaded, changed in place.
@@ -116,11 +123,17 @@ def adapt(
     head_names = tuple(head) if head is not None else _head_modules(inner)
     resolved = None if layers is None else tuple(layers)
     adaptation = Adaptation(roles, method, rank, alpha, dropout, resolved, head_names, attention)
-    targets = adaptation.targets
+    targets = list(dict.fromkeys(adaptation.targets))
+    _check_present(adaptation)
     if method == "lora":
         _check_rank(adaptation)
-    _check_modules(inner, targets, head_names, method)
-    adapted = _apply_lora(inner, adaptation, targets) if method == "lora" else _apply_full(inner, targets, head_names)
+    _check_modules(inner, adaptation)
+    split(inner, attention, adaptation.projections)
+    try:
+        adapted = _apply_lora(inner, adaptation, targets) if method == "lora" else _apply_full(inner, adaptation)
+    except BaseException:
+        join(inner)
+        raise
     setattr(adapted, _MARK, adaptation)
     return adapted
 
@@ -142,11 +155,13 @@ def restore(model: nn.Module, *, merge: bool = True) -> nn.Module:
         raise AdaptError("this model was not adapted by qvtune, so there is nothing to restore.")
     adaptation = holder.__dict__.pop(_MARK)
     if adaptation.method == "full":
+        join(holder)
         return holder.requires_grad_(True)
     dtypes = _head_dtypes(unwrap(holder), adaptation.head)
     restored = holder.merge_and_unload() if merge else holder.unload()
     for name, dtype in dtypes.items():
         restored.get_submodule(name).to(dtype)
+    join(restored)
     return restored.requires_grad_(True)
 
 
@@ -262,8 +277,16 @@ def _newly_initialised(inner: nn.Module) -> set[str]:
     return {name for name, _ in inner.named_parameters()} - loaded if loaded else set()
 
 
-def _check_modules(inner: nn.Module, targets: list[str], head: Sequence[str], method: str) -> None:
+def _check_present(adaptation: Adaptation) -> None:
+    found = {projection.role for projection in adaptation.projections}
+    for role in adaptation.roles:
+        if role not in found:
+            raise AdaptError(f"role '{role}' was asked for, and this model has no {ROLES[role]} projection of its own.")
+
+
+def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:
     modules = dict(inner.named_modules())
+    targets, head, method = [p.module for p in adaptation.projections], adaptation.head, adaptation.method
     for name in head:
         if name not in modules or name == "":
             raise AdaptError(
@@ -301,10 +324,12 @@ def _apply_lora(inner: Any, adaptation: Adaptation, targets: list[str]) -> nn.Mo
     return adapted
 
 
-def _apply_full(inner: nn.Module, targets: list[str], head: Sequence[str]) -> nn.Module:
+def _apply_full(inner: nn.Module, adaptation: Adaptation) -> nn.Module:
     inner.requires_grad_(False)
-    for name in (*targets, *head):
+    for name in (*adaptation.targets, *adaptation.head):
         inner.get_submodule(name).requires_grad_(True)
+    for name in (name for projection in adaptation.projections for name in projection.extra):
+        inner.get_parameter(name).requires_grad_(True)
     return inner
 
 

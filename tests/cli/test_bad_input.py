@@ -249,7 +249,7 @@ DAMAGE = {
     "plan": ("plan.json", "plan.json: is missing or damaged"),
     "adapter gone": ("adapter", "adapter: what the run trained is gone"),
     "adaptation": ("adapter/qvtune.json", "is no adapter saved by qvtune"),
-    "PEFT's settings": ("adapter/adapter_config.json", "the adapter cannot be put on the model"),
+    "weights": ("adapter/adapter_model.safetensors", "the adapter cannot be read"),
 }
 
 
@@ -277,7 +277,7 @@ def test_broken_adapter(place: Path, finished: Path, tmp_path: Path, capsys: pyt
     os.truncate(tmp_path / "broken" / "adapter" / "adapter_model.safetensors", 1000)
     code, error = run_cli(f"evaluate --run {tmp_path}/broken", place, capsys)
     assert code == 2
-    assert "the adapter cannot be put on the model" in error
+    assert "the adapter cannot be read" in error
 
 
 PREDICTIONS = {

@@ -8,6 +8,7 @@ from models import build
 from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection, parse_roles
 from qvtune.roles.find import find_attention
+from qvtune.roles.layouts import Rows
 
 
 def _map(layers: int = 12) -> AttentionMap:
@@ -24,7 +25,7 @@ def _map(layers: int = 12) -> AttentionMap:
                 kv_heads=2,
                 head_dim=8,
                 projections=tuple(
-                    Projection(role, f"layer.{index}.{role}", (0, rows), (rows, 32), role == "q")
+                    Projection(role, f"layer.{index}.{role}", Rows(0, rows), (rows, 32), role == "q", rows)
                     for role, rows in (("q", 32), ("k", 16), ("v", 16), ("o", 32))
                 ),
                 uses=1,

@@ -9,10 +9,11 @@ from models import BY_ID, build, cases
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import GPT2Config, GPT2Model, MambaConfig, MambaModel
+from transformers import MambaConfig, MambaModel
 
 from qvtune.errors import QVTuneError, RoleError
 from qvtune.roles.find import find_attention
+from qvtune.roles.layouts import Rows
 
 
 @cases()
@@ -31,7 +32,7 @@ def test_every_family_by_hand(family):
         assert [p.role for p in layer.projections] == ["q", "k", "v", "o"]
         assert [p.module for p in layer.projections] == [f"{name}.{relative}" for relative in family.names]
         assert [p.shape for p in layer.projections] == [family.shape(role) for role in "qkvo"]
-        assert [p.rows for p in layer.projections] == [(0, family.shape(role)[0]) for role in "qkvo"]
+        assert [p.rows for p in layer.projections] == [Rows(0, family.shape(role)[0]) for role in "qkvo"]
         assert "".join(p.role for p in layer.projections if p.bias) == family.biased
         assert (layer.heads, layer.kv_heads, layer.head_dim) == (4, family.kv_heads, family.head_dim)
         assert layer.uses == family.uses
@@ -153,15 +154,11 @@ def test_the_meta_device_cannot_be_measured():
     assert [layer.uses for layer in attention] == [0, 0]
 
 
-def test_a_fused_matrix_is_named():
-    model = GPT2Model(GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=100, n_positions=40))
-    with pytest.raises(RoleError, match=r"'gpt2' is not supported.*h\.0\.attn \(GPT2Attention: c_attn, c_proj\)"):
-        find_attention(model)
-
-
 def test_a_model_without_attention():
     model = MambaModel(MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, vocab_size=100))
-    with pytest.raises(RoleError, match=r"'mamba' is not supported: no attention layer was found\. Looked for"):
+    with pytest.raises(
+        RoleError, match=r"'mamba' has no query, key and value projections: 'layers\.0\.mixer'.*state-space"
+    ):
         find_attention(model)
 
 
@@ -184,11 +181,13 @@ def test_an_attention_module_that_is_not_understood_beside_ones_that_are():
         find_attention(model)
 
 
-def test_a_missing_output_projection():
-    model = build("llama")
-    del model.model.layers[1].self_attn.o_proj
-    with pytest.raises(RoleError, match=r"'model\.layers\.1\.self_attn' \(LlamaAttention\).*no output projection"):
-        find_attention(model)
+def test_a_layer_without_an_output_projection_has_the_other_roles():
+    model = build("bert")
+    for layer in model.bert.encoder.layer:
+        layer.attention.output.dense = nn.Identity()
+    attention = find_attention(model)
+    assert attention.verified
+    assert [p.role for p in attention.layers[0].projections] == ["q", "k", "v"]
 
 
 def test_role_errors_are_value_errors_too():

@@ -6,21 +6,34 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from qvtune.errors import RoleError
-from qvtune.roles.layouts import ROLES
+from qvtune.roles.layouts import ROLES, Rows
 
 
 @dataclass(frozen=True)
 class Projection:
     """One role of one attention layer: a module and the rows of its output that belong to the role.
 
-    `rows` is half-open, in rows of the output dimension; `shape` is (rows, inputs) of the weight.
+    `shape` is (rows, inputs) of the role's part of the weight; `module_rows` counts all rows of the module. `extra`
+    names parameters outside the module that are the role's too, as DeBERTa's `q_bias`.
     """
 
     role: str
     module: str
-    rows: tuple[int, int]
+    rows: Rows
     shape: tuple[int, int]
     bias: bool
+    module_rows: int
+    extra: tuple[str, ...] = ()
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether the module plays other roles too."""
+        return len(self.rows) != self.module_rows
+
+    @property
+    def trained(self) -> str:
+        """Name of the module that is the role's alone: the one that `split.py` makes of a fused one's rows."""
+        return f"{self.module}.{ROLES[self.role]}" if self.is_fused else self.module
 
     @property
     def parameters(self) -> int:
@@ -32,10 +45,11 @@ class Projection:
 class AttentionLayer:
     """One attention layer.
 
-    `name` is the smallest module that holds all four projections. `index` counts layers of one `kind` within one
-    `stack` ("encoder", "decoder" or "" where there is one stack). `uses` is how often a forward pass calls the
-    module (ALBERT calls one for all its layers; 0 where the model was not run). `verified` says that the probe
-    measured the roles on this model.
+    `name` is the smallest module that holds all projections; `layout` names how they are stored: "separate",
+    "blocks", "grouped", "codegen", "key_value_halves" or "latent". An output projection may be missing. `index` counts
+    layers of one `kind` ("self", "cross") within one `stack`: the side of an encoder-decoder, or the path of one of
+    several towers. `uses` is how often a forward pass calls the module (ALBERT calls one for all its layers; 0 where
+    the model was not run). `verified` says that the probe measured the roles on this model.
     """
 
     name: str
@@ -58,11 +72,24 @@ class AttentionLayer:
 
 
 @dataclass(frozen=True)
+class WithoutRoles:
+    """A module that mixes positions and has no query, key and value to adapt, with the reason."""
+
+    module: str
+    class_name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class AttentionMap:
-    """Where query, key, value and output live in a model, as found by `find_attention`."""
+    """Where query, key, value and output live in a model, as found by `find_attention`.
+
+    `others` are the modules that mix positions without these roles.
+    """
 
     model_type: str
     layers: tuple[AttentionLayer, ...]
+    others: tuple[WithoutRoles, ...] = ()
 
     def __iter__(self) -> Iterator[AttentionLayer]:
         return iter(self.layers)
@@ -92,10 +119,13 @@ class AttentionMap:
         ]
 
     def role_of_module(self, name: str) -> str | None:
-        """Return the role of the module called `name`, or of the module that holds it, or None."""
+        """Return the role of the module called `name`, or of the module that holds it, or None.
+
+        What a fused module holds has a role only once it is split.
+        """
         for layer in self.layers:
             for projection in layer.projections:
-                if name == projection.module or name.startswith(projection.module + "."):
+                if name in (projection.trained, *projection.extra) or name.startswith(projection.trained + "."):
                     return projection.role
         return None
 
@@ -111,14 +141,17 @@ class AttentionMap:
                 **{
                     **layer,
                     "projections": tuple(
-                        Projection(**{**p, "rows": tuple(p["rows"]), "shape": tuple(p["shape"])})
+                        Projection(
+                            **{**p, "rows": Rows(**p["rows"]), "shape": tuple(p["shape"]), "extra": tuple(p["extra"])}
+                        )
                         for p in layer["projections"]
                     ),
                 }
             )
             for layer in data["layers"]
         )
-        return cls(model_type=data["model_type"], layers=layers)
+        others = tuple(WithoutRoles(**other) for other in data["others"])
+        return cls(model_type=data["model_type"], layers=layers, others=others)
 
     def _resolve(self, layers: Sequence[int]) -> set[int]:
         count = max(layer.index for layer in self.layers) + 1

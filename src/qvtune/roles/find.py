@@ -2,15 +2,28 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from qvtune.errors import RoleError
-from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
-from qvtune.roles.layouts import CROSS_ATTENTION_NAMES, HEAD_DIM_ATTRIBUTES, SEPARATE_LAYOUTS, SeparateLayout
+from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection, WithoutRoles
+from qvtune.roles.layouts import (
+    CROSS_ATTENTION_NAMES,
+    FUSED_LAYOUTS,
+    HEAD_DIM_ATTRIBUTES,
+    HEADS_ATTRIBUTES,
+    LATENT_KEY_VALUE,
+    LATENT_QUERIES,
+    OUTPUTS,
+    SEPARATE_LAYOUTS,
+    WITHOUT_ROLES,
+    FusedLayout,
+    Rows,
+)
 from qvtune.roles.probe import Probed, probe
 from qvtune.roles.unwrap import base_layer, unwrap
 
@@ -18,19 +31,21 @@ from qvtune.roles.unwrap import base_layer, unwrap
 def find_attention(model: nn.Module, *, verify: bool = True, inputs: Mapping[str, Any] | None = None) -> AttentionMap:
     """Find the query, key, value and output projection of every attention layer of `model`.
 
-    The structure of the modules proposes the roles; a probe then runs the model on one short random input and
-    measures them: doubling the value projection doubles the layer's context, a change of the query at one position
-    moves that position alone, a change of the key at one position moves others and is not linear. The sizes of heads
-    are measured the same way. The model, its modes and the global random state are left as they were.
+    The structure of the modules proposes the roles, also of the rows of a fused matrix; a probe then runs the model on
+    one short random input and measures them: doubling the value projection doubles the layer's context, a change of
+    the query at one position moves that position alone, a change of the key at one position moves others and is not
+    linear. The sizes of heads are measured the same way. The model, its modes and the global random state are left as
+    they were.
 
     Args:
         model: a transformers model, also inside PEFT, DistributedDataParallel or `torch.compile`.
         verify: run the probe. Without it, as on the meta device, layers come back with `verified=False`.
         inputs: keyword arguments for the model's forward pass in the probe, where the ones made from its
-            configuration (8 random token ids, or one random image) do not fit.
+            configuration (8 random token ids, one random image, ...) do not fit.
 
     Returns:
-        The map; module names are relative to the transformers model, without PEFT's prefixes.
+        The map; module names are relative to the transformers model, without PEFT's prefixes. Its `others` are the
+        modules that mix positions without query, key and value, with the reason.
 
     Raises:
         RoleError: if nothing is found, if some modules look like attention and are not understood, or if the probe
@@ -44,71 +59,146 @@ def find_attention(model: nn.Module, *, verify: bool = True, inputs: Mapping[str
         'encoder.layer.1.attention.self.value'
     """
     inner = unwrap(model)
-    layers = _locate(inner)
-    if verify and any(parameter.is_meta for parameter in inner.parameters()):
+    attention = locate(inner)
+    return confirmed(inner, attention, inputs) if verify else attention
+
+
+def confirmed(inner: nn.Module, attention: AttentionMap, inputs: Mapping[str, Any] | None) -> AttentionMap:
+    """Measure a map on the model, and return it with what was measured.
+
+    Raises:
+        RoleError: if the model cannot be run, or the measurement contradicts the map.
+    """
+    if any(parameter.is_meta for parameter in inner.parameters()):
         raise RoleError(
             "the model is on the meta device, so its roles cannot be measured. "
             "Load its weights, or call find_attention(model, verify=False)."
         )
-    if verify:
-        layers = [_confirm(layer, result) for layer, result in zip(layers, probe(inner, layers, inputs), strict=True)]
-    return AttentionMap(model_type=_model_type(inner), layers=tuple(layers))
+    results = probe(inner, attention.layers, inputs)
+    return replace(attention, layers=tuple(map(_confirm, attention.layers, results)))
 
 
-def _locate(inner: nn.Module) -> list[AttentionLayer]:
+def locate(inner: nn.Module) -> AttentionMap:
+    """Find the layers of a transformers model by structure alone.
+
+    Raises:
+        RoleError: if nothing is found, or some modules look like attention and are not understood.
+    """
     modules = dict(inner.named_modules())
-    encoder_decoder = bool(getattr(getattr(inner, "config", None), "is_encoder_decoder", False))
-    counts: Counter[tuple[str, str]] = Counter()
-    layers = []
-    for name, module in modules.items():
-        layout = _matching_layout(module)
-        if layout is None:
-            continue
-        output = _output_name(name, layout, modules)
-        if output is None:
-            raise RoleError(
-                f"'{name}' ({type(module).__name__}) has query, key and value projections but no output projection "
-                f"at any of {', '.join(layout.output)}. This layout is not supported."
-            )
-        stack = _stack(name) if encoder_decoder else ""
-        kind = "cross" if CROSS_ATTENTION_NAMES & set(name.split(".")) else "self"
-        layers.append(_layer(inner, name, layout, output, modules, stack, kind, counts[stack, kind]))
-        counts[stack, kind] += 1
-    _refuse_unknown(inner, modules, layers)
-    return layers
+    found = [layer for name in modules if (layer := _layer(inner, name, modules)) is not None]
+    others = _others(modules)
+    _refuse_unknown(inner, modules, found, others)
+    return AttentionMap(model_type(inner), tuple(numbered(inner, found)), tuple(others))
 
 
-def _layer(
-    inner: nn.Module,
-    name: str,
-    layout: SeparateLayout,
-    output: str,
-    modules: dict[str, nn.Module],
-    stack: str,
-    kind: str,
-    index: int,
-) -> AttentionLayer:
-    names = {"q": f"{name}.{layout.query}", "k": f"{name}.{layout.key}", "v": f"{name}.{layout.value}", "o": output}
-    names = {role: path.lstrip(".") for role, path in names.items()}
-    projections = tuple(_projection(role, path, modules[path]) for role, path in names.items())
-    head_dim = _head_dim(modules[name], getattr(inner, "config", None), projections[0].shape[0])
+def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> AttentionLayer | None:
+    """Return the attention layer whose query, key and value are children of the module called `name`, or None."""
+    core = modules[name]
+    children = dict(core.named_children())
+    if _without_roles(core) is not None:
+        return None
+    proposed = _separate(core, name, children) or _fused(inner, core, name, children) or _latent(core, name, children)
+    if proposed is None:
+        return None
+    layout, projections = proposed
+    output = _output_name(name, modules, {p.module for p in projections})
+    if output is not None:
+        projections = (*projections, _whole("o", output, modules[output]))
+    projections = tuple(_with_extra(core, name, projection) for projection in projections)
+    query, key, value = projections[:3]
+    head_dim = _head_dim(inner, core, query, len(value.rows) if layout == "latent" else len(query.rows))
+    heads = _heads(inner, core, len(query.rows)) or len(query.rows) // head_dim
+    kv_heads = heads if layout == "latent" else len(key.rows) // head_dim
     return AttentionLayer(
-        name=_common_parent(names.values()),
-        index=index,
-        stack=stack,
-        kind=kind,
-        layout="separate",
-        heads=projections[0].shape[0] // head_dim,
-        kv_heads=projections[1].shape[0] // head_dim,
+        name=common_parent([_join(name, "-"), output]) if output else name,
+        index=0,
+        stack="",
+        kind="cross" if CROSS_ATTENTION_NAMES & set(name.split(".")) else "self",
+        layout=layout,
+        heads=heads,
+        kv_heads=kv_heads,
         head_dim=head_dim,
         projections=projections,
     )
 
 
+Proposed = tuple[str, tuple[Projection, ...]]
+
+
+def _separate(core: nn.Module, name: str, children: dict[str, nn.Module]) -> Proposed | None:
+    for layout in SEPARATE_LAYOUTS:
+        names = {"q": layout.query, "k": layout.key, "v": layout.value}
+        if all(is_linear(children.get(child)) for child in names.values()):
+            return "separate", tuple(_whole(role, _join(name, child), children[child]) for role, child in names.items())
+    return None
+
+
+def _fused(inner: nn.Module, core: nn.Module, name: str, children: dict[str, nn.Module]) -> Proposed | None:
+    for layout in FUSED_LAYOUTS:
+        if not layout.is_for(type(core).__name__) or not is_linear(children.get(layout.fused)):
+            continue
+        if (layout.query is None) != (layout.query not in children):
+            continue
+        rows = _fused_rows(inner, core, layout, children)
+        if rows is None:
+            continue
+        path, module = _join(name, layout.fused), children[layout.fused]
+        parts = {role: _part(role, path, module, part) for role, part in rows.items()}
+        if layout.query is not None:
+            parts["q"] = _whole("q", _join(name, layout.query), children[layout.query])
+        return layout.name, tuple(parts[role] for role in "qkv")
+    return None
+
+
+def _fused_rows(
+    inner: nn.Module, core: nn.Module, layout: FusedLayout, children: dict[str, nn.Module]
+) -> dict[str, Rows] | None:
+    """Return whose the rows of a fused module are, or None where its size does not fit the layout."""
+    total, width = linear_size(children[layout.fused])
+    heads = _heads(inner, core, 0)
+    if layout.query is not None:
+        return layout.arrangement((1, 1, total // 2)) if total % 2 == 0 else None
+    if heads is None:
+        return None
+    # With equal sizes for query, key and value a third of the rows are queries; fewer keys show in the size of a head.
+    size = next((s for s in (_declared_head_dim(core), width // heads, total // (3 * heads)) if s), 0)
+    groups, rest = divmod(total - heads * size, 2 * size)
+    if rest or not 0 < groups <= heads or heads % groups:
+        size, groups = total // (3 * heads), heads
+    return layout.arrangement((heads, groups, size)) if (heads + 2 * groups) * size == total else None
+
+
+def _latent(core: nn.Module, name: str, children: dict[str, nn.Module]) -> Proposed | None:
+    query = next((child for child in LATENT_QUERIES if is_linear(children.get(child))), None)
+    key_size, value_size = getattr(core, "qk_nope_head_dim", None), getattr(core, "v_head_dim", None)
+    if query is None or not is_linear(children.get(LATENT_KEY_VALUE)) or not key_size or not value_size:
+        return None
+    path, module = _join(name, LATENT_KEY_VALUE), children[LATENT_KEY_VALUE]
+    period = key_size + value_size
+    heads = linear_size(module)[0] // period
+    return "latent", (
+        _whole("q", _join(name, query), children[query]),
+        _part("k", path, module, Rows(0, key_size, period, heads)),
+        _part("v", path, module, Rows(key_size, value_size, period, heads)),
+    )
+
+
+def numbered(inner: nn.Module, layers: list[AttentionLayer]) -> Iterable[AttentionLayer]:
+    """Give each layer its stack, and its number among those of its stack and kind."""
+    encoder_decoder = bool(getattr(getattr(inner, "config", None), "is_encoder_decoder", False))
+    stacks = [_side(layer.name) if encoder_decoder else re.split(r"\.\d+(?:\.|$)", layer.name)[0] for layer in layers]
+    if len(set(stacks)) == 1:
+        stacks = [stacks[0] if encoder_decoder else ""] * len(layers)
+    counts: Counter[tuple[str, str]] = Counter()
+    for layer, stack in zip(layers, stacks, strict=True):
+        yield replace(layer, stack=stack, index=counts[stack, layer.kind])
+        counts[stack, layer.kind] += 1
+
+
 def _confirm(layer: AttentionLayer, result: Probed) -> AttentionLayer:
     """Return the layer with what was measured, or raise if the measurement contradicts it."""
     wrong = [
-        f"'{layer[role].module}' was taken for the {expected} and behaves like a {measured}"
+        f"'{_described(layer[role])}' was taken for the {expected} and behaves like a {measured}"
         for role, expected, measured in (
             ("q", "query", result.roles["q"]),
             ("k", "key", result.roles["k"]),
@@ -121,7 +211,10 @@ def _confirm(layer: AttentionLayer, result: Probed) -> AttentionLayer:
             f"the probe contradicts the structure of '{layer.name}': {'; '.join(wrong)}. "
             "Probed: a value scales the context, a query moves its own position alone, a key moves others."
         )
-    if result.head_dim is not None and result.head_dim != layer.head_dim:
+    if result.head_dim is None:
+        return replace(layer, kind=result.kind, uses=result.uses, verified=True)
+    # A value may have heads of another size than query and key, and a query row moves the value's channels.
+    if result.head_dim * layer.heads != result.width:
         raise RoleError(
             f"'{layer.name}' was taken to have {layer.heads} heads of size {layer.head_dim}, but one query row "
             f"moves {result.head_dim} outputs. This layout is not supported."
@@ -134,28 +227,46 @@ def _confirm(layer: AttentionLayer, result: Probed) -> AttentionLayer:
     return replace(layer, kind=result.kind, uses=result.uses, verified=True)
 
 
-def _matching_layout(module: nn.Module) -> SeparateLayout | None:
-    children = dict(module.named_children())
-    for layout in SEPARATE_LAYOUTS:
-        if all(_is_linear(children.get(child)) for child in (layout.query, layout.key, layout.value)):
-            return layout
-    return None
+def _described(projection: Projection) -> str:
+    if not projection.is_fused:
+        return projection.module
+    rows = projection.rows
+    runs = f" and {rows.repeats - 1} more runs, one every {rows.period}" if rows.repeats > 1 else ""
+    return f"{projection.module}, rows {rows.start} to {rows.start + rows.size - 1}{runs}"
 
 
-def _output_name(name: str, layout: SeparateLayout, modules: dict[str, nn.Module]) -> str | None:
-    for relative in layout.output:
+def _output_name(name: str, modules: dict[str, nn.Module], taken: set[str]) -> str | None:
+    for relative in OUTPUTS:
         base, path = name, relative
         if path.startswith("../"):
             base, path = name.rpartition(".")[0], path[3:]
-        candidate = f"{base}.{path}".lstrip(".")
-        if _is_linear(modules.get(candidate)):
+        candidate = _join(base, path)
+        if candidate not in taken and is_linear(modules.get(candidate)):
             return candidate
     return None
 
 
-def _refuse_unknown(inner: nn.Module, modules: dict[str, nn.Module], layers: list[AttentionLayer]) -> None:
-    """Raise if a module looks like attention and no layer accounts for it, or if there is no layer at all."""
-    known = {layer.name for layer in layers}
+def _others(modules: dict[str, nn.Module]) -> list[WithoutRoles]:
+    return [
+        WithoutRoles(name, type(module).__name__, reason)
+        for name, module in modules.items()
+        if (reason := _without_roles(module)) is not None
+    ]
+
+
+def _without_roles(module: nn.Module) -> str | None:
+    names = {name for name, _ in module.named_children()} | set(module._parameters)
+    return next((reason for mark, reason in WITHOUT_ROLES.items() if mark in names), None)
+
+
+def _refuse_unknown(
+    inner: nn.Module, modules: dict[str, nn.Module], layers: list[AttentionLayer], others: list[WithoutRoles]
+) -> None:
+    """Raise if a module looks like attention and nothing accounts for it, or if there is no layer at all."""
+    known = {layer.name for layer in layers} | {
+        p.module.rpartition(".")[0] for layer in layers for p in layer.projections
+    }
+    known |= {other.module for other in others}
     unknown = [
         f"{name} ({type(module).__name__}: {children})"
         for name, module in modules.items()
@@ -163,40 +274,86 @@ def _refuse_unknown(inner: nn.Module, modules: dict[str, nn.Module], layers: lis
         and not any(name == k or name.startswith(k + ".") or k.startswith(name + ".") for k in known)
         and (children := ", ".join(n for n, child in module.named_children() if _has_matrix(child)))
     ]
-    if not layers or unknown:
-        found = f"{len(layers)} attention layers were understood" if layers else "no attention layer was found"
-        listed = f"; these look like attention and are not: {'; '.join(unknown[:3])}" if unknown else ""
-        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+    if layers and not unknown:
+        return
+    kind = model_type(inner)
+    if not layers and not unknown and others:
         raise RoleError(
-            f"model type '{_model_type(inner)}' is not supported: {found}{listed}{more}. Looked for separate query, "
-            "key and value projections under the names of "
-            + ", ".join(f"{layout.query}/{layout.key}/{layout.value}" for layout in SEPARATE_LAYOUTS)
-            + ". Fused matrices are not supported yet."
+            f"model type '{kind}' has no query, key and value projections: '{others[0].module}' "
+            f"({others[0].class_name}) is {others[0].reason}. There is nothing here for qvtune to adapt."
         )
+    found = f"{len(layers)} attention layers were understood" if layers else "no attention layer was found"
+    listed = f"; these look like attention and are not understood: {'; '.join(unknown[:3])}" if unknown else ""
+    more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+    raise RoleError(
+        f"model type '{kind}' is not supported: {found}{listed}{more}. State the roles by hand with "
+        "qvtune.declare_attention, and give the map to adapt(attention=...)."
+    )
 
 
-def _projection(role: str, name: str, module: nn.Module) -> Projection:
+def _whole(role: str, path: str, module: nn.Module) -> Projection:
+    return _part(role, path, module, Rows(0, linear_size(module)[0]))
+
+
+def _part(role: str, path: str, module: nn.Module, rows: Rows) -> Projection:
+    total, inputs = linear_size(module)
+    bias = base_layer(module).bias is not None
+    return Projection(role, path, rows, (len(rows), inputs), bias, total)
+
+
+def _with_extra(core: nn.Module, name: str, projection: Projection) -> Projection:
+    """Add the parameters beside a module that are the role's: a bias that DeBERTa and LayoutLMv2 keep apart."""
+    bias = f"{projection.role}_bias"
+    parameter = core._parameters.get(bias)
+    is_own = parameter is not None and parameter.numel() == len(projection.rows)
+    return replace(projection, extra=(_join(name, bias),)) if is_own else projection
+
+
+def linear_size(module: nn.Module) -> tuple[int, int]:
+    """Return (rows, inputs) of a linear layer, whichever way round it keeps its weight."""
     linear = base_layer(module)
-    rows, columns = int(linear.out_features), int(linear.in_features)
-    return Projection(role=role, module=name, rows=(0, rows), shape=(rows, columns), bias=linear.bias is not None)
+    rows, inputs = reversed(linear.weight.shape) if isinstance(linear, Conv1D) else linear.weight.shape
+    return int(rows), int(inputs)
 
 
-def _head_dim(core: nn.Module, config: Any, query_rows: int) -> int:
-    for attribute in HEAD_DIM_ATTRIBUTES:
-        value = getattr(core, attribute, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    heads = getattr(config, "num_attention_heads", None)
-    if isinstance(heads, int) and heads > 0 and query_rows % heads == 0:
-        return query_rows // heads
-    raise RoleError(f"the size of a head of {type(core).__name__} cannot be told from the module or its configuration.")
+def _head_dim(inner: nn.Module, core: nn.Module, query: Projection, rows: int) -> int:
+    declared = _declared_head_dim(core)
+    if declared:
+        return declared
+    heads = _heads(inner, core, rows)
+    if heads:
+        return rows // heads
+    raise RoleError(f"the size of a head of '{query.module}' cannot be told from its module or its configuration.")
 
 
-def _stack(name: str) -> str:
+def _declared_head_dim(core: nn.Module) -> int | None:
+    return _whole_number(core, HEAD_DIM_ATTRIBUTES)
+
+
+def _heads(inner: nn.Module, core: nn.Module, rows: int) -> int | None:
+    """Return the number of heads that the module or a configuration names and that divides `rows`, or None."""
+    for source in (core, getattr(core, "config", None), getattr(inner, "config", None)):
+        heads = _whole_number(source, HEADS_ATTRIBUTES)
+        if heads and rows % heads == 0:
+            return heads
+    return None
+
+
+def _whole_number(source: Any, attributes: Iterable[str]) -> int | None:
+    values = (getattr(source, name, None) for name in attributes)
+    return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), None)
+
+
+def _side(name: str) -> str:
     return next((part for part in name.split(".") if part in ("encoder", "decoder")), "")
 
 
-def _common_parent(names: Any) -> str:
+def _join(parent: str, child: str) -> str:
+    return f"{parent}.{child}".lstrip(".")
+
+
+def common_parent(names: Iterable[str]) -> str:
+    """Return the name of the smallest module that holds all of these."""
     paths = [name.split(".") for name in names]
     common = []
     for parts in zip(*paths, strict=False):
@@ -206,8 +363,9 @@ def _common_parent(names: Any) -> str:
     return ".".join(common)
 
 
-def _is_linear(module: nn.Module | None) -> bool:
-    return module is not None and isinstance(base_layer(module), nn.Linear)
+def is_linear(module: nn.Module | None) -> bool:
+    """Whether a module is a linear layer, also of transformers' `Conv1D` and below a PEFT adapter."""
+    return module is not None and isinstance(base_layer(module), (nn.Linear, Conv1D))
 
 
 def _has_matrix(module: nn.Module) -> bool:
@@ -215,5 +373,6 @@ def _has_matrix(module: nn.Module) -> bool:
     return weight is not None and weight.dim() >= 2
 
 
-def _model_type(inner: nn.Module) -> str:
+def model_type(inner: nn.Module) -> str:
+    """Return the model type of a configuration, or the name of the class."""
     return str(getattr(getattr(inner, "config", None), "model_type", None) or type(inner).__name__)

@@ -1,41 +1,165 @@
-"""How attention modules are laid out, as data: which child of an attention module plays which role.
+"""How attention modules are laid out, as data: which child of an attention module plays which role, and which rows of
+a child that plays several.
 
-A row of the table is a hint. What a projection really does is measured on the model by `probe.py`.
+The tables are hints. What a projection really does is measured on the model by `probe.py`.
 """
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 ROLES = {"q": "query", "k": "key", "v": "value", "o": "output"}
 
 
 @dataclass(frozen=True)
-class SeparateLayout:
-    """Three projections that are children of one module, and an output projection near by.
+class Rows:
+    """Rows of a matrix that belong to one role: `repeats` runs of `size` rows, a run every `period` from `start` on.
 
-    `output` lists paths relative to that module, tried in order; a leading `../` means its parent.
+    >>> Rows(start=2, size=2, period=6, repeats=2).indices()
+    [2, 3, 8, 9]
     """
+
+    start: int
+    size: int
+    period: int = 0
+    repeats: int = 1
+
+    def __len__(self) -> int:
+        return self.size * self.repeats
+
+    def indices(self) -> list[int]:
+        """List the row numbers, ascending."""
+        return [self.start + run * self.period + row for run in range(self.repeats) for row in range(self.size)]
+
+
+# Sizes of a layer: query heads, key/value heads, size of a head.
+Sizes = tuple[int, int, int]
+Arrangement = Callable[[Sizes], dict[str, Rows]]
+
+
+def blocks(sizes: Sizes) -> dict[str, Rows]:
+    """All queries, then all keys, then all values."""
+    heads, groups, size = sizes
+    query, key = heads * size, groups * size
+    return {"q": Rows(0, query), "k": Rows(query, key), "v": Rows(query + key, key)}
+
+
+def grouped(sizes: Sizes) -> dict[str, Rows]:
+    """For each key/value head: the queries that share it, its key, its value.
+
+    With a key head per query head this is query, key, value head by head; with one key head it is `blocks`.
+    """
+    heads, groups, size = sizes
+    shared = heads // groups * size
+    period = shared + 2 * size
+    return {
+        "q": Rows(0, shared, period, groups),
+        "k": Rows(shared, size, period, groups),
+        "v": Rows(shared + size, size, period, groups),
+    }
+
+
+# CodeGen's checkpoints were trained in four parallel parts, and its code cuts the matrix in four for good.
+CODEGEN_PARTS = 4
+
+
+def codegen(sizes: Sizes) -> dict[str, Rows]:
+    """Four parts, each all of its queries, then values, then keys."""
+    heads, _, size = sizes
+    part = heads * size // CODEGEN_PARTS
+    return {role: Rows(place * part, part, 3 * part, CODEGEN_PARTS) for place, role in enumerate("qvk")}
+
+
+def key_value_halves(sizes: Sizes) -> dict[str, Rows]:
+    """All keys, then all values."""
+    _, groups, size = sizes
+    return {"k": Rows(0, groups * size), "v": Rows(groups * size, groups * size)}
+
+
+@dataclass(frozen=True)
+class SeparateLayout:
+    """Query, key and value are children of one module."""
 
     query: str
     key: str
     value: str
-    output: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FusedLayout:
+    """One child holds several roles.
+
+    `fused` names it, `arrangement` says whose its rows are, `query` names the query where it has a child of its own.
+    Where rows differ between classes that use the same name, `classes` is a pattern of the ones that this row is for,
+    and the first row that fits counts.
+    """
+
+    name: str
+    fused: str
+    arrangement: Arrangement
+    query: str | None = None
+    classes: str = ""
+
+    def is_for(self, class_name: str) -> bool:
+        """Whether this row is for modules of that class."""
+        return re.search(self.classes, class_name) is not None
 
 
 SEPARATE_LAYOUTS = (
-    # BERT, RoBERTa, XLM-R, CamemBERT and ELECTRA keep the output beside the core; ALBERT inside it.
-    SeparateLayout("query", "key", "value", ("dense", "../output.dense")),
-    # DeBERTa-v2 and v3
-    SeparateLayout("query_proj", "key_proj", "value_proj", ("../output.dense",)),
-    # DistilBERT
-    SeparateLayout("q_lin", "k_lin", "v_lin", ("out_lin",)),
-    # T5, MPNet
-    SeparateLayout("q", "k", "v", ("o",)),
-    # Llama, Mistral, Qwen, Gemma and ViT (o_proj), OPT, BART and GPT-J (out_proj), Phi (dense)
-    SeparateLayout("q_proj", "k_proj", "v_proj", ("o_proj", "out_proj", "dense")),
+    SeparateLayout("query", "key", "value"),  # BERT and its kin, ViT-like models
+    SeparateLayout("q_proj", "k_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, OPT, BART, GPT-J, Phi, CLIP, Whisper
+    SeparateLayout("query_proj", "key_proj", "value_proj"),  # DeBERTa-v2 and v3, ProphetNet
+    SeparateLayout("q_lin", "k_lin", "v_lin"),  # DistilBERT, XLM, FlauBERT
+    SeparateLayout("q", "k", "v"),  # T5, MPNet
+    SeparateLayout("linear_q", "linear_k", "linear_v"),  # conformers
+    SeparateLayout("Wq", "Wk", "Wv"),  # CTRL
+    SeparateLayout("q_head", "k_head", "v_head"),  # Funnel
+    SeparateLayout("project_q", "project_k", "project_v"),  # CPM-Ant
+    SeparateLayout("projection_query", "projection_key", "projection_value"),  # CvT
+    SeparateLayout("to_q", "to_k", "to_v"),
 )
+
+FUSED_LAYOUTS = (
+    FusedLayout("codegen", "qkv_proj", codegen, classes="CodeGen"),
+    FusedLayout("blocks", "qkv_proj", blocks),  # Phi-3
+    FusedLayout("blocks", "qkv", blocks),  # SAM, BLIP, TimeSformer, the vision towers of Qwen-VL and GLM-V
+    FusedLayout("blocks", "Wqkv", blocks),  # ModernBERT, MPT, DBRX
+    FusedLayout("blocks", "qkv_linear", blocks),  # LayoutLMv2
+    FusedLayout("blocks", "att_proj", blocks),  # Bark
+    FusedLayout("grouped", "query_key_value", grouped),  # GPT-NeoX, BLOOM, Persimmon, Falcon in all its forms
+    FusedLayout("grouped", "in_proj", grouped, classes="DisentangledSelfAttention"),  # DeBERTa v1
+    FusedLayout("key_value_halves", "c_attn", key_value_halves, query="q_attn"),  # cross-attention of GPT-2
+    FusedLayout("grouped", "c_attn", grouped, classes="GPTBigCode"),
+    FusedLayout("blocks", "c_attn", blocks),  # GPT-2 and its kin
+    FusedLayout("key_value_halves", "to_kv", key_value_halves, query="to_q"),  # conformers of Granite-Speech
+)
+
+# Low-rank attention of DeepSeek: the query's last factor, and one matrix from the shared latent to every head's key
+# (without its rotary part) and value.
+LATENT_KEY_VALUE = "kv_b_proj"
+LATENT_QUERIES = ("q_b_proj", "q_proj")
+
+# Where the output projection is, relative to the module of query, key and value; the first that exists counts.
+OUTPUTS = (
+    "o_proj", "out_proj", "out_lin", "o", "linear_out", "c_proj", "Wo", "proj", "projection", "projection_layer",
+    "to_out", "attention_out", "output_proj", "post_proj", "proj_out", "dense", "linear", "output", "../output.dense",
+    "../output", "../out_proj", "../post", "../dense",
+)  # fmt: skip
 
 # Children of a decoder layer that attend to the encoder; a hint only, the probe looks at the inputs.
 CROSS_ATTENTION_NAMES = frozenset({"EncDecAttention", "encoder_attn", "crossattention", "cross_attn"})
 
-# Attributes in which attention modules keep the size of one head.
-HEAD_DIM_ATTRIBUTES = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
+# Attributes in which attention modules keep their sizes.
+HEAD_DIM_ATTRIBUTES = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "dim_per_head", "d_head")
+HEADS_ATTRIBUTES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_local_attention_heads")
+
+# Modules that mix positions without query, key and value: a name by which their children or parameters tell, and why
+# there is nothing to adapt in them.
+WITHOUT_ROLES = {
+    "A_log": "a state-space or linear-attention layer: no softmax over keys",
+    "time_decay": "a recurrent layer: no query and key product",
+    "sampling_offsets": "deformable attention: no keys",
+    "query_key": "query and key share one matrix",
+    "to_query": "additive attention: no value",
+    "output_gate": "linear attention: no softmax over keys",
+}

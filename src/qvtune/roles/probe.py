@@ -7,7 +7,7 @@ For one attention layer with context c = softmax(f(q, k)) v, the input of the ou
 - a change of k at position j moves c at other positions too, and c is not linear in k.
 
 A change of one row of q moves the channels of one head, a change of one row of k those of all heads that share it.
-Shapes: b batch (1), s positions, d channels.
+Positions are those of all sequences, images or windows of a batch, one after another.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,11 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer
+from qvtune.roles.inputs import dummy_inputs
+from qvtune.roles.layouts import Rows
 
-POSITIONS = 8
 # Relative change of the context below which a position or channel counts as untouched; it is zero but for rounding.
 UNTOUCHED = 1e-6
 # Relative error within which a doubled projection counts as having doubled the context (bfloat16 has 8 bits).
@@ -37,13 +39,15 @@ Change = Callable[[Tensor], Tensor]
 class Probed:
     """What was measured on one layer.
 
-    `roles` maps the claimed q, k and v to what the module behaves like. `head_dim` and `group` (query heads per key
-    head) are None where rows of the query or key mix before the product, as under a norm over all heads.
+    `roles` maps the claimed q, k and v to what their rows behave like. `width` counts the channels of the context.
+    `head_dim` and `group` (query heads per key head) are None where rows of the query or key mix before the product,
+    as under a norm over all heads.
     """
 
     roles: dict[str, str]
     kind: str
     uses: int
+    width: int
     head_dim: int | None
     group: int | None
 
@@ -55,32 +59,8 @@ def probe(inner: nn.Module, layers: Sequence[AttentionLayer], inputs: Mapping[st
         RoleError: if the model cannot be run, or a layer is not reached.
     """
     with _evaluating(inner), torch.no_grad():
-        calls = _record_calls(inner, layers, dummy_inputs(inner) if inputs is None else dict(inputs))
+        calls = _record_calls(inner, layers, inputs)
         return [_probe_layer(inner, layer, calls[layer.name]) for layer in layers]
-
-
-def dummy_inputs(inner: Any, positions: int = POSITIONS) -> dict[str, Tensor]:
-    """Make one short random input from the model's configuration, without touching the global random state."""
-    generator = torch.Generator().manual_seed(0)
-    config = inner.config
-    device = next(inner.parameters()).device
-    main = getattr(inner, "main_input_name", "input_ids")
-    if main == "pixel_values":
-        size = config.image_size
-        height, width = (size, size) if isinstance(size, int) else size
-        image = torch.randn(1, config.num_channels, height, width, generator=generator)
-        return {main: image.to(device, next(inner.parameters()).dtype)}
-    vocabulary = config.get_text_config().vocab_size
-    special = {getattr(config, f"{name}_token_id", None) for name in ("pad", "eos", "bos")}
-    eos = getattr(config, "eos_token_id", None)
-    ordinary = torch.tensor([token for token in range(min(vocabulary, 5000)) if token not in special])
-    ids = ordinary[torch.randint(len(ordinary), (1, positions), generator=generator)]
-    if isinstance(eos, int) and eos < vocabulary:
-        ids[:, -1] = eos  # BART and T5 classifiers pool at the end-of-sequence token
-    inputs = {"input_ids": ids.to(device)}
-    if config.is_encoder_decoder:
-        inputs["decoder_input_ids"] = inputs["input_ids"]
-    return inputs
 
 
 @dataclass
@@ -90,7 +70,9 @@ class _Calls:
     count: int = 0
 
 
-def _record_calls(inner: nn.Module, layers: Sequence[AttentionLayer], inputs: dict[str, Any]) -> dict[str, _Calls]:
+def _record_calls(
+    inner: nn.Module, layers: Sequence[AttentionLayer], inputs: Mapping[str, Any] | None
+) -> dict[str, _Calls]:
     calls = {layer.name: _Calls() for layer in layers}
 
     def recorder(record: _Calls) -> Callable[..., None]:
@@ -101,84 +83,146 @@ def _record_calls(inner: nn.Module, layers: Sequence[AttentionLayer], inputs: di
 
         return hook
 
-    body = getattr(inner, "base_model", inner)
+    failures: list[str] = []
     with ExitStack() as hooks:
         for layer in layers:
             handle = inner.get_submodule(layer.name).register_forward_pre_hook(
                 recorder(calls[layer.name]), with_kwargs=True
             )
             hooks.callback(handle.remove)
-        try:
-            body(**inputs, use_cache=False) if _takes_cache(inner) else body(**inputs)
-        except Exception as error:
-            raise RoleError(
-                f"the model could not be run on a short input to measure its roles: {type(error).__name__}: {error}. "
-                "Give inputs that it accepts: find_attention(model, inputs={...})."
-            ) from error
-    for layer in layers:
-        if calls[layer.name].count == 0:
-            raise RoleError(f"'{layer.name}' was not reached by a forward pass, so its roles cannot be measured.")
+        for part in [inner] if inputs is not None else _parts(inner):
+            if all(calls[layer.name].count for layer in layers):
+                break
+            if not any(calls[layer.name].count == 0 and _holds(part, inner, layer.name) for layer in layers):
+                continue
+            try:
+                given = dummy_inputs(part) if inputs is None else dict(inputs)
+                body = getattr(part, "base_model", part)
+                body(**given, use_cache=False) if _takes_cache(part) else body(**given)
+            except Exception as error:
+                # Whatever the model raises: another part of it may still be run alone.
+                failures.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    missed = [layer.name for layer in layers if calls[layer.name].count == 0]
+    if missed and failures:
+        raise RoleError(
+            f"the model could not be run on a short input to measure its roles: {failures[0]}. "
+            "Give inputs that it accepts: find_attention(model, inputs={...})."
+        )
+    if missed:
+        raise RoleError(
+            f"'{missed[0]}' was not reached by a forward pass, so its roles cannot be measured. Give inputs that reach "
+            "it: find_attention(model, inputs={...})."
+        )
     return calls
+
+
+def _parts(inner: nn.Module) -> Iterator[nn.Module]:
+    """Yield the model, then the models inside it, as a text and a vision tower, which can be run alone."""
+    for module in inner.modules():
+        if module is inner or isinstance(module, PreTrainedModel):
+            yield module
+
+
+def _holds(part: nn.Module, inner: nn.Module, name: str) -> bool:
+    module = inner.get_submodule(name)
+    return any(child is module for child in part.modules())
 
 
 def _probe_layer(inner: nn.Module, layer: AttentionLayer, call: _Calls) -> Probed:
     attention = inner.get_submodule(layer.name)
-    modules = {p.role: inner.get_submodule(p.module) for p in layer.projections}
+    parts = {p.role: _Part(inner.get_submodule(p.module), p.rows) for p in layer.projections}
 
     def context(changes: Mapping[str, Change] | None = None) -> Tensor:
-        return _context(attention, modules, call, changes or {})
+        return _context(attention, parts, call, changes or {})
 
     reference = context()
-    roles = {role: _behaves_like(context, reference, role) for role in "qkv"}
+    roles = {role: _behaves_like(context, reference, role, parts[role]) for role in "qkv"}
     head_dim = group = None
     if roles == {"q": "query", "k": "key", "v": "value"}:
         head_dim, group = _measure_heads(context, reference, layer)
-    same_input = _inputs_are_same(attention, modules, call)
-    return Probed(roles, "self" if same_input else "cross", call.count, head_dim, group)
+    same_input = _inputs_are_same(attention, parts, call)
+    return Probed(roles, "self" if same_input else "cross", call.count, reference.shape[1], head_dim, group)
 
 
-def _behaves_like(context: Callable[..., Tensor], reference: Tensor, role: str) -> str:
-    doubled = context({role: lambda out: 2 * out})
-    if _close(doubled, 2 * reference):
+@dataclass(frozen=True)
+class _Part:
+    """The module of a projection and the rows of its output that are claimed for the role."""
+
+    module: nn.Module
+    rows: Rows
+
+
+def _behaves_like(context: Callable[..., Tensor], reference: Tensor, role: str, part: _Part) -> str:
+    if _close(context({role: lambda out: 2 * out}), 2 * reference):
         return "value"
     # In the middle, because causal attention sees nothing from the first position and little from the last.
-    middle = reference.shape[1] // 2
-    moved = _moved(context, reference, 1, role, lambda strength: _noise_at(middle, strength))
+    middle = len(reference) // 2
+    moved = _moved(context, reference, 0, role, lambda strength: _noise_at(middle, len(reference), strength))
     if moved == {middle}:
         return "query"
-    if moved:
-        return "key"
-    return "projection with no effect on the context"
+    if not moved:
+        return "projection with no effect on the context"
+    return "value" if _is_averaged(context, role) else "key"
+
+
+def _is_averaged(context: Callable[..., Tensor], role: str) -> bool:
+    """Whether the context is an average over positions of what `role` gives, also where a norm follows it.
+
+    An average of equal things does not depend on its weights. So with the projection's output the same at every
+    position, changes of the other two projections must not move the context; a key's average is not of the key.
+    """
+    constant = {
+        role: lambda out: out.reshape(-1, out.shape[-1])[:1].expand(out.numel() // out.shape[-1], -1).reshape(out.shape)
+    }
+    still = context(constant)
+    others = {other: _noise(8.0) for other in "qkv" if other != role}
+    return _close(context(constant | others), still)
 
 
 def _measure_heads(
     context: Callable[..., Tensor], reference: Tensor, layer: AttentionLayer
 ) -> tuple[int | None, int | None]:
     """Return the size of a head and the query heads per key head, each None where rows mix across heads."""
-    head_dim = len(_moved(context, reference, 2, "q", lambda strength: _push_row(slice(None), strength)))
+    head_dim = len(_moved(context, reference, 1, "q", lambda strength: _push_row(None, strength)))
     # At one position, because a softmax does not see what all keys have in common.
-    shared = len(_moved(context, reference, 2, "k", lambda strength: _push_row(0, strength)))
-    if head_dim == reference.shape[2] and layer.heads > 1:
+    shared = len(_moved(context, reference, 1, "k", lambda strength: _push_row(0, strength)))
+    if head_dim == reference.shape[1] and layer.heads > 1:
         return None, None
-    mixes = shared == reference.shape[2] and layer.kv_heads > 1
+    mixes = shared == reference.shape[1] and layer.kv_heads > 1
     return head_dim, None if mixes else shared // head_dim
 
 
-def _context(
-    attention: nn.Module, modules: dict[str, nn.Module], call: _Calls, changes: Mapping[str, Change]
-) -> Tensor:
-    """Return the input of the output projection, (1, s, d) in float64, with the projections' outputs changed."""
+def _context(attention: nn.Module, parts: dict[str, _Part], call: _Calls, changes: Mapping[str, Change]) -> Tensor:
+    """Return the context, (positions, d) in float64, with the projections' outputs changed.
+
+    It is the input of the output projection, or where there is none what the attention module returns.
+    """
     seen: list[Tensor] = []
 
-    def keep(module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.append(args[0].detach().double())
+    def keep(value: Any) -> None:
+        value = value[0] if isinstance(value, tuple) else value
+        seen.append(value.detach().double())
 
     with ExitStack() as hooks:
-        hooks.callback(modules["o"].register_forward_pre_hook(keep).remove)
+        if "o" in parts:
+            hooks.callback(parts["o"].module.register_forward_pre_hook(lambda module, args: keep(args)).remove)
         for role, change in changes.items():
-            hooks.callback(modules[role].register_forward_hook(_first_call_only(change)).remove)
-        attention(*call.args, **(call.kwargs or {}))
-    return seen[0].reshape(1, -1, seen[0].shape[-1])
+            hook = _first_call_only(_on_rows(change, parts[role].rows))
+            hooks.callback(parts[role].module.register_forward_hook(hook).remove)
+        result = attention(*call.args, **(call.kwargs or {}))
+    if "o" not in parts:
+        keep(result)
+    return seen[0].reshape(-1, seen[0].shape[-1])
+
+
+def _on_rows(change: Change, rows: Rows) -> Change:
+    def changed(out: Tensor) -> Tensor:
+        if len(rows) == out.shape[-1]:
+            return change(out)
+        index = torch.tensor(rows.indices(), device=out.device)
+        return out.index_copy(-1, index, change(out.index_select(-1, index)))
+
+    return changed
 
 
 def _first_call_only(change: Change) -> Callable[..., Tensor | None]:
@@ -194,7 +238,9 @@ def _first_call_only(change: Change) -> Callable[..., Tensor | None]:
     return hook
 
 
-def _inputs_are_same(attention: nn.Module, modules: dict[str, nn.Module], call: _Calls) -> bool:
+def _inputs_are_same(attention: nn.Module, parts: dict[str, _Part], call: _Calls) -> bool:
+    if parts["q"].module is parts["k"].module:
+        return True
     seen: dict[str, Tensor] = {}
     with ExitStack() as hooks:
         for role in "qk":
@@ -202,28 +248,39 @@ def _inputs_are_same(attention: nn.Module, modules: dict[str, nn.Module], call: 
             def keep(module: nn.Module, args: tuple[Any, ...], role: str = role) -> None:
                 seen.setdefault(role, args[0])
 
-            hooks.callback(modules[role].register_forward_pre_hook(keep).remove)
+            hooks.callback(parts[role].module.register_forward_pre_hook(keep).remove)
         attention(*call.args, **(call.kwargs or {}))
     return seen["q"].shape == seen["k"].shape and bool(torch.equal(seen["q"], seen["k"]))
 
 
-def _noise_at(position: int, strength: float) -> Change:
+def _noise(strength: float) -> Change:
     def change(out: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(1)
-        noise = torch.randn(out.shape[-1], generator=generator).to(out)
-        out = out.clone()
-        out[:, position] += strength * _scale(out) * noise
-        return out
+        noise = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
+        return out + strength * _scale(out) * noise.to(out)
 
     return change
 
 
-def _push_row(position: int | slice, strength: float) -> Change:
+def _noise_at(position: int, positions: int, strength: float) -> Change:
+    """Change one of so many positions; a projection that sees more or fewer, as over an image, at the same part."""
+
     def change(out: Tensor) -> Tensor:
-        push = strength * _scale(out)
-        out = out.clone()
-        out[:, position, 0] += push
-        return out
+        generator = torch.Generator().manual_seed(1)
+        noise = torch.randn(out.shape[-1], generator=generator).to(out)
+        flat = out.reshape(-1, out.shape[-1]).clone()
+        flat[position * len(flat) // positions] += strength * _scale(out) * noise
+        return flat.reshape(out.shape)
+
+    return change
+
+
+def _push_row(position: int | None, strength: float) -> Change:
+    """Change the first row at one position, or at every one."""
+
+    def change(out: Tensor) -> Tensor:
+        flat = out.reshape(-1, out.shape[-1]).clone()
+        flat[slice(None) if position is None else position, 0] += strength * _scale(out)
+        return flat.reshape(out.shape)
 
     return change
 
@@ -237,10 +294,9 @@ def _moved(
     context: Callable[..., Tensor], reference: Tensor, dim: int, role: str, change: Callable[[float], Change]
 ) -> set[int]:
     """Return the indices along `dim` at which the context moves when `role` is changed at any strength."""
-    others = [d for d in range(reference.dim()) if d != dim]
     moved: set[int] = set()
     for strength in STRENGTHS:
-        difference = (context({role: change(strength)}) - reference).abs().amax(dim=others)
+        difference = (context({role: change(strength)}) - reference).abs().amax(dim=1 - dim)
         moved |= set(torch.nonzero(difference > UNTOUCHED * reference.abs().max()).flatten().tolist())
     return moved
 

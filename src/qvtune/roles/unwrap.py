@@ -7,14 +7,14 @@ from torch import nn
 
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the model below `torch.compile`, data parallel wrappers and PEFT."""
-    current: Any = model
-    while True:
-        if (below := unwrap_once(current)) is not None:
-            current = below
-        elif hasattr(current, "get_base_model"):
-            current = current.get_base_model()  # PEFT
-        else:
-            return current
+    current: Any = unwrap_wrappers(model)
+    return unwrap(current.get_base_model()) if hasattr(current, "get_base_model") else current
+
+
+def unwrap_wrappers(model: nn.Module) -> nn.Module:
+    """Return the model below `torch.compile` and data parallel wrappers: PEFT's where there is one."""
+    below = unwrap_once(model)
+    return model if below is None else unwrap_wrappers(below)
 
 
 def unwrap_once(model: Any) -> nn.Module | None:

@@ -12,7 +12,7 @@ from qvtune.data.options import DataOptions
 from qvtune.errors import ConfigError, nearest
 from qvtune.options import Options, parse_options
 from qvtune.roles.attention import parse_roles
-from qvtune.roles.layouts import SEPARATE_LAYOUTS
+from qvtune.roles.layouts import OUTPUTS, SEPARATE_LAYOUTS
 
 DEFAULT_LR = {"lora": 4e-4, "full": 5e-5}
 DEFAULT_LR_RATIO = {"lora": 4.0, "full": 2.0}
@@ -205,10 +205,9 @@ def _translate(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _roles_of_targets(targets: str) -> str:
-    names: dict[str, str] = {"query": "q", "key": "k", "value": "v"}
+    names: dict[str, str] = {path: "o" for path in OUTPUTS if "/" not in path}
     for layout in SEPARATE_LAYOUTS:
         names |= {layout.query: "q", layout.key: "k", layout.value: "v"}
-        names |= {path: "o" for path in layout.output if "/" not in path}
     roles = set()
     for target in targets.split(","):
         if target.strip() not in names:

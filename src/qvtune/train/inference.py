@@ -16,6 +16,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from qvtune.adaptation import restore
+from qvtune.adapters import load_adapter
 from qvtune.data.files import changed_file, file_digests
 from qvtune.data.glue import format_submission, glue_name, load_tests
 from qvtune.data.load import TUNING, load_data, read_records
@@ -24,14 +26,11 @@ from qvtune.data.records import make_dataset, take_texts, text_dataset
 from qvtune.data.tables import read_table
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.data.tokens import tokenize
-from qvtune.errors import ConfigError, DataError, ModelError, RunError, nearest
-from qvtune.roles.attention import AttentionMap
-from qvtune.roles.find import find_attention
+from qvtune.errors import ConfigError, DataError, RunError, nearest
 from qvtune.train.config import TrainConfig
 from qvtune.train.folder import RunFolder, staged_folder, write_text
 from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer
 from qvtune.train.progress import track
-from qvtune.train.run import ADAPTATION_FILE
 
 FORMATS = (".jsonl", ".csv")
 
@@ -77,32 +76,6 @@ def load_run(path: Path, model: str | None = None) -> TrainedRun:
     if is_adapter:
         loaded = load_adapter(loaded, saved)
     return TrainedRun(folder, config, task, tokenizer, loaded.eval())
-
-
-def load_adapter(base: Any, path: Path) -> nn.Module:
-    """Put a saved adapter on its base model.
-
-    Raises:
-        ModelError: if it was made for another model; the text names what differs.
-    """
-    from peft import PeftModel
-
-    try:
-        recorded = AttentionMap.from_dict(json.loads((path / ADAPTATION_FILE).read_text(encoding="utf-8"))["attention"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: is no adapter saved by qvtune: {error}") from error
-    found = find_attention(base, verify=False)
-    shapes = [(p.module, p.shape) for p in found.projections("qkvo")]
-    wanted = [(p.module, p.shape) for p in recorded.projections("qkvo")]
-    if shapes != wanted:
-        raise ModelError(
-            f"{path}: the adapter does not fit the model: it was made for {_shape(recorded)}, and the model is "
-            f"{_shape(found)}. Give the model that it was trained on."
-        )
-    try:
-        return PeftModel.from_pretrained(base, str(path))
-    except Exception as error:  # PEFT's, torch's and safetensors' own, for what does not fit or is broken
-        raise ModelError(f"{path}: the adapter cannot be put on the model: {str(error).splitlines()[0]}") from error
 
 
 def score_texts(
@@ -251,7 +224,7 @@ def merge_run(run: TrainedRun, out: Path) -> None:
         if not out.is_dir() or any(out.iterdir()):
             raise RunError(f"{out}: exists already. Give --out a new folder.")
         out.rmdir()
-    model = run.model.merge_and_unload() if run.config.method == "lora" else run.model
+    model: Any = restore(run.model) if run.config.method == "lora" else run.model
     with staged_folder(out) as staging:
         model.save_pretrained(str(staging))
         run.tokenizer.save_pretrained(str(staging))
@@ -303,8 +276,3 @@ def _prediction_values(task: Task, scores: NDArray) -> list[dict[str, Any]]:
         {"label": task.labels[int(row.argmax())], "probabilities": dict(zip(task.labels, map(float, row), strict=True))}
         for row in probabilities
     ]
-
-
-def _shape(attention: AttentionMap) -> str:
-    rows, columns = attention.layers[0]["q"].shape
-    return f"{attention.model_type} with {len(attention)} attention layers of {columns} to {rows}"

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from qvtune.adaptation import Adaptation, ParameterCounts, adapt, adaptation_of, count_parameters
 from qvtune.data.load import load_data
@@ -147,7 +148,7 @@ def _operations(inner: nn.Module, adaptation: Adaptation, counts: ParameterCount
     matrices = sum(
         module.weight.numel() * shared
         for module in inner.modules()
-        if isinstance(module, nn.Linear) and id(module) in body and base_layer(module) is module
+        if isinstance(module, (nn.Linear, Conv1D)) and id(module) in body and base_layer(module) is module
     )
     products = (
         4 * config.max_length * sum(layer.heads * layer.head_dim * max(1, layer.uses) for layer in adaptation.attention)

@@ -18,7 +18,8 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from qvtune.adaptation import Adaptation, adaptation_of, count_parameters
+from qvtune.adaptation import adaptation_of, count_parameters, restore
+from qvtune.adapters import ADAPTATION_FILE, save_adapter
 from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING, load_data
 from qvtune.data.task import TextData
@@ -41,7 +42,6 @@ RESERVED_POSITIONS = 4
 MOST_UNKNOWN = 0.9
 MANY_UNKNOWN = 0.1
 
-ADAPTATION_FILE = "qvtune.json"
 SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup", "cosine": "cosine"}
 
 
@@ -150,10 +150,9 @@ def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Con
     metrics = _final_metrics(trainer)
     result = _result(config, prepared, trainer, metrics, metric, clock)
     if trainer.is_world_process_zero():
-        save_trained(trainer.model, prepared.tokenizer, folder, _card(config, prepared, result["metrics"]))
-        result["saved_bytes"] = sum(
-            f.stat().st_size for f in _saved_folder(trainer.model, folder).glob("*.safetensors")
-        )
+        card = adapter_card(config, prepared.data.task, prepared.plan.learning_rates, result["metrics"])
+        saved = save_trained(trainer.model, prepared.tokenizer, folder, card)
+        result["saved_bytes"] = sum(file.stat().st_size for file in saved.glob("*.safetensors"))
         write_json(folder.result, result)
     return result
 
@@ -282,26 +281,25 @@ def check_trackers(names: list[str]) -> None:
             )
 
 
-def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: RunFolder, card: str) -> None:
-    """Save the adapter with `card` as its README, or the whole model of a full training, and the tokenizer."""
+def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: RunFolder, card: str) -> Path:
+    """Save the adapter with `card` as its README, or the whole model of a full training, and return the folder.
+
+    The whole model is restored to its original shape, and is no longer adapted then.
+    """
     adaptation = adaptation_of(model)
     assert adaptation is not None, "a run's model is adapted"
-    target = _saved_folder(model, folder)
+    target = folder.adapter if adaptation.method == "lora" else folder.model
     if target.exists():
-        return  # whole, since it appears by renaming: the run was killed after this and before its result
+        return target  # whole, since it appears by renaming: the run was killed after this and before its result
     with staged_folder(target) as staging:
         if adaptation.method == "lora":
-            model.save_pretrained(str(staging), save_embedding_layers=False)  # type: ignore[operator]
+            save_adapter(model, staging)
             write_text(staging / "README.md", card)  # in place of PEFT's form to fill in
         else:
-            model.save_pretrained(str(staging))  # type: ignore[operator]
+            restore(model).save_pretrained(str(staging))  # type: ignore[operator]
+            write_json(staging / ADAPTATION_FILE, adaptation.to_dict())
         tokenizer.save_pretrained(str(staging))
-        write_json(staging / ADAPTATION_FILE, adaptation.to_dict())
-
-
-def _saved_folder(model: nn.Module, folder: RunFolder) -> Any:
-    adaptation: Adaptation | None = adaptation_of(model)
-    return folder.adapter if adaptation and adaptation.method == "lora" else folder.model
+    return target
 
 
 def _train(trainer: RunTrainer, checkpoint: Path | None, stopping: EarlyStopping | None) -> None:
@@ -322,10 +320,6 @@ def _start_folder(folder: RunFolder, config: TrainConfig, prepared: Prepared) ->
         folder.plan,
         prepared.plan.to_dict() | {"task": prepared.data.task.to_dict(), "notes": prepared.notes, "files": files},
     )
-
-
-def _card(config: TrainConfig, prepared: Prepared, metrics: dict[str, float]) -> str:
-    return adapter_card(config, prepared.data.task, prepared.plan.learning_rates, metrics)
 
 
 def _selection_metric(config: TrainConfig, prepared: Prepared) -> str:

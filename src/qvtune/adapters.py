@@ -1,0 +1,183 @@
+"""Save what `adapt` trained as an ordinary PEFT adapter, and load it back as it was."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from qvtune.adaptation import Adaptation, adapt, adaptation_of
+from qvtune.errors import AdaptError, ModelError
+from qvtune.roles.attention import AttentionMap
+from qvtune.roles.find import locate
+from qvtune.roles.layouts import ROLES
+from qvtune.roles.split import SplitProjection, split_modules
+from qvtune.roles.unwrap import unwrap, unwrap_wrappers
+
+ADAPTATION_FILE = "qvtune.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+# What PEFT puts in front of the names of the model's own modules.
+PREFIX = "base_model.model."
+
+
+def save_adapter(model: nn.Module, folder: str | Path) -> None:
+    """Save a LoRA that `adapt` made as an adapter that plain PEFT loads on the model in its original shape.
+
+    On a fused projection the adapters of its roles become one: with rank r and n trained roles, A is theirs stacked,
+    (n r, inputs), B is block-wise, (rows, n r), zero for rows of roles that did not train, and alpha is n times theirs,
+    so that the scale alpha / rank stays. `qvtune.json` beside it tells `load_adapter` what trained.
+
+    Args:
+        model: what `adapt(method="lora")` returned.
+        folder: where to write; made if it is not there.
+
+    Raises:
+        AdaptError: if the model was not adapted by LoRA.
+    """
+    adaptation = adaptation_of(model)
+    if adaptation is None or adaptation.method != "lora":
+        raise AdaptError("only a model that qvtune.adapt gave LoRA adapters has an adapter to save.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    peft_model: Any = unwrap_wrappers(model)
+    fused = dict(split_modules(unwrap(model)))
+    if fused:
+        _save_fused(peft_model, fused, adaptation, folder)
+    else:
+        peft_model.save_pretrained(str(folder), save_embedding_layers=False)
+    text = json.dumps(adaptation.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    (folder / ADAPTATION_FILE).write_text(text, encoding="utf-8")
+
+
+def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
+    """Put an adapter that `save_adapter` wrote on a model, ready to be used or trained on.
+
+    Args:
+        model: the transformers model that it was trained on, changed in place.
+        folder: where the adapter is.
+
+    Returns:
+        What `adapt` returned when the adapter was made, with its weights.
+
+    Raises:
+        ModelError: if the folder holds no adapter of qvtune's, or one for another model; the text names what differs.
+    """
+    folder = Path(folder)
+    recorded = _read_adaptation(folder)
+    found = locate(unwrap(model))
+    if _shapes(found) != _shapes(recorded.attention):
+        raise ModelError(
+            f"{folder}: the adapter does not fit the model: it was made for {_summary(recorded.attention)}, and the "
+            f"model is {_summary(found)}. Give the model that it was trained on."
+        )
+    try:
+        weights = load_file(folder / WEIGHTS_FILE)
+    except Exception as error:  # safetensors' own, and the system's
+        raise ModelError(f"{folder}: the adapter cannot be read: {str(error).splitlines()[0]}") from error
+    adapted = adapt(
+        model,
+        roles=recorded.roles,
+        method="lora",
+        rank=recorded.rank,
+        alpha=recorded.alpha,
+        dropout=recorded.dropout,
+        layers=recorded.layers,
+        head=recorded.head,
+        attention=recorded.attention,
+    )
+    _fill(adapted, weights, recorded.rank, folder)
+    return adapted
+
+
+def _save_fused(peft_model: Any, fused: dict[str, SplitProjection], adaptation: Adaptation, folder: Path) -> None:
+    from peft import get_peft_model_state_dict
+
+    weights = dict(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
+    config = copy.deepcopy(peft_model.peft_config["default"])
+    targets = {projection.module for projection in adaptation.projections}
+    ranks: dict[str, int] = {}
+    for name, module in fused.items():
+        factors = {
+            role: (weights.pop(f"{path}.lora_A.weight"), weights.pop(f"{path}.lora_B.weight"))
+            for role in module.rows
+            if f"{(path := f'{PREFIX}{name}.{ROLES[role]}')}.lora_A.weight" in weights
+        }
+        a, b = _stack(module, factors)
+        weights[f"{PREFIX}{name}.lora_A.weight"], weights[f"{PREFIX}{name}.lora_B.weight"] = a, b
+        ranks[name] = len(factors)
+    parts = set(ranks.values())
+    config.target_modules = targets
+    config.fan_in_fan_out = any(isinstance(module.fused, Conv1D) for module in fused.values())
+    if len(parts) == 1 and targets == set(ranks):
+        config.r, config.lora_alpha = parts.pop() * config.r, ranks[next(iter(ranks))] * config.lora_alpha
+    else:
+        config.rank_pattern = {name: count * config.r for name, count in ranks.items()}
+        config.alpha_pattern = {name: count * config.lora_alpha for name, count in ranks.items()}
+    config.inference_mode = True
+    if config.base_model_name_or_path is None:
+        config.base_model_name_or_path = getattr(unwrap(peft_model), "name_or_path", None)
+    config.save_pretrained(str(folder))
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(contiguous, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def _stack(module: SplitProjection, factors: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return A (n r, inputs) and B (rows, n r) of the fused module from those of its roles."""
+    a = torch.cat([first for first, _ in factors.values()])
+    b = a.new_zeros(sum(len(rows) for rows in module.rows.values()), len(a))
+    column = 0
+    for role, (_, second) in factors.items():
+        rank = second.shape[1]
+        b[torch.tensor(module.rows[role].indices(), device=b.device), column : column + rank] = second
+        column += rank
+    return a, b
+
+
+def _fill(adapted: Any, weights: dict[str, Tensor], rank: int, folder: Path) -> None:
+    """Give the adapters of an adapted model these weights, taken apart where a module is split."""
+    from peft import set_peft_model_state_dict
+
+    for name, module in split_modules(unwrap(adapted)):
+        keys = [f"{PREFIX}{name}.lora_{factor}.weight" for factor in "AB"]
+        if not all(key in weights for key in keys):
+            raise ModelError(f"{folder}: the adapter has no weights for '{name}'.")
+        a, b = (weights.pop(key) for key in keys)
+        trained = [role for role, part in module.parts.items() if hasattr(part, "lora_A")]
+        for place, role in enumerate(trained):
+            columns = slice(place * rank, (place + 1) * rank)
+            path = f"{PREFIX}{name}.{ROLES[role]}"
+            weights[f"{path}.lora_A.weight"] = a[columns]
+            weights[f"{path}.lora_B.weight"] = b[torch.tensor(module.rows[role].indices()), columns]
+    result: Any = set_peft_model_state_dict(adapted, weights)
+    missing = [key for key in result.missing_keys if "lora_" in key or "modules_to_save" in key]
+    if missing or result.unexpected_keys:
+        name = (missing or result.unexpected_keys)[0]
+        raise ModelError(f"{folder}: the adapter's weights are not those of what it says it adapted: '{name}'.")
+
+
+def _read_adaptation(folder: Path) -> Adaptation:
+    try:
+        data = json.loads((folder / ADAPTATION_FILE).read_text(encoding="utf-8"))
+        layers = None if data["layers"] is None else tuple(data["layers"])
+        changes = {
+            "attention": AttentionMap.from_dict(data["attention"]),
+            "head": tuple(data["head"]),
+            "layers": layers,
+        }
+        return Adaptation(**data | changes)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}: is no adapter saved by qvtune: {error}") from error
+
+
+def _shapes(attention: AttentionMap) -> list[tuple[Any, ...]]:
+    return [(p.module, p.rows, p.shape) for p in attention.projections("qkvo")]
+
+
+def _summary(attention: AttentionMap) -> str:
+    rows, columns = attention.layers[0]["q"].shape
+    return f"{attention.model_type} with {len(attention)} attention layers of {columns} to {rows}"

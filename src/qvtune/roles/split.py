@@ -1,0 +1,168 @@
+"""A fused projection as one plain linear layer per role while it trains, and as one again afterwards, bit for bit."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from qvtune.roles.attention import AttentionMap, Projection
+from qvtune.roles.layouts import ROLES, Rows
+
+LOADED_MARK = "_is_hf_initialized"
+
+
+class SplitProjection(nn.Module):
+    """Stands in the place of a fused projection: a linear layer per role, whose outputs it puts in the old order.
+
+    Inputs are (..., inputs), outputs (..., rows) in the fused module's own order, so that the model's code around it
+    needs no change.
+
+    Args:
+        fused: the linear layer, or transformers' `Conv1D`, to split. It is kept without its weights, to be filled
+            again by `join`.
+        rows: rows of its output by role; together they are all of them, each once.
+    """
+
+    _fused: Any
+    _is_loaded: bool
+
+    def __init__(self, fused: Any, rows: dict[str, Rows]) -> None:
+        super().__init__()
+        self.rows = {role: rows[role] for role in sorted(rows, key=lambda role: rows[role].start)}
+        self.runs = _interleaved_runs(list(self.rows.values()))
+        weight = fused.weight.data.T if isinstance(fused, Conv1D) else fused.weight.data
+        # transformers marks what it read from a checkpoint; what is unmarked counts as a new head.
+        self._is_loaded = getattr(fused.weight, LOADED_MARK, False)
+        for role, part in self.rows.items():
+            index = torch.tensor(part.indices(), device=weight.device)
+            bias = None if fused.bias is None else fused.bias.data[index].clone()
+            self.add_module(ROLES[role], _linear(weight[index].contiguous(), bias, fused.weight.requires_grad))
+        self._mark(self)
+        self.train(fused.training)
+        fused.weight = None
+        fused.bias = None
+        # Not a child: it has no parameters, and nothing should walk into it.
+        object.__setattr__(self, "_fused", fused)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return what the fused module would, (..., rows) for inputs (..., inputs)."""
+        parts = [part(hidden) for part in self.parts.values()]
+        if self.runs == 1:
+            return torch.cat(parts, dim=-1)
+        if self.runs > 1:
+            return torch.cat([part.unflatten(-1, (self.runs, -1)) for part in parts], dim=-1).flatten(-2)
+        joined = torch.cat(parts, dim=-1)
+        return torch.empty_like(joined).index_copy(-1, self._order(joined.device), joined)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The linear layers by role, in the order of their rows; adapters may wrap them."""
+        return {role: self._modules[ROLES[role]] for role in self.rows}
+
+    @property
+    def fused(self) -> nn.Module:
+        """The module that was split, without its weights."""
+        return self._fused
+
+    @property
+    def weight(self) -> Tensor:
+        """The fused weight, (rows, inputs), or (inputs, rows) where the fused module keeps it so. Without adapters."""
+        joined = self._joined([part.weight for part in self.parts.values()])
+        return joined.T.contiguous() if isinstance(self._fused, Conv1D) else joined
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The fused bias, (rows,), or None."""
+        biases = [part.bias for part in self.parts.values()]
+        return None if biases[0] is None else self._joined(biases)
+
+    def join(self) -> nn.Module:
+        """Return the fused module with the weights of the parts."""
+        fused = self._fused
+        trainable = all(p.requires_grad for p in self.parameters())
+        fused.weight = nn.Parameter(self.weight.detach(), requires_grad=trainable)
+        bias = self.bias
+        fused.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=trainable)
+        self._mark(fused)
+        return fused.train(self.training)
+
+    def _mark(self, module: nn.Module) -> None:
+        if self._is_loaded:
+            for parameter in module.parameters():
+                setattr(parameter, LOADED_MARK, True)
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        joined = torch.cat(list(parts))
+        return torch.empty_like(joined).index_copy(0, self._order(joined.device), joined)
+
+    def _order(self, device: torch.device) -> Tensor:
+        return torch.tensor([row for rows in self.rows.values() for row in rows.indices()], device=device)
+
+    def extra_repr(self) -> str:
+        """Say how many rows each role has, when the model is printed."""
+        return ", ".join(f"{ROLES[role]}: {len(part)} rows" for role, part in self.rows.items())
+
+
+def split(inner: nn.Module, attention: AttentionMap, projections: Sequence[Projection]) -> list[str]:
+    """Replace the fused modules behind `projections` by split ones, wherever the model holds them.
+
+    Returns:
+        Names of the modules that were split.
+    """
+    wanted = {projection.module for projection in projections if projection.is_fused}
+    for name in wanted:
+        fused = inner.get_submodule(name)
+        if isinstance(fused, SplitProjection):
+            continue  # shared with a layer whose turn came before
+        rows = {p.role: p.rows for layer in attention for p in layer.projections if p.module == name}
+        _replace(inner, fused, SplitProjection(fused, rows))
+    return sorted(wanted)
+
+
+def join(inner: nn.Module) -> list[str]:
+    """Make every split projection of `inner` one again.
+
+    Returns:
+        Names of the modules that were joined.
+    """
+    joined = [(name, module) for name, module in inner.named_modules() if isinstance(module, SplitProjection)]
+    for _, module in joined:
+        _replace(inner, module, module.join())
+    return [name for name, _ in joined]
+
+
+def split_modules(inner: nn.Module) -> Iterator[tuple[str, SplitProjection]]:
+    """Yield the name and module of every split projection."""
+    for name, module in inner.named_modules():
+        if isinstance(module, SplitProjection):
+            yield name, module
+
+
+def _interleaved_runs(parts: list[Rows]) -> int:
+    """Return the number of runs that all parts have and take turns in, or 0 where they lie otherwise."""
+    runs = {part.repeats for part in parts}
+    if len(runs) > 1:
+        return 0
+    rows = iter(range(sum(map(len, parts))))
+    turns = [part.start + run * part.period for run in range(parts[0].repeats) for part in parts]
+    sizes = [part.size for _ in range(parts[0].repeats) for part in parts]
+    in_turn = all(next(rows) == start + row for start, size in zip(turns, sizes, strict=True) for row in range(size))
+    return runs.pop() if in_turn else 0
+
+
+def _linear(weight: Tensor, bias: Tensor | None, trainable: bool) -> nn.Linear:
+    with torch.device("meta"):  # so that nothing is drawn at random
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+    linear.weight = nn.Parameter(weight, requires_grad=trainable)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=trainable)
+    return linear
+
+
+def _replace(inner: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    # A module that several layers share stands in several places.
+    places = [(parent, name) for parent in inner.modules() for name, child in parent._modules.items() if child is old]
+    for parent, name in places:
+        setattr(parent, name, new)
