@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -17,9 +17,17 @@ class Options(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _expand_home(cls, values: dict[str, Any]) -> dict[str, Any]:
-        # A shell expands ~ in an option of its own, and not in --option=~/x or in a file.
-        return {k: os.path.expanduser(v) if str(v).startswith("~") else v for k, v in values.items()}
+    def _read_plainly(cls, values: dict[str, Any]) -> dict[str, Any]:
+        plain = {}
+        for name, value in values.items():
+            kind = cls.model_fields[name].annotation if name in cls.model_fields else None
+            if isinstance(value, bool) and kind is not bool and name in cls.model_fields:
+                value = str(value)  # YAML's yes and on are no numbers
+            elif isinstance(value, str) and (kind == list[str] or list[str] in get_args(kind)):
+                value = [value]  # one of several needs no brackets in a file
+            # A shell expands ~ in an option of its own, and not in --option=~/x or in a file.
+            plain[name] = os.path.expanduser(value) if str(value).startswith("~") else value
+        return plain
 
 
 O = TypeVar("O", bound=Options)

@@ -54,6 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "foreign.csv": "text,label\n" + "".join(f"xyz{i} vwz{i},{'ab'[i % 2]}\n" for i in range(20)),
         "ownlabels.csv": "text,label\n" + "".join(f"a film {i},label{i}\n" for i in range(12)),
         "comma.csv": 'text,label\na,"0,5"\nb,"1,5"\nc,"0,5"\n',
+        "yes.yaml": "seed: yes\n",
         "badrate.yaml": "lr: -1\n",
         "twice.yaml": "lr: 1\nlr: 2\n",
         "unknown.yaml": "model: pkg:minilm\nlearning_rat: 1e-3\nlr_ration: 4\n",
@@ -130,6 +131,23 @@ CASES = {
     "validation is training": (f"{GOOD} --validation @good.csv", "good.csv: is the training file too"),
     "file without its suffix": (f"{TRAIN} --data @good", "good: no such file. Did you mean '"),
     "rank above the matrix": (f"{GOOD} --rank 33", "is 32 x 32: factors of rank 32 reach every change of it"),
+    "rate of a role that does not train": (f"{GOOD} --key-lr 1e-3", "--key-lr is given, and --roles is qv"),
+    "LoRA's option for full training": (f"{GOOD} --method full --rank 4", "--rank is of LoRA, and --method is full"),
+    "model is a file": (
+        "train --model @good.csv --out @out --data @good.csv",
+        "good.csv: is a file. Give a model folder",
+    ),
+    "plan with more tokens than positions": (
+        "plan --model @bert --max-length 129",
+        "this model reads 128 tokens at most",
+    ),
+    "truth for a number": (f"{GOOD} --config @yes.yaml", "yes.yaml: seed is 'True'; it should be a valid integer"),
+    "required option misspelled": ("evaluate --runs @out", "unknown option '--runs'. Did you mean '--run'?"),
+    "required option left out": ("evaluate", "--run is required."),
+    "batch size below 1": (
+        "evaluate --run @out --batch-size 0",
+        "--batch-size: is '0'; it should be a whole number of at",
+    ),
     "range backwards": (f"{GOOD} --layers 1-0", "the range '1-0' runs backwards. Write 0-1"),
     "bad value in a configuration": (
         f"{GOOD} --config @badrate.yaml",
@@ -237,6 +255,22 @@ def test_data_that_changed_are_not_taken_for_the_runs_own(
     assert run_cli(train, place, capsys)[0] == 0
 
 
+def test_evaluation_wants_the_columns_of_the_run_and_says_what_it_trained_on(
+    place: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "other.csv").write_text("review,label\na good film,positive\n")
+    code, error = run_cli(f"evaluate --run @finished --data {tmp_path}/other.csv", place, capsys)
+    assert (code, "has no column 'text', which the run was trained on" in error) == (2, True), error
+    assert main(f"evaluate --run {finished} --data {place}/good.csv".split()) == 0
+    assert "good.csv is a file that the run was trained or tuned on" in capsys.readouterr().out
+
+
+def test_a_run_in_place_of_a_model(place: Path, finished: Path, capsys: pytest.CaptureFixture) -> None:
+    for folder in ("finished", "finished/adapter"):
+        code, error = run_cli(f"train --model @{folder} --data @good.csv --out @out", place, capsys)
+        assert (code, "qvtune merge --run" in error) == (2, True), error
+
+
 def test_two_processes_cannot_train_in_one_folder(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = f"train --model @bert --data @good.csv --epochs 1 --out {tmp_path}/run"
     with RunFolder(tmp_path / "run").locked():
@@ -283,6 +317,7 @@ def test_broken_adapter(place: Path, finished: Path, tmp_path: Path, capsys: pyt
 PREDICTIONS = {
     "no text column": ("--data @nan.jsonl --out @p.jsonl", "has no column 'text'"),
     "over another file": ("--data @good.csv --out @unseen.csv", "exists already. Give --out another name, or --overw"),
+    "packaged data": ("--data pkg:imdb --out @p.csv", "predictions are made for a file, or for glue/TASK"),
     "over its input": ("--data @good.csv --out @good.csv", "is the file to predict"),
     "format": ("--data @good.csv --out @p.xlsx", "predictions are written as .jsonl or .csv"),
     "another task": ("--data glue/rte --glue-dir @emptyfolder --out @p.tsv", "the run was trained on good"),

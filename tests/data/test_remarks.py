@@ -24,6 +24,11 @@ def test_range_of_a_regression_is_told() -> None:
     assert said == ["Regression, 2 training examples with labels from 0.5 to 4.25."]
 
 
+def test_whole_numbers_may_be_classes() -> None:
+    said = remarks(task(), examples(["a", "b"], [0.0, 1.0]), {})
+    assert "labels from 0.0 to 1.0. They are whole numbers: if they name classes" in said[0]
+
+
 def test_what_looks_like_a_mistake_is_told() -> None:
     train = examples(["a", "b", " ", "d"], [0, 1, 2, 3])
     said = "\n".join(remarks(task("Good", "good", "NA", "bad", "ugly"), train, {"validation": examples(["b"], [1])}))

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from qvtune.cli.options import positive
+
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name a finished run."""
@@ -24,7 +26,7 @@ def add_command(commands: Any) -> None:
     add_run_options(parser)
     parser.add_argument("--data", default=None, metavar="TEXT", help="A labelled file; the run's own data otherwise.")
     parser.add_argument("--glue-dir", type=Path, default=None, metavar="PATH", help="Where GLUE is, if it has moved.")
-    parser.add_argument("--batch-size", type=int, default=None, metavar="N", help="Examples per forward pass.")
+    parser.add_argument("--batch-size", type=positive, default=None, metavar="N", help="Examples per forward pass.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.set_defaults(execute=execute)
 
@@ -43,4 +45,6 @@ def execute(args: argparse.Namespace) -> None:
         print(json.dumps(result, indent=2))
     else:
         examples = ", ".join(f"{split}: {count:,} examples" for split, count in result["examples"].items())
+        for note in result["notes"]:
+            print(note)
         print_metrics(Console(), result["metrics"], f"{result['data']}, {examples}")

@@ -41,6 +41,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse, and refuse what is left over here, where the options of the command are known."""
+        self._words = list(args[0]) if args and args[0] is not None else sys.argv[1:]
         namespace, rest = super().parse_known_args(*args, **kwargs)
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -49,6 +50,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the problem with a hint and end with exit code 2."""
         known = [name for action in self._actions for name in action.option_strings]
+        if message.startswith("the following arguments are required: "):
+            unknown = [w for w in self._words if w.startswith("--") and w.partition("=")[0] not in known]
+            missing = message.rpartition(": ")[2]
+            message = f"unrecognized arguments: {' '.join(unknown)}" if unknown else f"{missing} is required."
         if message.startswith("unrecognized arguments: "):
             words = message.removeprefix("unrecognized arguments: ").split()
             unknown = [f"unknown option '{w}'.{_suggest(w.partition('=')[0], known)}" for w in words if w[0] == "-"]
@@ -86,6 +91,17 @@ def _add_option(group: Any, name: str, field: FieldInfo) -> None:
     else:
         settings["metavar"] = _metavar(kind)
     group.add_argument(option_name(name), **settings)
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is none, which argparse turns into an error that names the option.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"is '{text}'; it should be a whole number of at least 1")
+    return int(text)
 
 
 def given(args: argparse.Namespace, cls: type[Options]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.cli.evaluate import add_run_options
+from qvtune.cli.options import positive
 from qvtune.errors import ConfigError
 
 
@@ -26,8 +27,8 @@ def add_command(commands: Any) -> None:
         metavar="FILE",
         help="Ends in .jsonl or .csv; for GLUE .tsv or a folder. In the run folder's predictions/ when left out.",
     )
-    parser.add_argument("--overwrite", action="store_true", help="Replace a file that --out names.")
-    parser.add_argument("--batch-size", type=int, default=None, metavar="N", help="Examples per forward pass.")
+    parser.add_argument("--overwrite", action="store_true", help="Replace predictions that are there.")
+    parser.add_argument("--batch-size", type=positive, default=None, metavar="N", help="Examples per forward pass.")
     parser.set_defaults(execute=execute)
 
 
@@ -35,20 +36,22 @@ def execute(args: argparse.Namespace) -> None:
     """Predict and say what was written."""
     from qvtune.cli.show import quiet_libraries
     from qvtune.data.glue import glue_name
+    from qvtune.data.packaged import PREFIX
     from qvtune.train.inference import load_run, predict_file, predict_glue
 
     quiet_libraries()
     name = glue_name(args.data)
+    if args.data.startswith(PREFIX):
+        raise ConfigError(f"--data is {args.data}; predictions are made for a file, or for glue/TASK.")
     run = load_run(args.run, args.model)
     if name is None:
         out = args.out or run.folder.predictions / f"{Path(args.data).stem}.jsonl"
-        overwrite = args.overwrite or args.out is None  # what is in the run folder came from the run
-        count = predict_file(run, Path(args.data), out, args.batch_size, overwrite=overwrite)
+        count = predict_file(run, Path(args.data), out, args.batch_size, overwrite=args.overwrite)
         print(f"Wrote {count:,} predictions to {out}")
         return
     glue_dir = args.glue_dir or run.config.glue_dir
     if glue_dir is None:
         raise ConfigError("--glue-dir is required: the test set is read from the benchmark's TSV folders.")
     out = args.out or run.folder.predictions
-    for path in predict_glue(run, name, glue_dir, out, args.batch_size, overwrite=args.overwrite or args.out is None):
+    for path in predict_glue(run, name, glue_dir, out, args.batch_size, overwrite=args.overwrite):
         print(f"Wrote {path}")

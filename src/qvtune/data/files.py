@@ -14,7 +14,12 @@ def file_digests(options: DataOptions) -> dict[str, str]:
 
     A file that is not there is left out: whoever reads it says so.
     """
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in _files(options)}
+    return {name: file_digest(path) for name, path in _files(options)}
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def changed_file(before: dict[str, str], now: dict[str, str]) -> str | None:

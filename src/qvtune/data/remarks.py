@@ -9,6 +9,7 @@ from qvtune.data.task import CLASSIFICATION, Task
 
 LISTED = 8
 FEW_EXAMPLES = 30
+FEW_VALUES = 5
 
 # Labels that other tools write for a missing one.
 MISSING_NAMES = ("na", "n/a", "nan", "none", "null", "missing", "?")
@@ -33,7 +34,10 @@ def remarks(task: Task, train: Dataset, evaluation: Mapping[str, Dataset]) -> li
 def _describe(task: Task, train: Dataset) -> str:
     labels = list(train["label"])
     if task.kind != CLASSIFICATION:
-        return f"Regression, {len(labels):,} training examples with labels from {min(labels):g} to {max(labels):g}."
+        text = f"Regression, {len(labels):,} training examples with labels from {min(labels)} to {max(labels)}."
+        if len(set(labels)) <= FEW_VALUES and all(float(label).is_integer() for label in labels):
+            text += " They are whole numbers: if they name classes, give --task-type classification."
+        return text
     counts = Counter(labels)
     classes = [f"{name} ({counts[i]:,})" for i, name in enumerate(task.labels)]
     more = f", and {len(classes) - LISTED} more" if len(classes) > LISTED else ""

@@ -10,15 +10,16 @@ from pydantic import Field, field_validator, model_validator
 
 from qvtune.data.options import DataOptions
 from qvtune.errors import ConfigError, nearest
-from qvtune.options import Options, parse_options
+from qvtune.options import Options, option_name, parse_options
 from qvtune.roles.attention import parse_roles
-from qvtune.roles.layouts import OUTPUTS, SEPARATE_LAYOUTS
+from qvtune.roles.layouts import OUTPUTS, ROLES, SEPARATE_LAYOUTS
 
 DEFAULT_LR = {"lora": 4e-4, "full": 5e-5}
 DEFAULT_LR_RATIO = {"lora": 4.0, "full": 2.0}
 
 # Options that change where results go or how they are shown, and not what they are.
 NOT_IN_FINGERPRINT = {"out", "report_to", "num_workers", "data", "glue_dir", "model", "validation"}
+LORA_OPTIONS = ("rank", "alpha", "dropout")
 PATHS = ("data", "glue_dir", "model", "validation")
 
 
@@ -128,10 +129,20 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
         method = values.get("method", "lora")
         if "value_lr" in values and "lr_ratio" in values:
             raise ValueError("--value-lr and --lr-ratio both set the value's rate; give one of them.")
+        useless = [name for name in LORA_OPTIONS if name in values] if method == "full" else []
+        if useless:
+            raise ValueError(f"{option_name(useless[0])} is of LoRA, and --method is full. Leave it out.")
         if method in DEFAULT_LR:
             values.setdefault("lr", DEFAULT_LR[method])
             values.setdefault("lr_ratio", 1.0 if "value_lr" in values else DEFAULT_LR_RATIO[method])
         return values
+
+    @model_validator(mode="after")
+    def _check_rates(self) -> "TrainConfig":
+        for role, name in ROLES.items():
+            if getattr(self, f"{name}_lr") is not None and role not in self.roles:
+                raise ValueError(f"--{name}-lr is given, and --roles is {self.roles}: the {name} does not train.")
+        return self
 
     def fingerprint(self) -> str:
         """Return a hash of every option that can change a result, the same wherever files are."""
@@ -147,6 +158,8 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
         values |= {name: str(Path(values[name]).absolute()) for name in PATHS if self._is_here(values.get(name))}
         if "value_lr" in values:
             del values["lr_ratio"]
+        if self.method == "full":
+            values = {name: value for name, value in values.items() if name not in LORA_OPTIONS}
         start = "# qvtune train --config config.yaml\n"
         return start + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 

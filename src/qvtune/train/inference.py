@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from qvtune.adaptation import restore
 from qvtune.adapters import load_adapter
-from qvtune.data.files import changed_file, file_digests
+from qvtune.data.files import changed_file, file_digest, file_digests
 from qvtune.data.glue import format_submission, glue_name, load_tests
 from qvtune.data.load import TUNING, load_data, read_records
 from qvtune.data.metrics import combine_splits, compute_metrics
 from qvtune.data.records import make_dataset, take_texts, text_dataset
-from qvtune.data.tables import read_table
+from qvtune.data.tables import Table, read_table
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.data.tokens import tokenize
 from qvtune.errors import ConfigError, DataError, RunError, nearest
@@ -33,9 +34,6 @@ from qvtune.train.model import ModelSource, find_model, load_config, load_model,
 from qvtune.train.progress import track
 
 FORMATS = (".jsonl", ".csv")
-
-# Names that predictions take; a column of the input with such a name is not repeated.
-PREDICTED = ("label", "probabilities", "score")
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def evaluate_run(
         batch_size: examples per forward pass; the run's own when None.
 
     Returns:
-        `metrics`, `examples` by split, `task`, `data` and `run`.
+        `metrics`, `examples` by split, `task`, `data`, `run`, and `notes` on what the numbers are worth.
     """
     splits = _evaluation_sets(run, data, glue_dir)
     batch_size = batch_size or run.config.eval_batch_size
@@ -130,6 +128,7 @@ def evaluate_run(
         "task": run.task.name,
         "metrics": combine_splits(run.task, by_split),
         "main_metric": run.task.main_metric,
+        "notes": _notes(run, data),
         "examples": {split: len(dataset) for split, dataset in splits.items()},
     }
 
@@ -159,16 +158,11 @@ def predict_file(
     if out.exists() and out.samefile(data):
         raise ConfigError(f"{out}: is the file to predict. Give --out another name.")
     _check_free(out, overwrite)
-    missing = [name for name in run.task.text_columns if name not in table.columns]
-    if missing:
-        raise DataError(
-            f"{data}: has no column '{missing[0]}', which the run was trained on.{nearest(missing[0], table.columns)} "
-            f"The columns are {', '.join(table.columns)}."
-        )
+    _check_columns(data, table, run.task.text_columns)
     texts = take_texts(table.column, run.task.text_columns, table.places)
     tokens = tokenize(text_dataset(texts), run.tokenizer, run.config.max_length)
     scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
-    inputs = {name: table.column(name) for name in table.columns if name not in PREDICTED}
+    inputs = {name: table.column(name) for name in table.columns}
     write_text(out, _format_predictions(run.task, inputs, scores, out.suffix.lower()))
     return len(scores)
 
@@ -232,8 +226,9 @@ def merge_run(run: TrainedRun, out: Path) -> None:
 
 def _evaluation_sets(run: TrainedRun, data: str | None, glue_dir: Path | None) -> dict[str, Dataset]:
     if data is not None and glue_name(data) is None:
+        _check_columns(Path(data), read_table(Path(data)), (*run.task.text_columns, run.task.label_column))
         records, _ = read_records(Path(data), run.config, run.task)
-        return {"validation": make_dataset(records, run.task)}
+        return {"file": make_dataset(records, run.task)}
     changes = {key: value for key, value in (("data", data), ("glue_dir", glue_dir)) if value is not None}
     if data is not None and data != run.task.name:
         raise ConfigError(f"the run was trained on {run.task.name}, and an evaluation is asked for {data}.")
@@ -241,8 +236,8 @@ def _evaluation_sets(run: TrainedRun, data: str | None, glue_dir: Path | None) -
     changed = changed_file(run.folder.read_json(run.folder.plan)["files"], file_digests(config))
     if changed is not None:
         raise DataError(
-            f"{changed} has changed since the run was trained, so what the run held out cannot be told from what it "
-            "trained on. Put the file back, or name labelled data with --data."
+            f"{changed} has changed since the run was trained, so this would not measure what the run measured. Put "
+            "the file back, or name labelled data that it was not trained on with --data."
         )
     loaded = load_data(config, run.config.seed)
     if run.task.kind == CLASSIFICATION:
@@ -251,20 +246,41 @@ def _evaluation_sets(run: TrainedRun, data: str | None, glue_dir: Path | None) -
 
 
 def _format_predictions(task: Task, inputs: dict[str, list[Any]], scores: NDArray, suffix: str) -> str:
-    rows = []
-    for i, values in enumerate(_prediction_values(task, scores)):
-        rows.append({name: column[i] for name, column in inputs.items()} | values)
+    predicted = _prediction_values(task, scores)
+    if suffix == ".csv":
+        predicted = [_flat(values) for values in predicted]
+    kept = [name for name in inputs if name not in predicted[0]]
+    rows = [{name: inputs[name][i] for name in kept} | values for i, values in enumerate(predicted)]
     if suffix == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    flat = []
-    for row in rows:
-        probabilities = row.pop("probabilities", {})
-        flat.append(row | {f"probability_{name}": value for name, value in probabilities.items()})
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(flat[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows(rows)
     return text.getvalue()
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    probabilities = values.pop("probabilities", {})
+    return values | {f"probability_{name}": value for name, value in probabilities.items()}
+
+
+def _check_columns(path: Path, table: Table, names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise DataError(
+            f"{path}: has no column '{missing[0]}', which the run was trained on.{nearest(missing[0], table.columns)} "
+            f"The columns are {', '.join(table.columns)}."
+        )
+
+
+def _notes(run: TrainedRun, data: str | None) -> list[str]:
+    if data is None or not Path(data).is_file():
+        return []
+    trained_on = run.folder.read_json(run.folder.plan)["files"].values()
+    if file_digest(Path(data)) not in trained_on:
+        return []
+    return [f"{data} is a file that the run was trained or tuned on, so these numbers flatter it."]
 
 
 def _prediction_values(task: Task, scores: NDArray) -> list[dict[str, Any]]:

@@ -11,10 +11,12 @@ from transformers import logging as transformers_logging
 
 from qvtune.data.packaged import PREFIX, locate_model
 from qvtune.data.task import CLASSIFICATION, Task, TextData
-from qvtune.errors import ModelError
+from qvtune.errors import ConfigError, ModelError
 from qvtune.network import hub_is_reachable
 
 HEAD_SUFFIX = "ForSequenceClassification"
+
+RESERVED_POSITIONS = 4
 
 # Models round their vocabulary up, by half and more where it is of bytes; a tokenizer without its files has a handful.
 LEAST_VOCABULARY = 0.5
@@ -41,9 +43,15 @@ def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
         return ModelSource(name, str(folder), options | ({"gguf_file": gguf_file} if gguf_file else {}))
     path = Path(name).expanduser()
     if path.is_dir():
+        if (path / "config.yaml").is_file() or (path / "adapter_config.json").is_file():
+            raise ModelError(
+                f"{name}: is a run or an adapter. Make a model of a run with: qvtune merge --run RUN --out DIR"
+            )
         if not (path / "config.json").is_file():
             raise ModelError(f"{name}: the folder has no config.json, so it holds no model.")
         return ModelSource(name, str(path), options)
+    if path.is_file():
+        raise ModelError(f"{name}: is a file. Give a model folder, a hub name, or pkg:minilm.")
     if path.is_absolute() or name.startswith((".", "~")):
         raise ModelError(f"{name}: no such folder. Give a model folder, a hub name, or pkg:minilm.")
     return ModelSource(name, name, options | {"local_files_only": not hub_is_reachable()})
@@ -181,6 +189,22 @@ def match_labels(source: ModelSource, config: Any, data: TextData, *, new_head: 
         f"{source.name}: its head is for {len(known)} labels ({_listed(known)}), and the data has {len(wanted)} "
         f"({_listed(list(wanted))}). Rename the labels of the data, or give --new-head to start the head anew."
     )
+
+
+def check_length(max_length: int, config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Check that a model has a position for every token that a text may keep.
+
+    Raises:
+        ConfigError: saying how many there are.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions < 1:
+        return  # positions that are relative have no end
+    # RoBERTa's configuration counts a few positions that texts cannot use, and its tokenizer does not.
+    if tokenizer is not None and 0 < positions - tokenizer.model_max_length <= RESERVED_POSITIONS:
+        positions = tokenizer.model_max_length
+    if max_length > positions:
+        raise ConfigError(f"--max-length is {max_length}; this model reads {positions} tokens at most.")
 
 
 def _dequantized(source: ModelSource) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.unwrap import base_layer, unwrap
 from qvtune.train.config import TrainConfig
-from qvtune.train.model import build_on_meta, find_model
+from qvtune.train.model import build_on_meta, check_length, find_model
 
 TWO_CLASSES = Task("none", CLASSIFICATION, ("0", "1"), "classes", "accuracy", ("text",), "label")
 
@@ -101,6 +101,7 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
     source = find_model(config.model, config.trust_remote_code)
     task = load_data(config, config.seed).task if with_data else TWO_CLASSES
     model = build_on_meta(source, task)
+    check_length(config.max_length, model.config)
     adapted = adapt_for(config, model, find_attention(model, verify=False))
     return make_plan(adapted, config)
 

@@ -30,13 +30,19 @@ from qvtune.train.config import TrainConfig
 from qvtune.train.environment import describe_environment, is_main_process, peak_memory
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
 from qvtune.train.loop import EarlyStopping, RunTrainer
-from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer, match_labels
+from qvtune.train.model import (
+    ModelSource,
+    check_length,
+    find_model,
+    load_config,
+    load_model,
+    load_tokenizer,
+    match_labels,
+)
 from qvtune.train.plan import Plan, adapt_for, make_plan
 from qvtune.train.progress import ProgressReport
 from qvtune.train.seeds import stream_seed
 from qvtune.train.trainer import TrainingArguments
-
-RESERVED_POSITIONS = 4
 
 # Shares of unknown tokens at which training makes no sense, and is remarked upon.
 MOST_UNKNOWN = 0.9
@@ -100,7 +106,7 @@ def prepare(config: TrainConfig) -> Prepared:
     source = find_model(config.model, config.trust_remote_code)
     model_config = load_config(source)
     tokenizer = load_tokenizer(source, model_config)
-    check_length(config.max_length, tokenizer, model_config)
+    check_length(config.max_length, model_config, tokenizer)
     data = match_labels(source, model_config, load_data(config, config.seed), new_head=config.new_head)
     train = tokenize(data.train, tokenizer, config.max_length)
     splits = {name: tokenize(dataset, tokenizer, config.max_length) for name, dataset in data.evaluation.items()}
@@ -231,22 +237,6 @@ def resolve_precision(precision: str) -> str:
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("--precision fp16 needs a GPU, and none was found. Use bf16 or fp32.")
     return precision
-
-
-def check_length(max_length: int, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
-    """Check that the model has a position for every token that a text may keep.
-
-    Raises:
-        ConfigError: saying how many there are.
-    """
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(positions, int) or positions < 1:
-        return  # positions that are relative have no end
-    # RoBERTa's configuration counts a few positions that texts cannot use, and its tokenizer does not.
-    if 0 < positions - tokenizer.model_max_length <= RESERVED_POSITIONS:
-        positions = tokenizer.model_max_length
-    if max_length > positions:
-        raise ConfigError(f"--max-length is {max_length}; this model reads {positions} tokens at most.")
 
 
 def check_known(unknown: float, model: str) -> list[str]:
