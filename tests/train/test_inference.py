@@ -58,9 +58,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for model in ("bert", "llama"):
         for method in ("lora", "full"):
             places = {"model": place / model, "data": place / "reviews.csv", "out": place / f"{model}-{method}"}
-            settings = {"method": method, "epochs": 3, "batch_size": 8, "lr": 2e-2, "roles": "qvo"}
+            settings = {"method": method, "epochs": 12, "batch_size": 8, "lr": 8e-3, "roles": "qvo"}
             settings |= {"alpha": 16} if method == "lora" else {}
-            settings |= {"keep_best": False}
             settings |= {name: str(path) for name, path in places.items()}
             run(make_config(settings), Console(quiet=True))
     return place
