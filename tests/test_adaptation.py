@@ -289,7 +289,7 @@ def test_an_unknown_layout_is_refused():
     from transformers import MambaConfig, MambaModel
 
     model = MambaModel(MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, vocab_size=100))
-    assert_refused(model, RoleError, "'mamba' has no query, key and value projections")
+    assert_refused(model, RoleError, "'mamba' has no query, key and value projections that can be adapted")
 
 
 def assert_refused(model, error, text, **options):

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -19,8 +19,12 @@ from qvtune.roles.layouts import (
     LATENT_KEY_VALUE,
     LATENT_QUERIES,
     OUTPUTS,
+    ROLES,
     SEPARATE_LAYOUTS,
-    WITHOUT_ROLES,
+    SHARES_KEYS,
+    WITHOUT_ROLES_BY_CHILD,
+    WITHOUT_ROLES_BY_CLASS,
+    WRAPPED,
     FusedLayout,
     Rows,
 )
@@ -94,10 +98,15 @@ def locate(inner: nn.Module) -> AttentionMap:
 def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> AttentionLayer | None:
     """Return the attention layer whose query, key and value are children of the module called `name`, or None."""
     core = modules[name]
-    children = dict(core.named_children())
+    children = _linear_children(core)
     if _without_roles(core) is not None:
         return None
-    proposed = _separate(core, name, children) or _fused(inner, core, name, children) or _latent(core, name, children)
+    proposed = (
+        _separate(core, name, children)
+        or _fused(inner, core, name, children)
+        or _latent(core, name, children)
+        or _query_alone(core, name, children)
+    )
     if proposed is None:
         return None
     layout, projections = proposed
@@ -105,10 +114,11 @@ def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> Attent
     if output is not None:
         projections = (*projections, _whole("o", output, modules[output]))
     projections = tuple(_with_extra(core, name, projection) for projection in projections)
-    query, key, value = projections[:3]
-    head_dim = _head_dim(inner, core, query, len(value.rows) if layout == "latent" else len(query.rows))
-    heads = _heads(inner, core, len(query.rows)) or len(query.rows) // head_dim
-    kv_heads = heads if layout == "latent" else len(key.rows) // head_dim
+    by_role = {projection.role: projection for projection in projections}
+    query_rows = len(by_role["q"].rows)
+    head_dim = _head_dim(inner, core, len(by_role["v"].rows) if layout == "latent" else query_rows)
+    heads = _heads(inner, core, query_rows) or max(1, query_rows // head_dim)
+    kv_heads = heads if layout == "latent" or "k" not in by_role else len(by_role["k"].rows) // head_dim
     return AttentionLayer(
         name=common_parent([_join(name, "-"), output]) if output else name,
         index=0,
@@ -125,36 +135,67 @@ def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> Attent
 Proposed = tuple[str, tuple[Projection, ...]]
 
 
-def _separate(core: nn.Module, name: str, children: dict[str, nn.Module]) -> Proposed | None:
+@dataclass(frozen=True)
+class Child:
+    """A linear layer at or below a child of an attention module, and the path from that module to it."""
+
+    path: str
+    module: nn.Module
+
+
+def _linear_children(core: nn.Module) -> dict[str, Child]:
+    found = {}
+    for name, child in core.named_children():
+        inside = getattr(child, WRAPPED, None)
+        if is_linear(child):
+            found[name] = Child(name, child)
+        elif isinstance(inside, nn.Module) and is_linear(inside) and len(list(child.children())) == 1:
+            found[name] = Child(f"{name}.{WRAPPED}", inside)
+    return found
+
+
+def _located(name: str, children: dict[str, Child], child: str) -> tuple[str, nn.Module]:
+    return _join(name, children[child].path), children[child].module
+
+
+def _separate(core: nn.Module, name: str, children: dict[str, Child]) -> Proposed | None:
     for layout in SEPARATE_LAYOUTS:
         names = {"q": layout.query, "k": layout.key, "v": layout.value}
-        if all(is_linear(children.get(child)) for child in names.values()):
-            return "separate", tuple(_whole(role, _join(name, child), children[child]) for role, child in names.items())
+        if all(child in children for child in names.values()):
+            return "separate", tuple(_whole(role, *_located(name, children, child)) for role, child in names.items())
     return None
 
 
-def _fused(inner: nn.Module, core: nn.Module, name: str, children: dict[str, nn.Module]) -> Proposed | None:
+def _query_alone(core: nn.Module, name: str, children: dict[str, Child]) -> Proposed | None:
+    """Return the query of a layer that takes its keys and values from an earlier one."""
+    if not any(getattr(core, mark, False) for mark in SHARES_KEYS):
+        return None
+    query = next((layout.query for layout in SEPARATE_LAYOUTS if layout.query in children), None)
+    return ("separate", (_whole("q", *_located(name, children, query)),)) if query else None
+
+
+def _fused(inner: nn.Module, core: nn.Module, name: str, children: dict[str, Child]) -> Proposed | None:
     for layout in FUSED_LAYOUTS:
-        if not layout.is_for(type(core).__name__) or not is_linear(children.get(layout.fused)):
+        if not layout.is_for(type(core).__name__) or layout.fused not in children:
             continue
         if (layout.query is None) != (layout.query not in children):
             continue
         rows = _fused_rows(inner, core, layout, children)
         if rows is None:
             continue
-        path, module = _join(name, layout.fused), children[layout.fused]
+        path, module = _located(name, children, layout.fused)
         parts = {role: _part(role, path, module, part) for role, part in rows.items()}
         if layout.query is not None:
-            parts["q"] = _whole("q", _join(name, layout.query), children[layout.query])
+            parts["q"] = _whole("q", *_located(name, children, layout.query))
         return layout.name, tuple(parts[role] for role in "qkv")
     return None
 
 
 def _fused_rows(
-    inner: nn.Module, core: nn.Module, layout: FusedLayout, children: dict[str, nn.Module]
+    inner: nn.Module, core: nn.Module, layout: FusedLayout, children: dict[str, Child]
 ) -> dict[str, Rows] | None:
     """Return whose the rows of a fused module are, or None where its size does not fit the layout."""
-    total, width = linear_size(children[layout.fused])
+    total, width = linear_size(children[layout.fused].module)
     heads = _heads(inner, core, 0)
     if layout.query is not None:
         return layout.arrangement((1, 1, total // 2)) if total % 2 == 0 else None
@@ -168,16 +209,16 @@ def _fused_rows(
     return layout.arrangement((heads, groups, size)) if (heads + 2 * groups) * size == total else None
 
 
-def _latent(core: nn.Module, name: str, children: dict[str, nn.Module]) -> Proposed | None:
-    query = next((child for child in LATENT_QUERIES if is_linear(children.get(child))), None)
+def _latent(core: nn.Module, name: str, children: dict[str, Child]) -> Proposed | None:
+    query = next((child for child in LATENT_QUERIES if child in children), None)
     key_size, value_size = getattr(core, "qk_nope_head_dim", None), getattr(core, "v_head_dim", None)
-    if query is None or not is_linear(children.get(LATENT_KEY_VALUE)) or not key_size or not value_size:
+    if query is None or LATENT_KEY_VALUE not in children or not key_size or not value_size:
         return None
-    path, module = _join(name, LATENT_KEY_VALUE), children[LATENT_KEY_VALUE]
+    path, module = _located(name, children, LATENT_KEY_VALUE)
     period = key_size + value_size
     heads = linear_size(module)[0] // period
     return "latent", (
-        _whole("q", _join(name, query), children[query]),
+        _whole("q", *_located(name, children, query)),
         _part("k", path, module, Rows(0, key_size, period, heads)),
         _part("v", path, module, Rows(key_size, value_size, period, heads)),
     )
@@ -198,13 +239,9 @@ def numbered(inner: nn.Module, layers: list[AttentionLayer]) -> Iterable[Attenti
 def _confirm(layer: AttentionLayer, result: Probed) -> AttentionLayer:
     """Return the layer with what was measured, or raise if the measurement contradicts it."""
     wrong = [
-        f"'{_described(layer[role])}' was taken for the {expected} and behaves like a {measured}"
-        for role, expected, measured in (
-            ("q", "query", result.roles["q"]),
-            ("k", "key", result.roles["k"]),
-            ("v", "value", result.roles["v"]),
-        )
-        if measured != expected
+        f"'{_described(layer[role])}' was taken for the {ROLES[role]} and behaves like a {measured}"
+        for role, measured in result.roles.items()
+        if measured != ROLES[role]
     ]
     if wrong:
         raise RoleError(
@@ -240,9 +277,9 @@ def _output_name(name: str, modules: dict[str, nn.Module], taken: set[str]) -> s
         base, path = name, relative
         if path.startswith("../"):
             base, path = name.rpartition(".")[0], path[3:]
-        candidate = _join(base, path)
-        if candidate not in taken and is_linear(modules.get(candidate)):
-            return candidate
+        for candidate in (_join(base, path), _join(base, f"{path}.{WRAPPED}")):
+            if candidate not in taken and is_linear(modules.get(candidate)):
+                return candidate
     return None
 
 
@@ -255,8 +292,11 @@ def _others(modules: dict[str, nn.Module]) -> list[WithoutRoles]:
 
 
 def _without_roles(module: nn.Module) -> str | None:
+    for pattern, reason in WITHOUT_ROLES_BY_CLASS.items():
+        if re.search(pattern, type(module).__name__):
+            return reason
     names = {name for name, _ in module.named_children()} | set(module._parameters)
-    return next((reason for mark, reason in WITHOUT_ROLES.items() if mark in names), None)
+    return next((reason for mark, reason in WITHOUT_ROLES_BY_CHILD.items() if mark in names), None)
 
 
 def _refuse_unknown(
@@ -279,8 +319,8 @@ def _refuse_unknown(
     kind = model_type(inner)
     if not layers and not unknown and others:
         raise RoleError(
-            f"model type '{kind}' has no query, key and value projections: '{others[0].module}' "
-            f"({others[0].class_name}) is {others[0].reason}. There is nothing here for qvtune to adapt."
+            f"model type '{kind}' has no query, key and value projections that can be adapted: '{others[0].module}' "
+            f"({others[0].class_name}) is {others[0].reason}."
         )
     found = f"{len(layers)} attention layers were understood" if layers else "no attention layer was found"
     listed = f"; these look like attention and are not understood: {'; '.join(unknown[:3])}" if unknown else ""
@@ -316,14 +356,9 @@ def linear_size(module: nn.Module) -> tuple[int, int]:
     return int(rows), int(inputs)
 
 
-def _head_dim(inner: nn.Module, core: nn.Module, query: Projection, rows: int) -> int:
-    declared = _declared_head_dim(core)
-    if declared:
-        return declared
-    heads = _heads(inner, core, rows)
-    if heads:
-        return rows // heads
-    raise RoleError(f"the size of a head of '{query.module}' cannot be told from its module or its configuration.")
+def _head_dim(inner: nn.Module, core: nn.Module, rows: int) -> int:
+    """Return the size of a head; where neither the module nor its configuration names one, there is one head."""
+    return _declared_head_dim(core) or rows // (_heads(inner, core, rows) or 1)
 
 
 def _declared_head_dim(core: nn.Module) -> int | None:

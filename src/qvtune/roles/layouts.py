@@ -153,13 +153,38 @@ CROSS_ATTENTION_NAMES = frozenset({"EncDecAttention", "encoder_attn", "crossatte
 HEAD_DIM_ATTRIBUTES = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "dim_per_head", "d_head")
 HEADS_ATTRIBUTES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_local_attention_heads")
 
-# Modules that mix positions without query, key and value: a name by which their children or parameters tell, and why
-# there is nothing to adapt in them.
-WITHOUT_ROLES = {
+# Modules with attention in their class's name that have no query, key and value that can be adapted: a pattern of the
+# class's name, or the name of a child or parameter by which they tell, and the reason.
+WITHOUT_ROLES_BY_CLASS = {
+    "ChannelAttention": "attention over channels, not over positions",
+    "AttentionPoolingHead": "pooling with a learned query",
+    "BiMultiHeadAttention": "a two-way fusion of image and text with one product for both",
+    "VQVAEAttn": "made of convolutions over an image",
+    "PatchTSMixerGatedAttention": "a gate: no query and key product",
+    "MobileViTV2LinearSelfAttention": "linear attention: a scalar query",
+    "SqueezeBertSelfAttention": "made of grouped convolutions",
+    "IBertSelfAttention": "made of quantised layers",
+    "XLNetRelativeAttention": "made of raw three-dimensional parameters",
+    "Levit.*Attention": "made of a linear layer with a batch norm for query, key and value together",
+    "JetMoeAttention": "attention with a mixture of experts for its query",
+    "ZayaAttention": "attention whose queries and keys go through convolutions",
+    "DeepseekV4Attention": "attention with one matrix for key and value",
+    "AXK2Attention": "attention with one matrix for a query and its gate, of two inputs",
+    "FNetFourierTransform|FNetBasicFourierTransform": "a Fourier transform",
+    "Attention.*(MLP|Merger)$": "no attention but part of a layer that has some",
+    "RelativeAttentionBias$|AttentionResidual$": "a bias or residual of attention",
+}
+WITHOUT_ROLES_BY_CHILD = {
     "A_log": "a state-space or linear-attention layer: no softmax over keys",
     "time_decay": "a recurrent layer: no query and key product",
     "sampling_offsets": "deformable attention: no keys",
-    "query_key": "query and key share one matrix",
+    "query_key": "attention with one matrix for query and key",
     "to_query": "additive attention: no value",
     "output_gate": "linear attention: no softmax over keys",
 }
+
+# Children that wrap a linear layer, to clip its values or to choose among several, keep it under this name.
+WRAPPED = "linear"
+
+# Attributes of a layer that takes keys and values from an earlier one and has a query alone.
+SHARES_KEYS = ("is_kv_shared_layer",)

@@ -136,7 +136,8 @@ def _probe_layer(inner: nn.Module, layer: AttentionLayer, call: _Calls) -> Probe
         return _context(attention, parts, call, changes or {})
 
     reference = context()
-    roles = {role: _behaves_like(context, reference, role, parts[role]) for role in "qkv"}
+    claimed = [role for role in "qkv" if role in parts]
+    roles = {role: _behaves_like(context, reference, role, claimed) for role in claimed}
     head_dim = group = None
     if roles == {"q": "query", "k": "key", "v": "value"}:
         head_dim, group = _measure_heads(context, reference, layer)
@@ -152,7 +153,7 @@ class _Part:
     rows: Rows
 
 
-def _behaves_like(context: Callable[..., Tensor], reference: Tensor, role: str, part: _Part) -> str:
+def _behaves_like(context: Callable[..., Tensor], reference: Tensor, role: str, claimed: Sequence[str]) -> str:
     if _close(context({role: lambda out: 2 * out}), 2 * reference):
         return "value"
     # In the middle, because causal attention sees nothing from the first position and little from the last.
@@ -162,20 +163,20 @@ def _behaves_like(context: Callable[..., Tensor], reference: Tensor, role: str, 
         return "query"
     if not moved:
         return "projection with no effect on the context"
-    return "value" if _is_averaged(context, role) else "key"
+    return "value" if _is_averaged(context, role, claimed) else "key"
 
 
-def _is_averaged(context: Callable[..., Tensor], role: str) -> bool:
+def _is_averaged(context: Callable[..., Tensor], role: str, claimed: Sequence[str]) -> bool:
     """Whether the context is an average over positions of what `role` gives, also where a norm follows it.
 
     An average of equal things does not depend on its weights. So with the projection's output the same at every
     position, changes of the other two projections must not move the context; a key's average is not of the key.
     """
     constant = {
-        role: lambda out: out.reshape(-1, out.shape[-1])[:1].expand(out.numel() // out.shape[-1], -1).reshape(out.shape)
+        role: lambda out: out.reshape(-1, out.shape[-1])[:1].expand_as(out.reshape(-1, out.shape[-1])).reshape_as(out)
     }
     still = context(constant)
-    others = {other: _noise(8.0) for other in "qkv" if other != role}
+    others = {other: _noise(8.0) for other in claimed if other != role}
     return _close(context(constant | others), still)
 
 
@@ -239,7 +240,7 @@ def _first_call_only(change: Change) -> Callable[..., Tensor | None]:
 
 
 def _inputs_are_same(attention: nn.Module, parts: dict[str, _Part], call: _Calls) -> bool:
-    if parts["q"].module is parts["k"].module:
+    if "k" not in parts or parts["q"].module is parts["k"].module:
         return True
     seen: dict[str, Tensor] = {}
     with ExitStack() as hooks:
