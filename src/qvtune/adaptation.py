@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from qvtune.errors import AdaptError, nearest
 from qvtune.roles.attention import AttentionMap, Projection, parse_roles
 from qvtune.roles.find import find_attention
+from qvtune.roles.fused import join, split
 from qvtune.roles.layouts import ROLES
-from qvtune.roles.split import join, split
 from qvtune.roles.unwrap import unwrap, unwrap_once
 
 METHODS = ("lora", "full")

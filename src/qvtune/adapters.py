@@ -14,12 +14,16 @@ from qvtune.adaptation import Adaptation, adapt, adaptation_of
 from qvtune.errors import AdaptError, ModelError
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import locate
+from qvtune.roles.fused import Split, split_modules
 from qvtune.roles.layouts import ROLES
-from qvtune.roles.split import SplitProjection, split_modules
+from qvtune.roles.multihead import OUTPUT, SplitMultihead
 from qvtune.roles.unwrap import unwrap, unwrap_wrappers
 
 ADAPTATION_FILE = "qvtune.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+
+# A (rank, inputs) and B (rows, rank) of one adapter.
+Factors = tuple[Tensor, Tensor]
 
 # What PEFT puts in front of the names of the model's own modules.
 PREFIX = "base_model.model."
@@ -37,15 +41,20 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
         folder: where to write; made if it is not there.
 
     Raises:
-        AdaptError: if the model was not adapted by LoRA.
+        AdaptError: if the model was not adapted by LoRA, or in a way that PEFT does not compute.
     """
     adaptation = adaptation_of(model)
     if adaptation is None or adaptation.method != "lora":
         raise AdaptError("only a model that qvtune.adapt gave LoRA adapters has an adapter to save.")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     peft_model: Any = unwrap_wrappers(model)
     fused = dict(split_modules(unwrap(model)))
+    if "o" in adaptation.roles and any(isinstance(module, SplitMultihead) for module in fused.values()):
+        raise AdaptError(
+            "PEFT adds an adapter on the output projection of nn.MultiheadAttention twice, so one with role o would not "
+            "give the same outputs there. Merge it with qvtune.restore(model), or train other roles."
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     if fused:
         _save_fused(peft_model, fused, adaptation, folder)
     else:
@@ -94,12 +103,14 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
     return adapted
 
 
-def _save_fused(peft_model: Any, fused: dict[str, SplitProjection], adaptation: Adaptation, folder: Path) -> None:
+def _save_fused(peft_model: Any, fused: dict[str, Split], adaptation: Adaptation, folder: Path) -> None:
     from peft import get_peft_model_state_dict
 
     weights = dict(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
     config = copy.deepcopy(peft_model.peft_config["default"])
-    targets = {projection.module for projection in adaptation.projections}
+    # PEFT adapts torch's attention as a whole, the output projection with the rest.
+    inside = {f"{name}.{OUTPUT}" for name, module in fused.items() if isinstance(module, SplitMultihead)}
+    targets = {projection.module for projection in adaptation.projections} - inside | set(fused)
     ranks: dict[str, int] = {}
     for name, module in fused.items():
         factors = {
@@ -107,9 +118,11 @@ def _save_fused(peft_model: Any, fused: dict[str, SplitProjection], adaptation: 
             for role in module.rows
             if f"{(path := f'{PREFIX}{name}.{ROLES[role]}')}.lora_A.weight" in weights
         }
-        a, b = _stack(module, factors)
-        weights[f"{PREFIX}{name}.lora_A.weight"], weights[f"{PREFIX}{name}.lora_B.weight"] = a, b
         ranks[name] = len(factors)
+        if isinstance(module, SplitMultihead):
+            weights |= _multihead_weights(name, module, factors, ranks[name] * config.r)
+        else:
+            weights |= _named(name, _stack(module, factors))
     parts = set(ranks.values())
     config.target_modules = targets
     config.fan_in_fan_out = any(isinstance(module.fused, Conv1D) for module in fused.values())
@@ -126,7 +139,18 @@ def _save_fused(peft_model: Any, fused: dict[str, SplitProjection], adaptation: 
     save_file(contiguous, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
-def _stack(module: SplitProjection, factors: dict[str, tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _multihead_weights(name: str, module: SplitMultihead, factors: dict[str, Factors], rank: int) -> dict[str, Tensor]:
+    """Return PEFT's adapter of a whole `nn.MultiheadAttention`, zero where a role did not train."""
+    width = module.embed_dim
+    output = (torch.zeros(rank, width), torch.zeros(width, rank))
+    return _named(name, _stack(module, factors)) | _named(f"{name}.base_layer.{OUTPUT}", output)
+
+
+def _named(name: str, factors: Factors) -> dict[str, Tensor]:
+    return {f"{PREFIX}{name}.lora_{letter}.weight": factor for letter, factor in zip("AB", factors, strict=True)}
+
+
+def _stack(module: Split, factors: dict[str, Factors]) -> Factors:
     """Return A (n r, inputs) and B (rows, n r) of the fused module from those of its roles."""
     a = torch.cat([first for first, _ in factors.values()])
     b = a.new_zeros(sum(len(rows) for rows in module.rows.values()), len(a))
@@ -153,6 +177,9 @@ def _fill(adapted: Any, weights: dict[str, Tensor], rank: int, folder: Path) -> 
             path = f"{PREFIX}{name}.{ROLES[role]}"
             weights[f"{path}.lora_A.weight"] = a[columns]
             weights[f"{path}.lora_B.weight"] = b[torch.tensor(module.rows[role].indices()), columns]
+        if isinstance(module, SplitMultihead):
+            for letter in "AB":  # zero, for PEFT's sake
+                weights.pop(f"{PREFIX}{name}.base_layer.{OUTPUT}.lora_{letter}.weight", None)
     result: Any = set_peft_model_state_dict(adapted, weights)
     missing = [key for key in result.missing_keys if "lora_" in key or "modules_to_save" in key]
     if missing or result.unexpected_keys:

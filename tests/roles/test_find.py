@@ -157,7 +157,8 @@ def test_the_meta_device_cannot_be_measured():
 def test_a_model_without_attention():
     model = MambaModel(MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, vocab_size=100))
     with pytest.raises(
-        RoleError, match=r"'mamba' has no query, key and value projections that can be adapted: 'layers\.0\.mixer'.*state-space"
+        RoleError,
+        match=r"'mamba' has no query, key and value projections that can be adapted: 'layers\.0\.mixer'.*state-space",
     ):
         find_attention(model)
 

@@ -12,8 +12,9 @@ from qvtune.adaptation import adapt, restore
 from qvtune.groups import param_groups
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention
+from qvtune.roles.fused import join, split
 from qvtune.roles.layouts import Rows
-from qvtune.roles.split import SplitProjection, join, split
+from qvtune.roles.split import SplitProjection
 
 
 def fused_parts(family: Fused, attention: AttentionMap, weight: torch.Tensor, layer: int = 0) -> dict:

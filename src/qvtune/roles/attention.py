@@ -46,10 +46,11 @@ class AttentionLayer:
     """One attention layer.
 
     `name` is the smallest module that holds all projections; `layout` names how they are stored: "separate",
-    "blocks", "grouped", "codegen", "key_value_halves" or "latent". An output projection may be missing. `index` counts
-    layers of one `kind` ("self", "cross") within one `stack`: the side of an encoder-decoder, or the path of one of
-    several towers. `uses` is how often a forward pass calls the module (ALBERT calls one for all its layers; 0 where
-    the model was not run). `verified` says that the probe measured the roles on this model.
+    "blocks", "grouped", "codegen", "key_value_halves", "latent", "multihead" (torch's own module) or "declared". An
+    output projection may be missing. `index` counts layers of one `kind` ("self", "cross") within one `stack`: the
+    side of an encoder-decoder, or the path of one of several towers. `uses` is how often a forward pass calls the
+    module (ALBERT calls one for all its layers; 0 where the model was not run). `verified` says that the probe
+    measured the roles on this model.
     """
 
     name: str

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection, WithoutRoles
+from qvtune.roles.fused import multihead_taken_apart
 from qvtune.roles.layouts import (
     CROSS_ATTENTION_NAMES,
     FUSED_LAYOUTS,
@@ -27,7 +28,9 @@ from qvtune.roles.layouts import (
     WRAPPED,
     FusedLayout,
     Rows,
+    blocks,
 )
+from qvtune.roles.multihead import can_split
 from qvtune.roles.probe import Probed, probe
 from qvtune.roles.unwrap import base_layer, unwrap
 
@@ -78,7 +81,8 @@ def confirmed(inner: nn.Module, attention: AttentionMap, inputs: Mapping[str, An
             "the model is on the meta device, so its roles cannot be measured. "
             "Load its weights, or call find_attention(model, verify=False)."
         )
-    results = probe(inner, attention.layers, inputs)
+    with multihead_taken_apart(inner):
+        results = probe(inner, attention.layers, inputs)
     return replace(attention, layers=tuple(map(_confirm, attention.layers, results)))
 
 
@@ -102,7 +106,8 @@ def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> Attent
     if _without_roles(core) is not None:
         return None
     proposed = (
-        _separate(core, name, children)
+        _multihead(core, name)
+        or _separate(core, name, children)
         or _fused(inner, core, name, children)
         or _latent(core, name, children)
         or _query_alone(core, name, children)
@@ -164,6 +169,16 @@ def _separate(core: nn.Module, name: str, children: dict[str, Child]) -> Propose
         if all(child in children for child in names.values()):
             return "separate", tuple(_whole(role, *_located(name, children, child)) for role, child in names.items())
     return None
+
+
+def _multihead(core: Any, name: str) -> Proposed | None:
+    if not can_split(core):
+        return None
+    weight, bias = core.in_proj_weight, core.in_proj_bias is not None
+    size = weight.shape[1]
+    rows = blocks((1, 1, size))
+    parts = (Projection(role, name, rows[role], (size, size), bias, 3 * size) for role in "qkv")
+    return "multihead", tuple(parts)
 
 
 def _query_alone(core: nn.Module, name: str, children: dict[str, Child]) -> Proposed | None:
@@ -375,8 +390,15 @@ def _heads(inner: nn.Module, core: nn.Module, rows: int) -> int | None:
 
 
 def _whole_number(source: Any, attributes: Iterable[str]) -> int | None:
-    values = (getattr(source, name, None) for name in attributes)
+    values = (_read(source, name) for name in attributes)
     return next((v for v in values if isinstance(v, int) and not isinstance(v, bool) and v > 0), None)
+
+
+def _read(source: Any, name: str) -> Any:
+    try:
+        return getattr(source, name, None)
+    except RuntimeError:  # a configuration whose layers differ refuses to name a size of all
+        return None
 
 
 def _side(name: str) -> str:

@@ -157,7 +157,7 @@ HEADS_ATTRIBUTES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nu
 # class's name, or the name of a child or parameter by which they tell, and the reason.
 WITHOUT_ROLES_BY_CLASS = {
     "ChannelAttention": "attention over channels, not over positions",
-    "AttentionPoolingHead": "pooling with a learned query",
+    "^Aimv2AttentionPoolingHead": "pooling with a learned query",
     "BiMultiHeadAttention": "a two-way fusion of image and text with one product for both",
     "VQVAEAttn": "made of convolutions over an image",
     "PatchTSMixerGatedAttention": "a gate: no query and key product",

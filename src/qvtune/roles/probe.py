@@ -17,12 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
 from qvtune.errors import RoleError
-from qvtune.roles.attention import AttentionLayer
-from qvtune.roles.inputs import dummy_inputs
+from qvtune.roles.attention import AttentionLayer, Projection
+from qvtune.roles.inputs import POSITIONS, dummy_inputs
 from qvtune.roles.layouts import Rows
+from qvtune.roles.multihead import SplitMultihead
 
 # Relative change of the context below which a position or channel counts as untouched; it is zero but for rounding.
 UNTOUCHED = 1e-6
@@ -68,6 +69,12 @@ class _Calls:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] | None = None
     count: int = 0
+
+    def repeat(self, attention: nn.Module) -> Any:
+        """Call a module as it was called, without what earlier calls put into a cache."""
+        args = [None if isinstance(value, Cache) else value for value in self.args]
+        kwargs = {name: value for name, value in (self.kwargs or {}).items() if not isinstance(value, Cache)}
+        return attention(*args, **kwargs)
 
 
 def _record_calls(
@@ -130,7 +137,7 @@ def _holds(part: nn.Module, inner: nn.Module, name: str) -> bool:
 
 def _probe_layer(inner: nn.Module, layer: AttentionLayer, call: _Calls) -> Probed:
     attention = inner.get_submodule(layer.name)
-    parts = {p.role: _Part(inner.get_submodule(p.module), p.rows) for p in layer.projections}
+    parts = {p.role: _part(inner, p) for p in layer.projections}
 
     def context(changes: Mapping[str, Change] | None = None) -> Tensor:
         return _context(attention, parts, call, changes or {})
@@ -153,11 +160,18 @@ class _Part:
     rows: Rows
 
 
+def _part(inner: nn.Module, projection: Projection) -> _Part:
+    module = inner.get_submodule(projection.module)
+    if isinstance(module, SplitMultihead):
+        return _Part(module.parts[projection.role], Rows(0, len(projection.rows)))
+    return _Part(module, projection.rows)
+
+
 def _behaves_like(context: Callable[..., Tensor], reference: Tensor, role: str, claimed: Sequence[str]) -> str:
     if _close(context({role: lambda out: 2 * out}), 2 * reference):
         return "value"
-    # In the middle, because causal attention sees nothing from the first position and little from the last.
-    middle = len(reference) // 2
+    # Causal attention sees nothing from the first position and little from the last, and what is padded is at the end.
+    middle = min(len(reference), POSITIONS) // 2
     moved = _moved(context, reference, 0, role, lambda strength: _noise_at(middle, len(reference), strength))
     if moved == {middle}:
         return "query"
@@ -210,7 +224,7 @@ def _context(attention: nn.Module, parts: dict[str, _Part], call: _Calls, change
         for role, change in changes.items():
             hook = _first_call_only(_on_rows(change, parts[role].rows))
             hooks.callback(parts[role].module.register_forward_hook(hook).remove)
-        result = attention(*call.args, **(call.kwargs or {}))
+        result = call.repeat(attention)
     if "o" not in parts:
         keep(result)
     return seen[0].reshape(-1, seen[0].shape[-1])
@@ -250,7 +264,7 @@ def _inputs_are_same(attention: nn.Module, parts: dict[str, _Part], call: _Calls
                 seen.setdefault(role, args[0])
 
             hooks.callback(parts[role].module.register_forward_pre_hook(keep).remove)
-        attention(*call.args, **(call.kwargs or {}))
+        call.repeat(attention)
     return seen["q"].shape == seen["k"].shape and bool(torch.equal(seen["q"], seen["k"]))
 
 

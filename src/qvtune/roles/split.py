@@ -1,13 +1,12 @@
 """A fused projection as one plain linear layer per role while it trains, and as one again afterwards, bit for bit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from qvtune.roles.attention import AttentionMap, Projection
 from qvtune.roles.layouts import ROLES, Rows
 
 LOADED_MARK = "_is_hf_initialized"
@@ -38,7 +37,7 @@ class SplitProjection(nn.Module):
         for role, part in self.rows.items():
             index = torch.tensor(part.indices(), device=weight.device)
             bias = None if fused.bias is None else fused.bias.data[index].clone()
-            self.add_module(ROLES[role], _linear(weight[index].contiguous(), bias, fused.weight.requires_grad))
+            self.add_module(ROLES[role], linear_from(weight[index].contiguous(), bias, fused.weight.requires_grad))
         self._mark(self)
         self.train(fused.training)
         fused.weight = None
@@ -105,41 +104,6 @@ class SplitProjection(nn.Module):
         return ", ".join(f"{ROLES[role]}: {len(part)} rows" for role, part in self.rows.items())
 
 
-def split(inner: nn.Module, attention: AttentionMap, projections: Sequence[Projection]) -> list[str]:
-    """Replace the fused modules behind `projections` by split ones, wherever the model holds them.
-
-    Returns:
-        Names of the modules that were split.
-    """
-    wanted = {projection.module for projection in projections if projection.is_fused}
-    for name in wanted:
-        fused = inner.get_submodule(name)
-        if isinstance(fused, SplitProjection):
-            continue  # shared with a layer whose turn came before
-        rows = {p.role: p.rows for layer in attention for p in layer.projections if p.module == name}
-        _replace(inner, fused, SplitProjection(fused, rows))
-    return sorted(wanted)
-
-
-def join(inner: nn.Module) -> list[str]:
-    """Make every split projection of `inner` one again.
-
-    Returns:
-        Names of the modules that were joined.
-    """
-    joined = [(name, module) for name, module in inner.named_modules() if isinstance(module, SplitProjection)]
-    for _, module in joined:
-        _replace(inner, module, module.join())
-    return [name for name, _ in joined]
-
-
-def split_modules(inner: nn.Module) -> Iterator[tuple[str, SplitProjection]]:
-    """Yield the name and module of every split projection."""
-    for name, module in inner.named_modules():
-        if isinstance(module, SplitProjection):
-            yield name, module
-
-
 def _interleaved_runs(parts: list[Rows]) -> int:
     """Return the number of runs that all parts have and take turns in, or 0 where they lie otherwise."""
     runs = {part.repeats for part in parts}
@@ -152,17 +116,11 @@ def _interleaved_runs(parts: list[Rows]) -> int:
     return runs.pop() if in_turn else 0
 
 
-def _linear(weight: Tensor, bias: Tensor | None, trainable: bool) -> nn.Linear:
+def linear_from(weight: Tensor, bias: Tensor | None, trainable: bool) -> nn.Linear:
+    """Return a linear layer with this weight, (rows, inputs), and bias."""
     with torch.device("meta"):  # so that nothing is drawn at random
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     linear.weight = nn.Parameter(weight, requires_grad=trainable)
     if bias is not None:
         linear.bias = nn.Parameter(bias, requires_grad=trainable)
     return linear
-
-
-def _replace(inner: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    # A module that several layers share stands in several places.
-    places = [(parent, name) for parent in inner.modules() for name, child in parent._modules.items() if child is old]
-    for parent, name in places:
-        setattr(parent, name, new)

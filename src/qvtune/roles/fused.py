@@ -1,0 +1,77 @@
+"""Take the fused projections of a model apart, and put them together again."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+from qvtune.roles.attention import AttentionMap, Projection
+from qvtune.roles.multihead import SplitMultihead, can_split
+from qvtune.roles.split import SplitProjection
+
+Split = SplitProjection | SplitMultihead
+
+
+def split(inner: nn.Module, attention: AttentionMap, projections: Sequence[Projection]) -> list[str]:
+    """Replace the fused modules behind `projections` by split ones, wherever the model holds them.
+
+    Returns:
+        Names of the modules that were split.
+    """
+    names = {name for projection in projections if (name := _to_split(inner, projection)) is not None}
+    for name in names:
+        fused = inner.get_submodule(name)
+        if isinstance(fused, Split):
+            continue  # shared with a layer whose turn came before
+        if can_split(fused):
+            _replace(inner, fused, SplitMultihead(fused))
+            continue
+        rows = {p.role: p.rows for layer in attention for p in layer.projections if p.module == name}
+        _replace(inner, fused, SplitProjection(fused, rows))
+    return sorted(names)
+
+
+def join(inner: nn.Module) -> list[str]:
+    """Make every split module of `inner` one again.
+
+    Returns:
+        Names of the modules that were joined.
+    """
+    joined = list(split_modules(inner))
+    for _, module in joined:
+        _replace(inner, module, module.join())
+    return [name for name, _ in joined]
+
+
+def split_modules(inner: nn.Module) -> Iterator[tuple[str, Split]]:
+    """Yield the name and module of everything that is split."""
+    for name, module in inner.named_modules():
+        if isinstance(module, Split):
+            yield name, module
+
+
+@contextmanager
+def multihead_taken_apart(inner: nn.Module) -> Iterator[None]:
+    """Let torch's attention modules call their projections inside the block, and leave them as they were after it."""
+    swapped = [(m, SplitMultihead(m, keep=True)) for m in inner.modules() if can_split(m)]
+    for fused, apart in swapped:
+        _replace(inner, fused, apart)
+    try:
+        yield
+    finally:
+        for fused, apart in swapped:
+            _replace(inner, apart, fused)
+
+
+def _to_split(inner: nn.Module, projection: Projection) -> str | None:
+    parent = projection.module.rpartition(".")[0]
+    if parent and can_split(inner.get_submodule(parent)):
+        return parent  # the output projection of torch's attention
+    return projection.module if projection.is_fused else None
+
+
+def _replace(inner: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    # A module that several layers share stands in several places.
+    places = [(parent, name) for parent in inner.modules() for name, child in parent._modules.items() if child is old]
+    for parent, name in places:
+        setattr(parent, name, new)

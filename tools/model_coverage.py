@@ -1,0 +1,262 @@
+"""What qvtune finds in every model type of the installed transformers: a table, and the page docs/coverage.md.
+
+    python tools/model_coverage.py --out coverage.json --page docs/coverage.md
+
+A model type is built twice: on the meta device from its default configuration, where every attention layer must be
+found by structure; and small, with random weights, where the probe measures the roles, and one step of training must
+change the chosen roles and nothing else. Models are built one at a time, each with a time limit.
+"""
+
+import argparse
+import copy
+import json
+import logging
+import signal
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
+
+from qvtune.adaptation import adapt, restore
+from qvtune.errors import QVTuneError
+from qvtune.roles.attention import AttentionMap
+from qvtune.roles.find import find_attention
+
+SECONDS = 60
+# Parameters of a default model that is still built and run where its configuration cannot be shrunk.
+LARGEST = 150_000_000
+
+WIDTH, HEADS, KV_HEADS, HEAD_DIM = 32, 4, 2, 8
+# What configurations call their sizes, and a small one for each.
+HEAD_NAMES = ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads",
+              "decoder_attention_heads", "num_encoder_attention_heads", "num_decoder_attention_heads")  # fmt: skip
+LAYER_NAMES = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers",
+               "num_decoder_layers", "num_encoder_layers", "depth", "text_layers", "vision_layers")  # fmt: skip
+SMALL = {
+    **dict.fromkeys(HEAD_NAMES, HEADS),
+    **dict.fromkeys(LAYER_NAMES, 2),
+    **dict.fromkeys(("hidden_size", "d_model", "n_embd", "dim", "embed_dim", "encoder_hidden_size", "emb_dim",
+                     "decoder_hidden_size", "projection_dim", "embedding_size", "out_hidden_size", "rnn_hidden_size",
+                     "word_embed_proj_dim", "pooler_hidden_size", "hidden_size_per_layer_input", "output_dim",
+                     "output_hidden_size"), WIDTH),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "d_ff", "hidden_dim", "encoder_ffn_dim", "decoder_ffn_dim",
+                     "mlp_dim", "n_inner", "feed_forward_hidden_size", "ffn_hidden_size", "d_inner", "inner_dim"),
+                    2 * WIDTH),
+    **dict.fromkeys(("head_dim", "d_kv", "attention_head_dim", "d_head", "attention_head_size", "qk_nope_head_dim",
+                     "v_head_dim", "global_head_dim"), HEAD_DIM),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size",
+                     "kv_lora_rank", "q_lora_rank", "moe_shared_expert_intermediate_size"), 16),
+    **dict.fromkeys(("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("qk_rope_head_dim", "rotary_dim"), HEAD_DIM // 2),
+    **dict.fromkeys(("num_experts_per_tok", "moe_top_k", "top_k_experts"), 2),
+    **dict.fromkeys(("n_group", "topk_group", "num_expert_group"), 1),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"), 512),
+    "vocab_size": 1000,
+    "image_size": 64,
+}  # fmt: skip
+KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "kv_n_heads", "num_key_value_heads_vision")
+VOCABULARY = SMALL["vocab_size"]
+
+
+@dataclass
+class Covered:
+    """What was found for one model type. `status` is "verified", "found", "none", "unsupported" or "not built"."""
+
+    model_type: str
+    status: str
+    layers: int = 0
+    layouts: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    trained: bool = False
+    wrong: str = ""
+    reason: str = ""
+
+
+def cover(model_type: str) -> Covered:
+    """Build a model type and report what qvtune finds in it."""
+    try:
+        with torch.device("meta"):
+            config = CONFIG_MAPPING[model_type]()
+            model = AutoModel.from_config(config)
+    except Exception as error:  # whatever a configuration without its data raises
+        return Covered(model_type, "not built", reason=_line(error))
+    try:
+        attention = find_attention(model, verify=False)
+    except QVTuneError as error:
+        text = str(error)
+        status = "none" if _has_none(model, text) else "unsupported"
+        return Covered(model_type, status, reason=text.split(". State")[0])
+    result = Covered(
+        model_type,
+        "found",
+        len(attention),
+        sorted({layer.layout for layer in attention}),
+        sorted({layer.kind for layer in attention}),
+        sorted({f"{other.class_name}: {other.reason}" for other in attention.others}),
+    )
+    _measure(result, model_type, sum(p.numel() for p in model.parameters()))
+    return result
+
+
+def _measure(result: Covered, model_type: str, parameters: int) -> None:
+    """Build the model small, or at its own size where that is small, and measure it."""
+    reasons = []
+    for small in (True, False) if parameters <= LARGEST else (True,):
+        try:
+            with _limited():
+                config = shrunk(CONFIG_MAPPING[model_type]()) if small else CONFIG_MAPPING[model_type]()
+                torch.manual_seed(0)
+                model = AutoModel.from_config(config, attn_implementation="eager").float().eval()
+                attention = find_attention(model)
+                result.status = "verified"
+                result.wrong = _train_wrongly(model, attention)
+                result.trained = not result.wrong
+            return
+        except QVTuneError as error:
+            reasons.append(f"{error}")
+        except Exception as error:
+            reasons.append(_line(error))
+    result.reason = min(reasons, key=len)
+
+
+def _train_wrongly(model: nn.Module, attention: AttentionMap) -> str:
+    """Adapt, change what trains, restore; return what changed and should not have, or the other way round."""
+    for roles in ("qv", "k"):
+        copied = copy.deepcopy(model)
+        present = {p.role for p in attention.projections(roles)}
+        chosen = "".join(role for role in roles if role in present)
+        if not chosen:
+            continue
+        before = {name: p.detach().clone() for name, p in copied.named_parameters()}
+        adapted = adapt(copied, roles=chosen, method="full", head=[], attention=attention)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.ones_like(parameter)
+        torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], lr=0.1).step()
+        after = dict(restore(adapted).named_parameters())
+        problem = _difference(model, attention, before, after, chosen)
+        if problem:
+            return f"roles {chosen}: {problem}"
+    return ""
+
+
+def _difference(model: nn.Module, attention: AttentionMap, before: dict, after: dict, roles: str) -> str:
+    if before.keys() != after.keys():
+        return f"other parameters: {sorted(before.keys() ^ after.keys())[:2]}"
+    expected = {name: torch.zeros_like(old, dtype=torch.bool) for name, old in before.items()}
+    for projection in attention.projections(roles):
+        index = torch.tensor(projection.rows.indices())
+        weight = expected[f"{projection.module}.weight"]
+        is_turned = type(model.get_submodule(projection.module)).__name__ == "Conv1D"
+        (weight.T if is_turned else weight)[index] = True
+        if projection.bias:
+            expected[f"{projection.module}.bias"][index] = True
+        for name in projection.extra:
+            expected[name][...] = True
+    for name, old in before.items():
+        moved = old != after[name]
+        if not torch.equal(moved, expected[name]):
+            return f"{name}: {int((moved != expected[name]).sum())} of {moved.numel()} values"
+    return ""
+
+
+def shrunk(config: Any) -> Any:
+    """Return a configuration with small sizes, also in the configurations inside it."""
+    heads = next((getattr(config, n) for n in HEAD_NAMES if isinstance(getattr(config, n, None), int)), HEADS)
+    for name, value in list(vars(config).items()):
+        if isinstance(value, transformers.PreTrainedConfig):
+            setattr(config, name, shrunk(value))
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+            continue
+        small = SMALL.get(name)
+        if name in KEY_VALUE_HEADS:
+            small = HEADS if value >= heads else min(value, KV_HEADS)
+        if small is not None and small < value:
+            _set(config, name, small)
+    if hasattr(config, "qk_rope_head_dim") and hasattr(config, "head_dim"):
+        _set(config, "head_dim", config.qk_rope_head_dim)
+    for rope in (getattr(config, "rope_parameters", None), getattr(config, "rope_scaling", None)):
+        if isinstance(rope, dict) and "mrope_section" in rope:
+            rope["mrope_section"] = [1, 1, HEAD_DIM // 2 - 2]
+    layers = next((getattr(config, n) for n in LAYER_NAMES if isinstance(getattr(config, n, None), int)), None)
+    types = getattr(config, "layer_types", None)
+    if isinstance(types, list) and layers is not None and len(types) > layers:
+        kinds = list(dict.fromkeys(types))
+        _set(config, "layer_types", (kinds * layers)[: max(layers, len(kinds))])
+        for name in LAYER_NAMES:
+            if isinstance(getattr(config, name, None), int):
+                _set(config, name, max(layers, len(kinds)))
+    for name, value in list(vars(config).items()):
+        if name.endswith(("_token_id", "_token_index")) and isinstance(value, int) and value >= VOCABULARY:
+            _set(config, name, VOCABULARY - 1 - sum(map(ord, name)) % 200)
+    return config
+
+
+def _set(config: Any, name: str, value: Any) -> None:
+    try:
+        setattr(config, name, value)
+    except Exception:  # some configurations check on setting, against sizes that are still large
+        object.__setattr__(config, name, value)
+
+
+def _has_none(model: nn.Module, text: str) -> bool:
+    return text.count("no attention layer was found") == 1 and "look like attention" not in text
+
+
+@contextmanager
+def _limited() -> Iterator[None]:
+    def stop(number: int, frame: Any) -> None:
+        raise TimeoutError(f"took more than {SECONDS} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:160] if text else ''}"
+
+
+def main() -> None:
+    """Cover the model types, and write the table and the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("types", nargs="*", help="Model types; all of the installed transformers when left out.")
+    parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="Write the results as JSON.")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    transformers.utils.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    started, results = time.monotonic(), []
+    names = args.types or sorted(CONFIG_MAPPING_NAMES)
+    for number, name in enumerate(names, 1):
+        result = cover(name)
+        results.append(result)
+        left = (time.monotonic() - started) / number * (len(names) - number)
+        told = f"{name}: {result.status} {result.wrong or result.reason}"[:200]
+        print(f"{number}/{len(names)} {told}, {left:.0f} s left", file=sys.stderr, flush=True)
+    if args.out:
+        args.out.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
+    print(Counter(result.status for result in results))
+
+
+if __name__ == "__main__":
+    main()
