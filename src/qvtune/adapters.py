@@ -50,8 +50,8 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
     fused = dict(split_modules(unwrap(model)))
     if "o" in adaptation.roles and any(isinstance(module, SplitMultihead) for module in fused.values()):
         raise AdaptError(
-            "PEFT adds an adapter on the output projection of nn.MultiheadAttention twice, so one with role o would not "
-            "give the same outputs there. Merge it with qvtune.restore(model), or train other roles."
+            "PEFT adds an adapter on the output projection of nn.MultiheadAttention twice, so one with role o would "
+            "not give the same outputs there. Merge it with qvtune.restore(model), or train other roles."
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

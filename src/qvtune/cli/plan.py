@@ -21,7 +21,7 @@ def add_command(commands: Any) -> None:
         help="what would train, and what a step costs",
         usage="qvtune plan --model MODEL [option ...]",
         description="Show what would train, parameters by role, memory and operations per step, without loading "
-        "weights. It takes the options of train; --data and --out may be left out.",
+        "weights. It takes the options of train; --data and --out may be left out, and --model may be a config.json.",
     )
     add_options(parser, TrainConfig)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of these options.")
@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Plan and print."""
-    from qvtune.cli.show import print_cost, print_plan, quiet_libraries
+    from qvtune.cli.show import print_attention, print_cost, print_plan, quiet_libraries
     from qvtune.train.plan import plan_without_weights
 
     quiet_libraries()
@@ -44,4 +44,5 @@ def execute(args: argparse.Namespace) -> None:
         return
     console = Console()
     print_plan(console, plan)
+    print_attention(console, plan.attention)
     print_cost(console, plan, config)

@@ -1,12 +1,14 @@
 """What several commands print."""
 
 import logging
+import re
 import sys
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import is_main_process
 from qvtune.train.folder import RunFolder
@@ -68,6 +70,42 @@ def print_plan(console: Console, plan: Plan) -> None:
     table.add_section()
     table.add_row("all", f"{plan.parameters_trainable:,}", f"{share:.2%} of {plan.parameters_total:,}")
     console.print(table)
+
+
+def print_attention(console: Console, attention: AttentionMap) -> None:
+    """Print where the roles are, layers that are alike together."""
+    alike: dict[Any, list[AttentionLayer]] = {}
+    for layer in attention:
+        shapes = tuple((p.role, _generic(p.module), p.rows, p.shape) for p in layer.projections)
+        alike.setdefault((layer.stack, layer.kind, layer.heads, layer.kv_heads, shapes), []).append(layer)
+    for layers in alike.values():
+        first = layers[0]
+        heads = f"{first.heads} heads of {first.head_dim}"
+        heads += f", {first.kv_heads} of keys and values" if first.kv_heads != first.heads else ""
+        console.out(f"{first.stack} {_numbers(layers)}: {first.kind}-attention, {heads}".strip(), highlight=False)
+        for projection in first.projections:
+            console.out(f"    {projection.role}  {_generic(projection.module)}{_rows(projection)}", highlight=False)
+    for name, reason in dict.fromkeys((other.class_name, other.reason) for other in attention.others):
+        console.out(f"Not adapted: {name}, {reason}.", highlight=False)
+
+
+def _numbers(layers: list[AttentionLayer]) -> str:
+    numbers = [layer.index for layer in layers]
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"layers {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"layer {numbers[0]}"
+    return f"layers {', '.join(map(str, numbers))}"
+
+
+def _rows(projection: Projection) -> str:
+    rows = projection.rows
+    if not projection.is_fused:
+        return ""
+    more = f", and so on every {rows.period}" if rows.repeats > 1 else ""
+    return f", rows {rows.start} to {rows.start + rows.size - 1}{more}"
+
+
+def _generic(name: str) -> str:
+    return re.sub(r"\.\d+(?=\.|$)", ".*", name)
 
 
 def print_cost(console: Console, plan: Plan, config: TrainConfig) -> None:

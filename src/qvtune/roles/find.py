@@ -261,7 +261,8 @@ def _confirm(layer: AttentionLayer, result: Probed) -> AttentionLayer:
     if wrong:
         raise RoleError(
             f"the probe contradicts the structure of '{layer.name}': {'; '.join(wrong)}. "
-            "Probed: a value scales the context, a query moves its own position alone, a key moves others."
+            "Probed: a value scales the context, a query moves its own position alone, a key moves others. State the "
+            "roles by hand with qvtune.declare_attention, and give the map to adapt(attention=...)."
         )
     if result.head_dim is None:
         return replace(layer, kind=result.kind, uses=result.uses, verified=True)

@@ -6,7 +6,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 from transformers import logging as transformers_logging
 
 from qvtune.data.packaged import PREFIX, locate_model
@@ -31,8 +37,13 @@ class ModelSource:
     options: dict[str, Any]
 
 
-def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
+def find_model(name: str, trust_remote_code: bool = False, *, config_alone: bool = False) -> ModelSource:
     """Resolve pkg: names; leave folders and hub names as they are.
+
+    Args:
+        name: what the user called it.
+        trust_remote_code: run Python code that its repository brings.
+        config_alone: a config.json file will do, since no weights are wanted.
 
     Raises:
         ModelError: for an unknown packaged model, or a path that does not exist.
@@ -49,6 +60,8 @@ def find_model(name: str, trust_remote_code: bool = False) -> ModelSource:
             )
         if not (path / "config.json").is_file():
             raise ModelError(f"{name}: the folder has no config.json, so it holds no model.")
+        return ModelSource(name, str(path), options)
+    if path.is_file() and config_alone and path.suffix == ".json":
         return ModelSource(name, str(path), options)
     if path.is_file():
         raise ModelError(f"{name}: is a file. Give a model folder, a hub name, or pkg:minilm.")
@@ -138,17 +151,16 @@ def load_model(
 def build_on_meta(source: ModelSource, task: Task) -> Any:
     """Build the model without weights, on the meta device, to count and plan.
 
+    It has a head for the task where transformers has one for its type, and none otherwise.
+
     Raises:
-        ModelError: if there is no configuration or no such head.
+        ModelError: if there is no configuration, or no model for it.
     """
     config = prepare_config(load_config(source), task)
+    known = type(config) in AutoModelForSequenceClassification._model_mapping or hasattr(config, "auto_map")
+    auto_class = AutoModelForSequenceClassification if known else AutoModel
     with torch.device("meta"):
-        return _reading(
-            source,
-            AutoModelForSequenceClassification.from_config,
-            config,
-            trust_remote_code=source.options["trust_remote_code"],
-        )
+        return _reading(source, auto_class.from_config, config, trust_remote_code=source.options["trust_remote_code"])
 
 
 def prepare_config(config: Any, task: Task, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:

@@ -98,7 +98,7 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
         config: every option.
         with_data: read the data for the number of labels; two classes otherwise.
     """
-    source = find_model(config.model, config.trust_remote_code)
+    source = find_model(config.model, config.trust_remote_code, config_alone=True)
     task = load_data(config, config.seed).task if with_data else TWO_CLASSES
     model = build_on_meta(source, task)
     check_length(config.max_length, model.config)
