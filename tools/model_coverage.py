@@ -11,6 +11,7 @@ import argparse
 import copy
 import json
 import logging
+import re
 import signal
 import sys
 import time
@@ -33,6 +34,7 @@ from qvtune.errors import QVTuneError
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention
 
+STATUSES = ("verified", "found", "unsupported", "none", "not built")
 SECONDS = 60
 # Parameters of a default model that is still built and run where its configuration cannot be shrunk.
 LARGEST = 150_000_000
@@ -88,8 +90,7 @@ def cover(model_type: str) -> Covered:
     """Build a model type and report what qvtune finds in it."""
     try:
         with torch.device("meta"):
-            config = CONFIG_MAPPING[model_type]()
-            model = AutoModel.from_config(config)
+            model = AutoModel.from_config(_default(model_type))
     except Exception as error:  # whatever a configuration without its data raises
         return Covered(model_type, "not built", reason=_line(error))
     try:
@@ -110,13 +111,20 @@ def cover(model_type: str) -> Covered:
     return result
 
 
+def _default(model_type: str) -> Any:
+    config = CONFIG_MAPPING[model_type]()
+    if getattr(config, "vocab_size", 0) is None:  # ESM names no vocabulary of its own
+        config.vocab_size, config.pad_token_id, config.mask_token_id = VOCABULARY, 0, 1
+    return config
+
+
 def _measure(result: Covered, model_type: str, parameters: int) -> None:
     """Build the model small, or at its own size where that is small, and measure it."""
     reasons = []
     for small in (True, False) if parameters <= LARGEST else (True,):
         try:
             with _limited():
-                config = shrunk(CONFIG_MAPPING[model_type]()) if small else CONFIG_MAPPING[model_type]()
+                config = shrunk(_default(model_type)) if small else _default(model_type)
                 torch.manual_seed(0)
                 model = AutoModel.from_config(config, attn_implementation="eager").float().eval()
                 attention = find_attention(model)
@@ -158,11 +166,13 @@ def _difference(model: nn.Module, attention: AttentionMap, before: dict, after: 
     expected = {name: torch.zeros_like(old, dtype=torch.bool) for name, old in before.items()}
     for projection in attention.projections(roles):
         index = torch.tensor(projection.rows.indices())
-        weight = expected[f"{projection.module}.weight"]
-        is_turned = type(model.get_submodule(projection.module)).__name__ == "Conv1D"
+        module = model.get_submodule(projection.module)
+        prefix = "in_proj_" if isinstance(module, nn.MultiheadAttention) else ""
+        weight = expected[f"{projection.module}.{prefix}weight"]
+        is_turned = type(module).__name__ == "Conv1D"
         (weight.T if is_turned else weight)[index] = True
         if projection.bias:
-            expected[f"{projection.module}.bias"][index] = True
+            expected[f"{projection.module}.{prefix}bias"][index] = True
         for name in projection.extra:
             expected[name][...] = True
     for name, old in before.items():
@@ -189,8 +199,9 @@ def shrunk(config: Any) -> Any:
     if hasattr(config, "qk_rope_head_dim") and hasattr(config, "head_dim"):
         _set(config, "head_dim", config.qk_rope_head_dim)
     for rope in (getattr(config, "rope_parameters", None), getattr(config, "rope_scaling", None)):
-        if isinstance(rope, dict) and "mrope_section" in rope:
-            rope["mrope_section"] = [1, 1, HEAD_DIM // 2 - 2]
+        if isinstance(rope, dict):
+            turned = int(HEAD_DIM * rope.get("partial_rotary_factor", 1)) // 2
+            rope["mrope_section"] = [turned - 2 * (turned // 3), turned // 3, turned // 3]
     layers = next((getattr(config, n) for n in LAYER_NAMES if isinstance(getattr(config, n, None), int)), None)
     types = getattr(config, "layer_types", None)
     if isinstance(types, list) and layers is not None and len(types) > layers:
@@ -210,6 +221,72 @@ def _set(config: Any, name: str, value: Any) -> None:
         setattr(config, name, value)
     except Exception:  # some configurations check on setting, against sizes that are still large
         object.__setattr__(config, name, value)
+
+
+def page(results: list[Covered]) -> str:
+    """Return the results as a page in Markdown."""
+    by_status = {status: [r for r in results if r.status == status] for status in STATUSES}
+    found = by_status["verified"] + by_status["found"]
+    with_attention = len(found) + len(by_status["unsupported"])
+    lines = [
+        "# Coverage",
+        "",
+        "Made by `python tools/model_coverage.py --page docs/coverage.md`, with transformers "
+        f"{transformers.__version__}.",
+        "",
+        f"transformers names {len(results)} model types. {len(results) - len(by_status['not built'])} of them build "
+        f"from their default configuration, {with_attention} of these with attention layers. In **{len(found)} of "
+        f"{with_attention}** ({len(found) / max(1, with_attention):.1%}) every attention layer is found, or named as "
+        "one that has no query, key and value to adapt.",
+        "",
+        f"**{len(by_status['verified'])}** were also measured: a small model with random weights was built and run, "
+        "the probe confirmed the roles of every layer, and one step of full training of query and value, and one of "
+        "the key, changed their rows and nothing else, in the model as it was before it was split. "
+        f"{sum(bool(r.wrong) for r in results)} changed something else.",
+        "",
+        "| layout | model types | measured |",
+        "| --- | --- | --- |",
+        *(
+            f"| {layout} | {sum(layout in r.layouts for r in found)} | "
+            f"{sum(layout in r.layouts for r in by_status['verified'])} |"
+            for layout in sorted({layout for r in found for layout in r.layouts})
+        ),
+        "",
+        "## Found by structure, not measured",
+        "",
+        "`find_attention` and `adapt` refuse these until they get inputs that the model accepts, `inputs={...}`, or "
+        "are told to do without, `find_attention(model, verify=False)`.",
+        "",
+        *_reasons(by_status["found"]),
+        "",
+        "## Not supported",
+        "",
+        *_reasons(by_status["unsupported"]),
+        "",
+        "## Without attention layers",
+        "",
+        ", ".join(f"`{r.model_type}`" for r in by_status["none"]) + ".",
+        "",
+        "## Layers that are left alone in models that are found",
+        "",
+        *(f"- {other}: " + ", ".join(f"`{r.model_type}`" for r in found if other in r.others)
+          for other in sorted({other for r in found for other in r.others})),
+        "",
+        "## Not built from a default configuration",
+        "",
+        *_reasons(by_status["not built"]),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _reasons(results: list[Covered]) -> list[str]:
+    by_reason: dict[str, list[str]] = {}
+    for result in results:
+        reason = result.reason.split(". Give inputs")[0].split(" Probed:")[0].replace(f"'{result.model_type}'", "")
+        reason = re.sub(r"^the model could not be run on a short input to measure its roles: ", "", reason)
+        reason = re.sub(r"<class '[^']*'>", "...", reason)
+        by_reason.setdefault(reason.replace("|", "/")[:160], []).append(f"`{result.model_type}`")
+    return [f"- {', '.join(names)}: {reason}" for reason, names in sorted(by_reason.items(), key=lambda x: -len(x[1]))]
 
 
 def _has_none(model: nn.Module, text: str) -> bool:
@@ -240,7 +317,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("types", nargs="*", help="Model types; all of the installed transformers when left out.")
     parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="Write the results as JSON.")
+    parser.add_argument("--page", type=Path, default=None, metavar="FILE", help="Write the page.")
+    parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="Make the page of earlier results.")
     args = parser.parse_args()
+    if args.source:
+        results = [Covered(**values) for values in json.loads(args.source.read_text(encoding="utf-8"))]
+        args.page.write_text(page(results), encoding="utf-8")
+        return
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     transformers.utils.logging.set_verbosity_error()
@@ -253,6 +336,8 @@ def main() -> None:
         left = (time.monotonic() - started) / number * (len(names) - number)
         told = f"{name}: {result.status} {result.wrong or result.reason}"[:200]
         print(f"{number}/{len(names)} {told}, {left:.0f} s left", file=sys.stderr, flush=True)
+    if args.page:
+        args.page.write_text(page(results), encoding="utf-8")
     if args.out:
         args.out.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
     print(Counter(result.status for result in results))

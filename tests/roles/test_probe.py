@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 
 from qvtune.errors import RoleError
 from qvtune.roles.find import find_attention
-from qvtune.roles.probe import dummy_inputs
+from qvtune.roles.inputs import candidate_inputs
 
 
 class ToyAttention(nn.Module):
@@ -221,7 +221,7 @@ def test_the_map_does_not_depend_on_dropout_or_mode(family):
 
 
 def test_dummy_inputs_avoid_special_tokens_and_end_with_the_end():
-    inputs = dummy_inputs(build("bart"))
+    inputs = next(candidate_inputs(build("bart")))
     ids = inputs["input_ids"]
     assert ids.shape == (1, 8)
     assert ids[0, -1] == 2

@@ -13,6 +13,7 @@ Positions are those of all sequences, images or windows of a batch, one after an
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from transformers import Cache, PreTrainedModel
 
 from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer, Projection
-from qvtune.roles.inputs import POSITIONS, dummy_inputs
+from qvtune.roles.inputs import POSITIONS, candidate_inputs
 from qvtune.roles.layouts import Rows
 from qvtune.roles.multihead import SplitMultihead
 
@@ -102,13 +103,14 @@ def _record_calls(
                 break
             if not any(calls[layer.name].count == 0 and _holds(part, inner, layer.name) for layer in layers):
                 continue
-            try:
-                given = dummy_inputs(part) if inputs is None else dict(inputs)
-                body = getattr(part, "base_model", part)
-                body(**given, use_cache=False) if _takes_cache(part) else body(**given)
-            except Exception as error:
-                # Whatever the model raises: another part of it may still be run alone.
-                failures.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+            body: Any = getattr(part, "base_model", part)
+            for given in candidate_inputs(part) if inputs is None else [dict(inputs)]:
+                try:
+                    body(**given, use_cache=False) if _takes_cache(part) else body(**given)
+                    break
+                except Exception as error:
+                    # Whatever the model raises: other inputs may fit, and another part of it may still be run alone.
+                    failures.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
     missed = [layer.name for layer in layers if calls[layer.name].count == 0]
     if missed and failures:
         raise RoleError(
@@ -170,14 +172,49 @@ def _part(inner: nn.Module, projection: Projection) -> _Part:
 def _behaves_like(context: Callable[..., Tensor], reference: Tensor, role: str, claimed: Sequence[str]) -> str:
     if _close(context({role: lambda out: 2 * out}), 2 * reference):
         return "value"
-    # Causal attention sees nothing from the first position and little from the last, and what is padded is at the end.
-    middle = min(len(reference), POSITIONS) // 2
-    moved = _moved(context, reference, 0, role, lambda strength: _noise_at(middle, len(reference), strength))
-    if moved == {middle}:
-        return "query"
-    if not moved:
-        return "projection with no effect on the context"
-    return "value" if _is_averaged(context, role, claimed) else "key"
+    if _is_affine(context, reference, role):
+        return "value"
+    for position in _telling_positions(len(reference)):
+        moved = _moved(context, reference, 0, role, partial(_noise_at, position, len(reference)))
+        if moved == {position} and not (len(reference) == 1 and _is_relative(context, reference, role)):
+            return "query"
+        if moved:
+            return "value" if _is_averaged(context, role, claimed) else "key"
+    return "projection with no effect on the context"
+
+
+def _is_relative(context: Callable[..., Tensor], reference: Tensor, role: str) -> bool:
+    """Whether a change that all positions share moves nothing: of keys, a softmax sees the differences alone.
+
+    It tells keys from the query where there is one query, as in pooling.
+    """
+    shared, single = (
+        (context({role: change}) - reference).abs().max()
+        for change in (lambda out: out + _scale(out), _noise_at(0, len(reference), 1.0))
+    )
+    return bool(shared < LINEAR * single)
+
+
+def _telling_positions(positions: int) -> list[int]:
+    """List positions to change one after another, until one has an effect.
+
+    Causal attention sees nothing from the first position and little from the last, and some positions are padding.
+    """
+    middle = min(positions, POSITIONS) // 2
+    return list(dict.fromkeys((middle, positions // 2, min(1, positions - 1), positions // 3)))
+
+
+def _is_affine(context: Callable[..., Tensor], reference: Tensor, role: str) -> bool:
+    """Whether the context is linear in `role` but for a constant, as where values have a position added.
+
+    A key's effect is bounded by the values and levels off, so it neither grows with its size nor stays linear.
+    """
+    once, twice, thrice = (context({role: partial(_times, factor)}) for factor in (100.0, 200.0, 300.0))
+    return _close(thrice - twice, twice - once) and bool((twice - once).abs().max() > 50 * reference.abs().max())
+
+
+def _times(factor: float, out: Tensor) -> Tensor:
+    return factor * out
 
 
 def _is_averaged(context: Callable[..., Tensor], role: str, claimed: Sequence[str]) -> bool:
