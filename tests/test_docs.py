@@ -12,6 +12,7 @@ import qvtune
 from qvtune.cli.main import main
 from qvtune.data.load import load_data
 from qvtune.data.options import DataOptions
+from qvtune.roles.declare import read_declaration
 from qvtune.train.config import TrainConfig, read_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -49,6 +50,9 @@ def test_examples_run(page: Path, place: Path) -> None:
                     assert main(words[1:]) == 0, line
         elif language == "python":
             exec(compile(text, str(page), "exec"), {"__name__": page.stem})
+        elif language == "yaml" and text.startswith("# roles.yaml"):
+            (place / "roles.yaml").write_text(text)
+            assert read_declaration(place / "roles.yaml")[1] > 0
         elif language == "yaml":
             (place / "run.yaml").write_text(text)
             assert read_config(place / "run.yaml").keys() <= TrainConfig.model_fields.keys()

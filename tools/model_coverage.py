@@ -35,7 +35,7 @@ from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention
 
 STATUSES = ("verified", "found", "unsupported", "none", "not built")
-SECONDS = 60
+SECONDS = 30
 # Parameters of a default model that is still built and run where its configuration cannot be shrunk.
 LARGEST = 150_000_000
 

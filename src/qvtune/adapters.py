@@ -13,10 +13,10 @@ from transformers.pytorch_utils import Conv1D
 from qvtune.adaptation import Adaptation, adapt, adaptation_of
 from qvtune.errors import AdaptError, ModelError
 from qvtune.roles.attention import AttentionMap
-from qvtune.roles.find import locate
+from qvtune.roles.find import is_linear, linear_size
 from qvtune.roles.fused import Split, split_modules
 from qvtune.roles.layouts import ROLES
-from qvtune.roles.multihead import OUTPUT, SplitMultihead
+from qvtune.roles.multihead import OUTPUT, SplitMultihead, can_split
 from qvtune.roles.unwrap import unwrap, unwrap_wrappers
 
 ADAPTATION_FILE = "qvtune.json"
@@ -78,11 +78,11 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
     """
     folder = Path(folder)
     recorded = _read_adaptation(folder)
-    found = locate(unwrap(model))
-    if _shapes(found) != _shapes(recorded.attention):
+    misfit = _misfit(unwrap(model), recorded.attention)
+    if misfit is not None:
         raise ModelError(
             f"{folder}: the adapter does not fit the model: it was made for {_summary(recorded.attention)}, and the "
-            f"model is {_summary(found)}. Give the model that it was trained on."
+            f"model {misfit}. Give the model that it was trained on."
         )
     try:
         weights = load_file(folder / WEIGHTS_FILE)
@@ -201,8 +201,18 @@ def _read_adaptation(folder: Path) -> Adaptation:
         raise ModelError(f"{folder}: is no adapter saved by qvtune: {error}") from error
 
 
-def _shapes(attention: AttentionMap) -> list[tuple[Any, ...]]:
-    return [(p.module, p.rows, p.shape) for p in attention.projections("qkvo")]
+def _misfit(inner: nn.Module, attention: AttentionMap) -> str | None:
+    """Say what of a map the model does not have, or return None where it has all."""
+    modules = dict(inner.named_modules())
+    for projection in attention.projections("qkvo"):
+        module = modules.get(projection.module)
+        if module is None or not (is_linear(module) or can_split(module)):
+            return f"has no '{projection.module}'"
+        size = tuple(module.in_proj_weight.shape) if can_split(module) else linear_size(module)
+        wanted = (projection.module_rows, projection.shape[1])
+        if size != wanted:
+            return f"has {size[1]} to {size[0]} in '{projection.module}', not {wanted[1]} to {wanted[0]}"
+    return None
 
 
 def _summary(attention: AttentionMap) -> str:

@@ -1,15 +1,20 @@
 """Layouts that no table knows: refused with what was measured, and made to work by hand."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
+from fused import FUSED_BY_ID
 from models import BY_ID, build
 from torch import nn
 from transformers import BertConfig, PreTrainedModel
 
 from qvtune.adaptation import adapt, restore
+from qvtune.cli.main import main
 from qvtune.errors import RoleError
 from qvtune.groups import param_groups
-from qvtune.roles.declare import declare_attention
+from qvtune.roles.declare import declare_attention, read_declaration
 from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import Rows
 
@@ -185,3 +190,49 @@ def test_heads_that_do_not_divide() -> None:
 def test_rows_that_interleave_are_understood() -> None:
     numbers = [row for head in range(4) for row in range(head * 24, head * 24 + 8)]
     assert Rows(0, 8, 24, 4).indices() == numbers
+
+
+DECLARED_FILE = """\
+heads: 4
+q: {module: transformer.h.*.attn.c_attn, rows: 0-31}
+k: {module: transformer.h.*.attn.c_attn, rows: 32-63}
+v: {module: transformer.h.*.attn.c_attn, rows: "64-79,80-95"}
+o: transformer.h.*.attn.c_proj
+"""
+
+
+def test_a_file_says_what_the_call_says(tmp_path: Path) -> None:
+    (tmp_path / "roles.yaml").write_text(DECLARED_FILE)
+    roles, heads = read_declaration(tmp_path / "roles.yaml")
+    model = FUSED_BY_ID["gpt2"].build()
+    declared, found = declare_attention(model, roles, heads=heads), find_attention(model)
+    assert [layer.projections for layer in declared] == [layer.projections for layer in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("q: [", "cannot be read as YAML"),
+        ("q: a.b\n", "must hold 'heads: N'"),
+        ("heads: 4\nq: {module: a}\n", "q must be a module's name, or have 'module' and 'rows'"),
+        ("heads: 4\nq: {module: a, rows: first}\n", "rows 'first' are no range such as 0-31"),
+    ],
+)
+def test_a_file_that_cannot_be(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "roles.yaml").write_text(text)
+    with pytest.raises(RoleError, match=message):
+        read_declaration(tmp_path / "roles.yaml")
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "roles.yaml").write_text(DECLARED_FILE)
+    config = FUSED_BY_ID["gpt2"].build().config
+    config.save_pretrained(tmp_path)
+    words = ["plan", "--model", str(tmp_path / "config.json"), "--max-length", "32"]
+    words += ["--attention", str(tmp_path / "roles.yaml")]
+    assert main(words) == 0
+    assert "v  transformer.h.*.attn.c_attn, rows 64 to 95" in capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["attention"]["layers"][1]["layout"] == "declared"
+    assert plan["parameters_by_role"] == {"query": 2 * 8 * (32 + 32), "value": 2 * 8 * (32 + 32)}

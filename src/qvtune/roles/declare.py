@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
 from qvtune.errors import RoleError, nearest
@@ -102,3 +104,35 @@ def _layer(inner: nn.Module, parts: tuple[Projection, ...], heads: int) -> Atten
     if name in {part.module for part in parts}:  # one fused module and no output
         name = name.rpartition(".")[0]
     return AttentionLayer(name, 0, "", "self", layout, heads, len(key.rows) // size, size, parts)
+
+
+def read_declaration(path: Path) -> tuple[dict[str, Declared], int]:
+    """Read a YAML file with `heads`, and for each role a module's name or its `module` and `rows` ("0-31,64-95").
+
+    Returns:
+        The roles and the number of heads, as `declare_attention` takes them.
+
+    Raises:
+        RoleError: if it cannot be read or is not of that form.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RoleError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict) or not isinstance(values.get("heads"), int):
+        raise RoleError(f"{path}: must hold 'heads: N', and a line for each role, as in 'q: h.*.attn.query'.")
+    return {role: _read_role(path, role, value) for role, value in values.items() if role != "heads"}, values["heads"]
+
+
+def _read_role(path: Path, role: str, value: Any) -> Declared:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict) or set(value) != {"module", "rows"}:
+        raise RoleError(f"{path}: {role} must be a module's name, or have 'module' and 'rows'.")
+    numbers: list[int] = []
+    for part in str(value["rows"]).split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise RoleError(f"{path}: {role}: rows '{part}' are no range such as 0-31.")
+        numbers += range(int(first), int(last or first) + 1)
+    return value["module"], numbers

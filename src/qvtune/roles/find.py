@@ -34,6 +34,8 @@ from qvtune.roles.multihead import can_split
 from qvtune.roles.probe import Probed, probe
 from qvtune.roles.unwrap import base_layer, unwrap
 
+BY_HAND = "adapt(attention=qvtune.declare_attention(...)), or --attention FILE on the command line"
+
 
 def find_attention(model: nn.Module, *, verify: bool = True, inputs: Mapping[str, Any] | None = None) -> AttentionMap:
     """Find the query, key, value and output projection of every attention layer of `model`.
@@ -262,7 +264,7 @@ def _confirm(layer: AttentionLayer, result: Probed) -> AttentionLayer:
         raise RoleError(
             f"the probe contradicts the structure of '{layer.name}': {'; '.join(wrong)}. "
             "Probed: a value scales the context, a query moves its own position alone, a key moves others. State the "
-            "roles by hand with qvtune.declare_attention, and give the map to adapt(attention=...)."
+            f"roles by hand: {BY_HAND}."
         )
     if result.head_dim is None:
         return replace(layer, kind=result.kind, uses=result.uses, verified=True)
@@ -341,10 +343,7 @@ def _refuse_unknown(
     found = f"{len(layers)} attention layers were understood" if layers else "no attention layer was found"
     listed = f"; these look like attention and are not understood: {'; '.join(unknown[:3])}" if unknown else ""
     more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
-    raise RoleError(
-        f"model type '{kind}' is not supported: {found}{listed}{more}. State the roles by hand with "
-        "qvtune.declare_attention, and give the map to adapt(attention=...)."
-    )
+    raise RoleError(f"model type '{kind}' is not supported: {found}{listed}{more}. State the roles by hand: {BY_HAND}.")
 
 
 def _whole(role: str, path: str, module: nn.Module) -> Projection:

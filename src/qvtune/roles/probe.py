@@ -209,7 +209,7 @@ def _is_affine(context: Callable[..., Tensor], reference: Tensor, role: str) -> 
 
     A key's effect is bounded by the values and levels off, so it neither grows with its size nor stays linear.
     """
-    once, twice, thrice = (context({role: partial(_times, factor)}) for factor in (100.0, 200.0, 300.0))
+    once, twice, thrice = (context({role: partial(_times, factor)}) for factor in (1e4, 2e4, 3e4))
     return _close(thrice - twice, twice - once) and bool((twice - once).abs().max() > 50 * reference.abs().max())
 
 
@@ -240,7 +240,7 @@ def _measure_heads(
     shared = len(_moved(context, reference, 1, "k", lambda strength: _push_row(0, strength)))
     if head_dim == reference.shape[1] and layer.heads > 1:
         return None, None
-    mixes = shared == reference.shape[1] and layer.kv_heads > 1
+    mixes = shared in (0, reference.shape[1]) and layer.kv_heads > 1
     return head_dim, None if mixes else shared // head_dim
 
 

@@ -18,9 +18,9 @@ DEFAULT_LR = {"lora": 4e-4, "full": 5e-5}
 DEFAULT_LR_RATIO = {"lora": 4.0, "full": 2.0}
 
 # Options that change where results go or how they are shown, and not what they are.
-NOT_IN_FINGERPRINT = {"out", "report_to", "num_workers", "data", "glue_dir", "model", "validation"}
+NOT_IN_FINGERPRINT = {"out", "report_to", "num_workers", "data", "glue_dir", "model", "validation", "attention"}
 LORA_OPTIONS = ("rank", "alpha", "dropout")
-PATHS = ("data", "glue_dir", "model", "validation")
+PATHS = ("data", "glue_dir", "model", "validation", "attention")
 
 
 class AdaptOptions(Options):
@@ -37,6 +37,11 @@ class AdaptOptions(Options):
     rank: int = Field(8, ge=1, description="Rank of the LoRA factors.")
     alpha: float = Field(8.0, gt=0, description="LoRA adds (alpha / rank) B A to a weight.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the input of the LoRA factors.")
+    attention: Path | None = Field(
+        None,
+        description="YAML file that states where query, key, value and output are, for a model whose layout is not "
+        "known: 'heads: 4', 'q: h.*.attn.query' and so on.",
+    )
     layers: list[int] | None = Field(
         None, description="Layers to adapt, as in 0,1,2 or 8-11; -1 is the last. All when left out."
     )

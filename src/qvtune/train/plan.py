@@ -11,6 +11,7 @@ from qvtune.data.load import load_data
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.groups import role_rates
 from qvtune.roles.attention import AttentionMap
+from qvtune.roles.declare import declare_attention, read_declaration
 from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.unwrap import base_layer, unwrap
@@ -102,12 +103,17 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
     task = load_data(config, config.seed).task if with_data else TWO_CLASSES
     model = build_on_meta(source, task)
     check_length(config.max_length, model.config)
-    adapted = adapt_for(config, model, find_attention(model, verify=False))
+    adapted = adapt_for(config, model, verify=False)
     return make_plan(adapted, config)
 
 
-def adapt_for(config: TrainConfig, model: nn.Module, attention: AttentionMap | None = None) -> nn.Module:
-    """Adapt a model as a configuration says."""
+def adapt_for(config: TrainConfig, model: nn.Module, *, verify: bool = True) -> nn.Module:
+    """Adapt a model as a configuration says, with its roles measured or, without weights, by structure alone."""
+    if config.attention is None:
+        attention = find_attention(model, verify=verify)
+    else:
+        roles, heads = read_declaration(config.attention)
+        attention = declare_attention(model, roles, heads=heads, verify=verify)
     return adapt(
         model,
         roles=config.roles,
