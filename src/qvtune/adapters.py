@@ -13,10 +13,11 @@ from transformers.pytorch_utils import Conv1D
 from qvtune.adaptation import Adaptation, adapt, adaptation_of
 from qvtune.errors import AdaptError, ModelError
 from qvtune.roles.attention import AttentionMap
-from qvtune.roles.find import is_linear, linear_size
-from qvtune.roles.fused import Split, split_modules
+from qvtune.roles.fused import split_modules
 from qvtune.roles.layouts import ROLES
+from qvtune.roles.locate import is_linear, linear_size
 from qvtune.roles.multihead import OUTPUT, SplitMultihead, can_split
+from qvtune.roles.split import Split
 from qvtune.roles.unwrap import unwrap, unwrap_wrappers
 
 ADAPTATION_FILE = "qvtune.json"

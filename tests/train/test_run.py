@@ -1,6 +1,7 @@
 """Runs on a tiny model: the folder, the choices of a run, and what they lead to."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import yaml
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny import GOOD, make_reviews, save_tiny_bert, write_reviews
+from tiny import GOOD, make_reviews, save_tiny_bert, save_tiny_gpt2, write_reviews
 
 from qvtune.train.config import make_config
 from qvtune.train.inference import evaluate_run, load_run, predict_file
@@ -152,6 +153,34 @@ def test_a_run_does_not_depend_on_the_folder_it_was_started_in(
     monkeypatch.chdir(tmp_path)
     again = evaluate_run(load_run(tmp_path / "run"))["metrics"]
     assert again == {name: result["metrics"][name] for name in ("accuracy", "f1_macro")}
+
+
+@pytest.mark.parametrize(("method", "saved"), [("lora", "adapter/adapter_model"), ("full", "model/model")])
+def test_a_fused_model_goes_on_from_its_checkpoint(method: str, saved: str, tmp_path: Path) -> None:
+    save_tiny_gpt2(tmp_path / "gpt2")
+    write_reviews(tmp_path / "reviews.csv", 60)
+    options = {"method": method, "lr": 5e-3, "eval_steps": 4, "epochs": 2, "keep_best": False}
+    straight = train_gpt2(tmp_path, tmp_path / "straight", **options)
+    shutil.copytree(tmp_path / "straight", tmp_path / "killed")
+    for name in ("result.json", saved.partition("/")[0], "checkpoints/checkpoint-14"):
+        path = tmp_path / "killed" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = train_gpt2(tmp_path, tmp_path / "killed", **options)
+    assert again["metrics"] == straight["metrics"]
+    first, second = (
+        weights(tmp_path / "straight", f"{saved}.safetensors"),
+        weights(tmp_path / "killed", f"{saved}.safetensors"),
+    )
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert any("c_attn" in name for name in first)
+    run_again = load_run(tmp_path / "killed")
+    assert evaluate_run(run_again)["metrics"]["accuracy"] == straight["metrics"]["accuracy"]
+
+
+def train_gpt2(place: Path, out: Path, **options: object) -> dict:
+    settings = {"model": str(place / "gpt2"), "data": str(place / "reviews.csv"), "batch_size": 8, "out": str(out)}
+    return run(make_config(settings | options), QUIET)
 
 
 def test_tuning_split_chooses_and_validation_is_reported(place: Path, tmp_path: Path) -> None:

@@ -7,9 +7,7 @@ from torch import nn
 
 from qvtune.roles.attention import AttentionMap, Projection
 from qvtune.roles.multihead import SplitMultihead, can_split
-from qvtune.roles.split import SplitProjection
-
-Split = SplitProjection | SplitMultihead
+from qvtune.roles.split import Split, SplitProjection
 
 
 def split(inner: nn.Module, attention: AttentionMap, projections: Sequence[Projection]) -> list[str]:

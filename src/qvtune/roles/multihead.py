@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qvtune.roles.layouts import ROLES, Rows
-from qvtune.roles.split import LOADED_MARK, linear_from
+from qvtune.roles.split import LOADED_MARK, Split, linear_from
 
 OUTPUT = "out_proj"
 
@@ -25,7 +25,7 @@ def can_split(module: nn.Module) -> bool:
     )
 
 
-class SplitMultihead(nn.Module):
+class SplitMultihead(Split):
     """Computes what an `nn.MultiheadAttention` computes, with linear layers `query`, `key`, `value` and `out_proj`.
 
     Args:
@@ -33,16 +33,12 @@ class SplitMultihead(nn.Module):
         keep: leave the weights in `fused` too, for a measurement after which the split module is thrown away.
     """
 
-    _fused: Any
-    _is_loaded: bool
-
     def __init__(self, fused: Any, *, keep: bool = False) -> None:
-        super().__init__()
         width = fused.embed_dim
+        rows = {role: Rows(place * width, width) for place, role in enumerate("qkv")}
+        super().__init__(fused, rows, is_loaded=getattr(fused.in_proj_weight, LOADED_MARK, False))
         self.num_heads, self.head_dim, self.dropout = fused.num_heads, fused.head_dim, fused.dropout
         self.embed_dim, self.batch_first = width, fused.batch_first
-        self.rows = {role: Rows(place * width, width) for place, role in enumerate("qkv")}
-        self._is_loaded = getattr(fused.in_proj_weight, LOADED_MARK, False)
         trainable = fused.in_proj_weight.requires_grad
         for role, part in self.rows.items():
             chosen = slice(part.start, part.start + part.size)
@@ -53,7 +49,6 @@ class SplitMultihead(nn.Module):
         self.train(fused.training)
         if not keep:
             fused.in_proj_weight = fused.in_proj_bias = fused.out_proj = None
-        object.__setattr__(self, "_fused", fused)
 
     def forward(
         self,
@@ -94,35 +89,16 @@ class SplitMultihead(nn.Module):
         return output if self.batch_first else output.transpose(0, 1), weights
 
     @property
-    def parts(self) -> dict[str, Any]:
-        """The linear layers by role; adapters may wrap them."""
-        return {role: self._modules[ROLES[role]] for role in self.rows}
-
-    @property
-    def fused(self) -> nn.Module:
-        """The module that was split, without its weights."""
-        return self._fused
-
-    @property
     def in_proj_weight(self) -> Tensor:
         """The weights of query, key and value under each other, (3 width, width). Without adapters."""
         return torch.cat([part.weight for part in self.parts.values()])
 
-    def join(self) -> nn.Module:
-        """Return torch's module with the weights of the parts."""
-        fused, parts = self._fused, list(self.parts.values())
-        trainable = all(p.requires_grad for p in self.parameters())
-        fused.in_proj_weight = nn.Parameter(self.in_proj_weight.detach(), requires_grad=trainable)
-        if parts[0].bias is not None:
-            fused.in_proj_bias = nn.Parameter(torch.cat([part.bias for part in parts]).detach(), trainable)
-        fused.out_proj = self._modules[OUTPUT]
-        self._mark(fused)
-        return fused.train(self.training)
-
-    def _mark(self, module: nn.Module) -> None:
-        if self._is_loaded:
-            for parameter in module.parameters():
-                setattr(parameter, LOADED_MARK, True)
+    def _fill(self, *, trainable: bool) -> None:
+        self.fused.in_proj_weight = nn.Parameter(self.in_proj_weight.detach(), requires_grad=trainable)
+        biases = [part.bias for part in self.parts.values()]
+        if biases[0] is not None:
+            self.fused.in_proj_bias = nn.Parameter(torch.cat(biases).detach(), requires_grad=trainable)
+        self.fused.out_proj = self._modules[OUTPUT]
 
     def _mask(self, q: Tensor, k: Tensor, attention: Tensor | None, padding: Tensor | None) -> Tensor | None:
         """Return what to add to the scores, broadcastable to (batch, heads, queries, keys), or None."""

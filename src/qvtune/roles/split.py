@@ -12,7 +12,46 @@ from qvtune.roles.layouts import ROLES, Rows
 LOADED_MARK = "_is_hf_initialized"
 
 
-class SplitProjection(nn.Module):
+class Split(nn.Module):
+    """A module with a linear layer per role, in the place of one that holds the roles together.
+
+    Args:
+        fused: the module that it stands for. It is kept, without its weights, to be filled again by `join`.
+        rows: rows of its output by role, in their order.
+        is_loaded: whether transformers read its weights from a checkpoint. It marks what it reads, and what is
+            unmarked counts as a new head.
+    """
+
+    fused: Any
+
+    def __init__(self, fused: nn.Module, rows: dict[str, Rows], *, is_loaded: bool) -> None:
+        super().__init__()
+        self.rows = rows
+        self._is_loaded = is_loaded
+        # Not a child: it has no parameters, and nothing should walk into it.
+        object.__setattr__(self, "fused", fused)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The linear layers by role, in the order of their rows; adapters may wrap them."""
+        return {role: self._modules[ROLES[role]] for role in self.rows}
+
+    def join(self) -> nn.Module:
+        """Return the fused module with the weights of the parts."""
+        self._fill(trainable=all(p.requires_grad for p in self.parameters()))
+        self._mark(self.fused)
+        return self.fused.train(self.training)
+
+    def _fill(self, *, trainable: bool) -> None:
+        raise NotImplementedError
+
+    def _mark(self, module: nn.Module) -> None:
+        if self._is_loaded:
+            for parameter in module.parameters():
+                setattr(parameter, LOADED_MARK, True)
+
+
+class SplitProjection(Split):
     """Stands in the place of a fused projection: a linear layer per role, whose outputs it puts in the old order.
 
     Inputs are (..., inputs), outputs (..., rows) in the fused module's own order, so that the model's code around it
@@ -24,16 +63,11 @@ class SplitProjection(nn.Module):
         rows: rows of its output by role; together they are all of them, each once.
     """
 
-    _fused: Any
-    _is_loaded: bool
-
     def __init__(self, fused: Any, rows: dict[str, Rows]) -> None:
-        super().__init__()
-        self.rows = {role: rows[role] for role in sorted(rows, key=lambda role: rows[role].start)}
+        in_order = {role: rows[role] for role in sorted(rows, key=lambda role: rows[role].start)}
+        super().__init__(fused, in_order, is_loaded=getattr(fused.weight, LOADED_MARK, False))
         self.runs = _interleaved_runs(list(self.rows.values()))
         weight = fused.weight.data.T if isinstance(fused, Conv1D) else fused.weight.data
-        # transformers marks what it read from a checkpoint; what is unmarked counts as a new head.
-        self._is_loaded = getattr(fused.weight, LOADED_MARK, False)
         for role, part in self.rows.items():
             index = torch.tensor(part.indices(), device=weight.device)
             bias = None if fused.bias is None else fused.bias.data[index].clone()
@@ -42,8 +76,6 @@ class SplitProjection(nn.Module):
         self.train(fused.training)
         fused.weight = None
         fused.bias = None
-        # Not a child: it has no parameters, and nothing should walk into it.
-        object.__setattr__(self, "_fused", fused)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return what the fused module would, (..., rows) for inputs (..., inputs)."""
@@ -56,20 +88,10 @@ class SplitProjection(nn.Module):
         return torch.empty_like(joined).index_copy(-1, self._order(joined.device), joined)
 
     @property
-    def parts(self) -> dict[str, Any]:
-        """The linear layers by role, in the order of their rows; adapters may wrap them."""
-        return {role: self._modules[ROLES[role]] for role in self.rows}
-
-    @property
-    def fused(self) -> nn.Module:
-        """The module that was split, without its weights."""
-        return self._fused
-
-    @property
     def weight(self) -> Tensor:
         """The fused weight, (rows, inputs), or (inputs, rows) where the fused module keeps it so. Without adapters."""
         joined = self._joined([part.weight for part in self.parts.values()])
-        return joined.T.contiguous() if isinstance(self._fused, Conv1D) else joined
+        return joined.T.contiguous() if isinstance(self.fused, Conv1D) else joined
 
     @property
     def bias(self) -> Tensor | None:
@@ -77,20 +99,10 @@ class SplitProjection(nn.Module):
         biases = [part.bias for part in self.parts.values()]
         return None if biases[0] is None else self._joined(biases)
 
-    def join(self) -> nn.Module:
-        """Return the fused module with the weights of the parts."""
-        fused = self._fused
-        trainable = all(p.requires_grad for p in self.parameters())
-        fused.weight = nn.Parameter(self.weight.detach(), requires_grad=trainable)
+    def _fill(self, *, trainable: bool) -> None:
+        self.fused.weight = nn.Parameter(self.weight.detach(), requires_grad=trainable)
         bias = self.bias
-        fused.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=trainable)
-        self._mark(fused)
-        return fused.train(self.training)
-
-    def _mark(self, module: nn.Module) -> None:
-        if self._is_loaded:
-            for parameter in module.parameters():
-                setattr(parameter, LOADED_MARK, True)
+        self.fused.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=trainable)
 
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         joined = torch.cat(list(parts))
