@@ -34,6 +34,8 @@ from qvtune.errors import QVTuneError
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention
 
+# Words of the reasons why a model has no softmax attention.
+NO_SOFTMAX = ("no attention layer was found", "no softmax", "no query and key", "Fourier", "additive", "scalar query")
 STATUSES = ("verified", "found", "unsupported", "none", "not built")
 SECONDS = 30
 # Parameters of a default model that is still built and run where its configuration cannot be shrunk.
@@ -97,7 +99,7 @@ def cover(model_type: str) -> Covered:
         attention = find_attention(model, verify=False)
     except QVTuneError as error:
         text = str(error)
-        status = "none" if _has_none(model, text) else "unsupported"
+        status = "none" if _has_none(text) else "unsupported"
         return Covered(model_type, status, reason=text.split(". State")[0])
     result = Covered(
         model_type,
@@ -235,7 +237,7 @@ def page(results: list[Covered]) -> str:
         f"{transformers.__version__}.",
         "",
         f"transformers names {len(results)} model types. {len(results) - len(by_status['not built'])} of them build "
-        f"from their default configuration, {with_attention} of these with attention layers. In **{len(found)} of "
+        f"from their default configuration, {with_attention} of these with softmax attention. In **{len(found)} of "
         f"{with_attention}** ({len(found) / max(1, with_attention):.1%}) every attention layer is found, or named as "
         "one that has no query, key and value to adapt.",
         "",
@@ -263,9 +265,9 @@ def page(results: list[Covered]) -> str:
         "",
         *_reasons(by_status["unsupported"]),
         "",
-        "## Without attention layers",
+        "## Without softmax attention",
         "",
-        ", ".join(f"`{r.model_type}`" for r in by_status["none"]) + ".",
+        *_reasons(by_status["none"]),
         "",
         "## Layers that are left alone in models that are found",
         "",
@@ -284,13 +286,15 @@ def _reasons(results: list[Covered]) -> list[str]:
     for result in results:
         reason = result.reason.split(". Give inputs")[0].split(" Probed:")[0].replace(f"'{result.model_type}'", "")
         reason = re.sub(r"^the model could not be run on a short input to measure its roles: ", "", reason)
-        reason = re.sub(r"<class '[^']*'>", "...", reason)
+        reason = re.sub(r"<class '[^']*'>|from '/[^']*'?", "...", reason)
+        reason = re.sub(r"model type\s+has", "has", reason.split(". State")[0])
         by_reason.setdefault(reason.replace("|", "/")[:160], []).append(f"`{result.model_type}`")
     return [f"- {', '.join(names)}: {reason}" for reason, names in sorted(by_reason.items(), key=lambda x: -len(x[1]))]
 
 
-def _has_none(model: nn.Module, text: str) -> bool:
-    return text.count("no attention layer was found") == 1 and "look like attention" not in text
+def _has_none(text: str) -> bool:
+    """Whether a refusal says that there is no softmax attention in the model, rather than one it cannot take."""
+    return any(mark in text for mark in NO_SOFTMAX) and "look like attention" not in text
 
 
 @contextmanager
