@@ -7,6 +7,7 @@ import torch
 from fused import FUSED_BY_ID, Fused, fused_cases, tokens
 from models import assert_same_state, snapshot
 from torch import nn
+from transformers import GPT2Config, GPT2Model
 
 from qvtune.adaptation import adapt, restore
 from qvtune.groups import param_groups
@@ -187,3 +188,37 @@ def test_uneven_runs_keep_their_order() -> None:
     torch.testing.assert_close(module(inputs), reference(inputs))
     assert torch.equal(module.weight, reference.weight)
     assert torch.equal(module.join().bias, reference.bias)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_keys_and_values_in_halves_beside_a_query_of_its_own(method: str) -> None:
+    """GPT-2's cross-attention: c_attn holds keys, then values, as columns, and q_attn the query."""
+    torch.manual_seed(0)
+    model = GPT2Model(GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=100, add_cross_attention=True)).eval()
+    inputs = {**tokens(), "encoder_hidden_states": torch.randn(2, 6, 32)}
+    attention = find_attention(model, inputs=inputs)
+    assert attention.verified
+    cross = [layer for layer in attention if layer.kind == "cross"]
+    assert [layer.layout for layer in cross] == ["key_value_halves"] * 2
+    assert [layer.layout for layer in attention if layer.kind == "self"] == ["blocks"] * 2
+    assert [(p.role, p.module, p.rows) for p in cross[1].projections] == [
+        ("q", "h.1.crossattention.q_attn", Rows(0, 32)),
+        ("k", "h.1.crossattention.c_attn", Rows(0, 32)),
+        ("v", "h.1.crossattention.c_attn", Rows(32, 32)),
+        ("o", "h.1.crossattention.c_proj", Rows(0, 32)),
+    ]
+    start = snapshot(model)
+    adapted = adapt(model, roles="qv", method=method, rank=4, head=[], attention=attention).train()
+    optimizer = torch.optim.SGD(param_groups(adapted, lr=0.05), lr=1.0)
+    for _ in range(3):
+        adapted(**inputs)[0].pow(2).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    end = restore(adapted).state_dict()
+    assert list(end) == list(start)
+    for layer in (0, 1):
+        before, after = (state[f"h.{layer}.crossattention.c_attn.weight"] for state in (start, end))
+        assert torch.equal(before[:, :32], after[:, :32])
+        assert not torch.equal(before[:, 32:], after[:, 32:])
+        name = f"h.{layer}.crossattention.q_attn.weight"
+        assert not torch.equal(start[name], end[name])
