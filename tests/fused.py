@@ -53,6 +53,12 @@ def _codegen(weight: Tensor) -> tuple[Tensor, ...]:
     return query, key, value
 
 
+def _gated(weight: Tensor) -> tuple[Tensor, ...]:
+    # of heads with a query and a gate of 8 rows; key and value have matrices of their own
+    heads = weight.view(4, 16, -1)
+    return heads[:, :8].flatten(0, 1), heads[:0].flatten(0, 1), heads[:0].flatten(0, 1)
+
+
 def _latent(weight: Tensor) -> tuple[Tensor, ...]:
     # of heads with 8 key and 4 value rows; the query has a matrix of its own
     heads = weight.view(4, 12, -1)
@@ -133,6 +139,15 @@ FUSED = (
         "modernbert", "ModernBertForSequenceClassification",
         {**_LONG, "cls_token_id": 1, "sep_token_id": 2, "attention_bias": True},
         "model.layers.{}.attn.Wqkv", _blocks,
+    ),
+    Fused(
+        "qwen3-next", "Qwen3NextModel",
+        {
+            **_LONG, "num_key_value_heads": 2, "head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "decoder_sparse_step": 1,
+            "layer_types": ["full_attention", "full_attention"],
+        },
+        "layers.{}.self_attn.q_proj", _gated, 2,
     ),
     Fused("codegen", "CodeGenModel", {**_SHORT, "rotary_dim": 8, "n_ctx": 40}, "h.{}.attn.qkv_proj", _codegen),
     Fused(

@@ -14,10 +14,9 @@ from qvtune.adaptation import Adaptation, adapt, adaptation_of
 from qvtune.errors import AdaptError, ModelError
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.fused import split_modules
-from qvtune.roles.layouts import ROLES
 from qvtune.roles.locate import is_linear, linear_size
 from qvtune.roles.multihead import OUTPUT, SplitMultihead, can_split
-from qvtune.roles.split import Split
+from qvtune.roles.split import PART_NAMES, Split
 from qvtune.roles.unwrap import unwrap, unwrap_wrappers
 
 ADAPTATION_FILE = "qvtune.json"
@@ -117,7 +116,7 @@ def _save_fused(peft_model: Any, fused: dict[str, Split], adaptation: Adaptation
         factors = {
             role: (weights.pop(f"{path}.lora_A.weight"), weights.pop(f"{path}.lora_B.weight"))
             for role in module.rows
-            if f"{(path := f'{PREFIX}{name}.{ROLES[role]}')}.lora_A.weight" in weights
+            if f"{(path := f'{PREFIX}{name}.{PART_NAMES[role]}')}.lora_A.weight" in weights
         }
         ranks[name] = len(factors)
         if isinstance(module, SplitMultihead):
@@ -175,7 +174,7 @@ def _fill(adapted: Any, weights: dict[str, Tensor], rank: int, folder: Path) -> 
         trained = [role for role, part in module.parts.items() if hasattr(part, "lora_A")]
         for place, role in enumerate(trained):
             columns = slice(place * rank, (place + 1) * rank)
-            path = f"{PREFIX}{name}.{ROLES[role]}"
+            path = f"{PREFIX}{name}.{PART_NAMES[role]}"
             weights[f"{path}.lora_A.weight"] = a[columns]
             weights[f"{path}.lora_B.weight"] = b[torch.tensor(module.rows[role].indices()), columns]
         if isinstance(module, SplitMultihead):

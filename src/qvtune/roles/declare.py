@@ -11,7 +11,7 @@ from torch import nn
 from qvtune.errors import RoleError, nearest
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
 from qvtune.roles.find import confirmed
-from qvtune.roles.layouts import ROLES, Rows
+from qvtune.roles.layouts import ROLES, Rows, rows_of
 from qvtune.roles.locate import common_parent, is_linear, linear_size, model_type, numbered
 from qvtune.roles.unwrap import unwrap
 
@@ -80,10 +80,8 @@ def _projections(inner: nn.Module, role: str, declared: Declared) -> list[Projec
 def _rows(role: str, path: str, numbers: list[int], total: int) -> Rows:
     if not numbers or min(numbers) < 0 or max(numbers) >= total or sorted(set(numbers)) != numbers:
         raise RoleError(f"role {role}: rows of '{path}' must be ascending numbers from 0 to {total - 1}, each once.")
-    size = next((i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1] + 1), len(numbers))
-    period = numbers[size] - numbers[0] if size < len(numbers) else 0
-    rows = Rows(numbers[0], size, period, len(numbers) // size)
-    if rows.indices() != numbers:
+    rows = rows_of(numbers)
+    if rows is None:
         raise RoleError(f"role {role}: the rows of '{path}' must be runs of one length at one distance.")
     return rows
 

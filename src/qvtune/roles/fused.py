@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from torch import nn
 
 from qvtune.roles.attention import AttentionMap, Projection
+from qvtune.roles.layouts import Rows, rows_of
 from qvtune.roles.multihead import SplitMultihead, can_split
-from qvtune.roles.split import Split, SplitProjection
+from qvtune.roles.split import REST, Split, SplitProjection
 
 
 def split(inner: nn.Module, attention: AttentionMap, projections: Sequence[Projection]) -> list[str]:
@@ -24,7 +25,7 @@ def split(inner: nn.Module, attention: AttentionMap, projections: Sequence[Proje
         if can_split(fused):
             _replace(inner, fused, SplitMultihead(fused))
             continue
-        rows = {p.role: p.rows for layer in attention for p in layer.projections if p.module == name}
+        rows = _rows_by_part(attention, name)
         _replace(inner, fused, SplitProjection(fused, rows))
     return sorted(names)
 
@@ -59,6 +60,16 @@ def multihead_taken_apart(inner: nn.Module) -> Iterator[None]:
     finally:
         for fused, apart in swapped:
             _replace(inner, apart, fused)
+
+
+def _rows_by_part(attention: AttentionMap, name: str) -> dict[str, Rows]:
+    parts = [p for layer in attention for p in layer.projections if p.module == name]
+    rows = {p.role: p.rows for p in parts}
+    taken = {row for part in rows.values() for row in part.indices()}
+    left = [row for row in range(parts[0].module_rows) if row not in taken]
+    rest = rows_of(left) if left else None
+    assert rest is not None or not left, f"the rows of '{name}' that are no role's are no regular runs"
+    return rows | ({REST: rest} if rest else {})
 
 
 def _to_split(inner: nn.Module, projection: Projection) -> str | None:

@@ -32,6 +32,14 @@ class Rows:
         return [self.start + run * self.period + row for run in range(self.repeats) for row in range(self.size)]
 
 
+def rows_of(numbers: list[int]) -> Rows | None:
+    """Return ascending row numbers as `Rows`, or None where they are not runs of one length at one distance."""
+    size = next((i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1] + 1), len(numbers))
+    period = numbers[size] - numbers[0] if size < len(numbers) else 0
+    rows = Rows(numbers[0], size, period, len(numbers) // size)
+    return rows if rows.indices() == numbers else None
+
+
 # Sizes of a layer: query heads, key/value heads, size of a head.
 Sizes = tuple[int, int, int]
 Arrangement = Callable[[Sizes], dict[str, Rows]]
@@ -134,6 +142,9 @@ FUSED_LAYOUTS = (
     FusedLayout("key_value_halves", "to_kv", key_value_halves, query="to_q"),  # conformers of Granite-Speech
 )
 
+# Classes whose query projection gives, head by head, a query and then a gate for the head's output.
+GATED_QUERIES = r"^Qwen3(Next|_5)"
+
 # Low-rank attention of DeepSeek: the query's last factor, and one matrix from the shared latent to every head's key
 # (without its rotary part) and value.
 LATENT_KEY_VALUE = "kv_b_proj"
@@ -171,6 +182,7 @@ WITHOUT_ROLES_BY_CLASS = {
     "ZayaAttention": "attention whose queries and keys go through convolutions",
     "DeepseekV4Attention": "attention with one matrix for key and value",
     "AXK2Attention": "attention with one matrix for a query and its gate, of two inputs",
+    "^xLSTMLayer$": "a recurrent matrix memory: no softmax over keys",
     "FNetFourierTransform|FNetBasicFourierTransform": "a Fourier transform",
     "Attention.*(MLP|Merger)$": "no attention but part of a layer that has some",
     "RelativeAttentionBias$|AttentionResidual$": "a bias or residual of attention",

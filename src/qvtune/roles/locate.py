@@ -14,6 +14,7 @@ from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection, Wit
 from qvtune.roles.layouts import (
     CROSS_ATTENTION_NAMES,
     FUSED_LAYOUTS,
+    GATED_QUERIES,
     HEAD_DIM_ATTRIBUTES,
     HEADS_ATTRIBUTES,
     LATENT_KEY_VALUE,
@@ -115,7 +116,12 @@ def _separate(core: nn.Module, name: str, children: dict[str, Child]) -> Propose
     for layout in SEPARATE_LAYOUTS:
         names = {"q": layout.query, "k": layout.key, "v": layout.value}
         if all(child in children for child in names.values()):
-            return "separate", tuple(_whole(role, *_located(name, children, child)) for role, child in names.items())
+            parts = [_whole(role, *_located(name, children, child)) for role, child in names.items()]
+            size = _declared_head_dim(core)
+            if size and re.search(GATED_QUERIES, type(core).__name__):
+                heads = len(parts[0].rows) // (2 * size)
+                parts[0] = _part("q", *_located(name, children, names["q"]), Rows(0, size, 2 * size, heads))
+            return "separate", tuple(parts)
     return None
 
 

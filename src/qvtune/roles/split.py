@@ -11,6 +11,10 @@ from qvtune.roles.layouts import ROLES, Rows
 
 LOADED_MARK = "_is_hf_initialized"
 
+# Rows that are no role's, as a gate's: they have a part of their own, which never trains.
+REST = "rest"
+PART_NAMES = {**ROLES, REST: REST}
+
 
 class Split(nn.Module):
     """A module with a linear layer per role, in the place of one that holds the roles together.
@@ -34,7 +38,7 @@ class Split(nn.Module):
     @property
     def parts(self) -> dict[str, Any]:
         """The linear layers by role, in the order of their rows; adapters may wrap them."""
-        return {role: self._modules[ROLES[role]] for role in self.rows}
+        return {role: self._modules[PART_NAMES[role]] for role in self.rows}
 
     def join(self) -> nn.Module:
         """Return the fused module with the weights of the parts."""
@@ -71,7 +75,7 @@ class SplitProjection(Split):
         for role, part in self.rows.items():
             index = torch.tensor(part.indices(), device=weight.device)
             bias = None if fused.bias is None else fused.bias.data[index].clone()
-            self.add_module(ROLES[role], linear_from(weight[index].contiguous(), bias, fused.weight.requires_grad))
+            self.add_module(PART_NAMES[role], linear_from(weight[index].contiguous(), bias, fused.weight.requires_grad))
         self._mark(self)
         self.train(fused.training)
         fused.weight = None
@@ -113,7 +117,7 @@ class SplitProjection(Split):
 
     def extra_repr(self) -> str:
         """Say how many rows each role has, when the model is printed."""
-        return ", ".join(f"{ROLES[role]}: {len(part)} rows" for role, part in self.rows.items())
+        return ", ".join(f"{PART_NAMES[role]}: {len(part)} rows" for role, part in self.rows.items())
 
 
 def _interleaved_runs(parts: list[Rows]) -> int:
