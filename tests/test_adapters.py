@@ -1,5 +1,6 @@
 """Adapters saved by qvtune, loaded by plain PEFT and by qvtune again."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from qvtune.adaptation import adapt, adaptation_of, restore
 from qvtune.adapters import load_adapter, save_adapter
 from qvtune.errors import AdaptError, ModelError
 from qvtune.groups import param_groups
+from qvtune.roles.find import find_attention
 
 ROLES = ("qv", "k", "qkvo", "vo")
 
@@ -162,3 +164,65 @@ def test_missing_file(file: str, text: str, tmp_path: Path) -> None:
     (tmp_path / file).unlink()
     with pytest.raises(ModelError, match=text):
         load_adapter(family.build(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "falcon-new", "modernbert", "qwen3-next"])
+def test_a_split_model_saves_and_loads_in_its_original_shape(name: str, tmp_path: Path) -> None:
+    family = FUSED_BY_ID[name]
+    model = adapt(family.build(), roles="qv", method="full", head=[])
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path)
+    loaded, told = type(family.build()).from_pretrained(tmp_path, output_loading_info=True)
+    assert (told["missing_keys"], told["unexpected_keys"]) == (set(), set())
+    assert torch.equal(outputs(loaded.eval()), outputs(restore(copy.deepcopy(model)).eval()))
+    other = adapt(family.build(), roles="k", method="full", head=[])
+    other.load_state_dict(loaded.state_dict())
+    assert torch.equal(outputs(other.eval()), outputs(model.eval()))
+
+
+def test_adapters_taken_off_by_peft_alone_leave_a_model_that_can_be_restored() -> None:
+    model = FUSED_BY_ID["gpt2"].build()
+    before = snapshot(model)
+    bare = adapt(model, roles="qv", head=[]).unload()
+    with pytest.raises(AdaptError, match=r"Call qvtune\.restore"):
+        adapt(bare)
+    assert_same_state(before, restore(bare))
+
+
+@pytest.mark.parametrize("change", [{"n_layer": 3}, {"n_head": 2}, {"num_labels": 5}])
+def test_an_adapter_of_other_layers_heads_or_labels_is_refused(change: dict, tmp_path: Path) -> None:
+    family = FUSED_BY_ID["gpt2"]
+    save_adapter(adapted_model(family, "qv"), tmp_path)
+    model = type(family.build())(type(family.build().config)(**{**family.options, **change}))
+    before = snapshot(model)
+    with pytest.raises(ModelError, match="the adapter does not fit the model"):
+        load_adapter(model, tmp_path)
+    assert_same_state(before, model)
+    with pytest.raises(AdaptError, match=r"adapted already. Call qvtune\.restore"):
+        load_adapter(adapt(family.build()), tmp_path)
+
+
+def test_a_map_of_another_model_is_refused() -> None:
+    for other in ("phi3", "falcon-new"):
+        model = FUSED_BY_ID["gpt2"].build()
+        before = snapshot(model)
+        with pytest.raises(AdaptError, match="the attention map is of another model: this one has no"):
+            adapt(model, attention=find_attention(FUSED_BY_ID[other].build()))
+        assert_same_state(before, model)
+
+
+def test_the_trainer_saves_an_adapter_that_loads(tmp_path: Path) -> None:
+    import qvtune
+
+    family = FUSED_BY_ID["gpt2"]
+    rows = [{"input_ids": [5, 6, 7], "labels": index % 2} for index in range(8)]
+    arguments = qvtune.TrainingArguments(
+        output_dir=str(tmp_path / "out"), roles="qv", rank=3, max_steps=2, report_to="none", use_cpu=True
+    )
+    trainer = qvtune.Trainer(family.build(), arguments, train_dataset=rows)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    back = load_adapter(family.build(), tmp_path / "final").eval()
+    assert torch.equal(outputs(back), outputs(trainer.model.eval()))

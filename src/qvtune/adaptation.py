@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qvtune.errors import AdaptError, nearest
 from qvtune.roles.attention import AttentionMap, Projection, parse_roles
 from qvtune.roles.find import find_attention
-from qvtune.roles.fused import join, split
+from qvtune.roles.fused import join, misfit, split, split_modules
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.unwrap import unwrap, unwrap_once
 
@@ -119,6 +119,10 @@ def adapt(
     _check_layers(layers)
     _check_fresh(model)
     inner = unwrap(model)
+    if isinstance(head, str):
+        raise AdaptError(f"head is '{head}'; it must be a list of names, as in ['{head}'].")
+    if attention is not None and (problem := misfit(inner, attention)) is not None:
+        raise AdaptError(f"the attention map is of another model: this one {problem}.")
     attention = attention or find_attention(model)
     head_names = tuple(head) if head is not None else _head_modules(inner)
     resolved = None if layers is None else tuple(layers)
@@ -151,6 +155,8 @@ def restore(model: nn.Module, *, merge: bool = True) -> nn.Module:
         AdaptError: if the model was not adapted.
     """
     holder: Any = _holder(model)
+    if holder is None and join(unwrap(model)):
+        return unwrap(model).requires_grad_(True)  # adapters were taken off by PEFT alone
     if holder is None:
         raise AdaptError("this model was not adapted by qvtune, so there is nothing to restore.")
     adaptation = holder.__dict__.pop(_MARK)
@@ -247,7 +253,7 @@ def _check_layers(layers: Sequence[int] | None) -> None:
 
 
 def _check_fresh(model: nn.Module) -> None:
-    if adaptation_of(model) is not None:
+    if adaptation_of(model) is not None or any(True for _ in split_modules(unwrap(model))):
         raise AdaptError("this model is adapted already. Call qvtune.restore(model) first.")
     if hasattr(model, "peft_config"):
         raise AdaptError("this model has PEFT adapters already. Call model.unload() or merge_and_unload() first.")

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from qvtune.adaptation import Adaptation, adapt, adaptation_of
-from qvtune.errors import AdaptError, ModelError
+from qvtune.errors import AdaptError, ModelError, RoleError
 from qvtune.roles.attention import AttentionMap
-from qvtune.roles.fused import split_modules
-from qvtune.roles.locate import is_linear, linear_size
-from qvtune.roles.multihead import OUTPUT, SplitMultihead, can_split
+from qvtune.roles.fused import misfit, split_modules
+from qvtune.roles.locate import locate
+from qvtune.roles.multihead import OUTPUT, SplitMultihead
 from qvtune.roles.split import PART_NAMES, Split
 from qvtune.roles.unwrap import unwrap, unwrap_wrappers
 
@@ -75,19 +75,23 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
 
     Raises:
         ModelError: if the folder holds no adapter of qvtune's, or one for another model; the text names what differs.
+        AdaptError: if the model is adapted already.
     """
     folder = Path(folder)
     recorded = _read_adaptation(folder)
-    misfit = _misfit(unwrap(model), recorded.attention)
-    if misfit is not None:
+    if adaptation_of(model) is not None:
+        raise AdaptError("this model is adapted already. Call qvtune.restore(model) first.")
+    problem = misfit(unwrap(model), recorded.attention) or _other_layers(unwrap(model), recorded.attention)
+    if problem is not None:
         raise ModelError(
             f"{folder}: the adapter does not fit the model: it was made for {_summary(recorded.attention)}, and the "
-            f"model {misfit}. Give the model that it was trained on."
+            f"model {problem}. Give the model that it was trained on."
         )
     try:
         weights = load_file(folder / WEIGHTS_FILE)
     except Exception as error:  # safetensors' own, and the system's
         raise ModelError(f"{folder}: the adapter cannot be read: {str(error).splitlines()[0]}") from error
+    _check_head(unwrap(model), recorded, weights, folder)
     adapted = adapt(
         model,
         roles=recorded.roles,
@@ -201,18 +205,31 @@ def _read_adaptation(folder: Path) -> Adaptation:
         raise ModelError(f"{folder}: is no adapter saved by qvtune: {error}") from error
 
 
-def _misfit(inner: nn.Module, attention: AttentionMap) -> str | None:
-    """Say what of a map the model does not have, or return None where it has all."""
-    modules = dict(inner.named_modules())
-    for projection in attention.projections("qkvo"):
-        module = modules.get(projection.module)
-        if module is None or not (is_linear(module) or can_split(module)):
-            return f"has no '{projection.module}'"
-        size = tuple(module.in_proj_weight.shape) if can_split(module) else linear_size(module)
-        wanted = (projection.module_rows, projection.shape[1])
-        if size != wanted:
-            return f"has {size[1]} to {size[0]} in '{projection.module}', not {wanted[1]} to {wanted[0]}"
-    return None
+def _other_layers(inner: nn.Module, attention: AttentionMap) -> str | None:
+    """Say how a model's layers differ from a map's in number or heads, where they can be found."""
+    try:
+        found = locate(inner)
+    except RoleError:
+        return None  # its roles were declared by hand
+    sizes = [{(layer.name, layer.heads, layer.kv_heads) for layer in m} for m in (found, attention)]
+    if sizes[0] == sizes[1] or "declared" in {layer.layout for layer in attention}:
+        return None
+    return (
+        f"has {len(found)} layers of {found.layers[0].heads} heads, not {len(attention)} of {attention.layers[0].heads}"
+    )
+
+
+def _check_head(inner: nn.Module, recorded: Adaptation, weights: dict[str, Tensor], folder: Path) -> None:
+    shapes = {name: tuple(parameter.shape) for name, parameter in inner.named_parameters()}
+    for name, weight in weights.items():
+        own = name.removeprefix(PREFIX)
+        if not any(own.startswith(f"{head}.") for head in recorded.head):
+            continue
+        if shapes.get(own) != tuple(weight.shape):
+            raise ModelError(
+                f"{folder}: the adapter does not fit the model: it has '{own}' of {tuple(weight.shape)}, and the model "
+                f"{shapes.get(own, 'none')}. Load the model with the same num_labels."
+            )
 
 
 def _summary(attention: AttentionMap) -> str:

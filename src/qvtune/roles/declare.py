@@ -12,7 +12,8 @@ from qvtune.errors import RoleError, nearest
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
 from qvtune.roles.find import confirmed
 from qvtune.roles.layouts import ROLES, Rows, rows_of
-from qvtune.roles.locate import common_parent, is_linear, linear_size, model_type, numbered
+from qvtune.roles.linear import is_linear, linear_size
+from qvtune.roles.locate import common_parent, model_type, numbered
 from qvtune.roles.unwrap import unwrap
 
 # A role's modules: their names with * for the layer's number, or such names with the rows of the module that are its.

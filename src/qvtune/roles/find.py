@@ -45,6 +45,8 @@ def find_attention(model: nn.Module, *, verify: bool = True, inputs: Mapping[str
         >>> find_attention(model).layers[1]["v"].module
         'encoder.layer.1.attention.self.value'
     """
+    if not isinstance(model, nn.Module):
+        raise RoleError(f"model is a {type(model).__name__}; load it first, as with AutoModel.from_pretrained.")
     inner = unwrap(model)
     attention = locate(inner)
     return confirmed(inner, attention, inputs) if verify else attention
@@ -79,6 +81,8 @@ def _confirm(layer: AttentionLayer, result: Probed) -> AttentionLayer:
             "Probed: a value scales the context, a query moves its own position alone, a key moves others. State the "
             f"roles by hand: {BY_HAND}."
         )
+    if layer.layout == "latent":
+        result = replace(result, kind=layer.kind)  # query and keys come from latents of their own
     if result.head_dim is None:
         return replace(layer, kind=result.kind, uses=result.uses, verified=True)
     # A value may have heads of another size than query and key, and a query row moves the value's channels.

@@ -7,6 +7,7 @@ from torch import nn
 
 from qvtune.roles.attention import AttentionMap, Projection
 from qvtune.roles.layouts import Rows, rows_of
+from qvtune.roles.linear import is_linear, linear_size
 from qvtune.roles.multihead import SplitMultihead, can_split
 from qvtune.roles.split import REST, Split, SplitProjection
 
@@ -47,6 +48,20 @@ def split_modules(inner: nn.Module) -> Iterator[tuple[str, Split]]:
     for name, module in inner.named_modules():
         if isinstance(module, Split):
             yield name, module
+
+
+def misfit(inner: nn.Module, attention: AttentionMap) -> str | None:
+    """Say what of a map the model does not have, or return None where it has all."""
+    modules = dict(inner.named_modules())
+    for projection in attention.projections("qkvo"):
+        module = modules.get(projection.module)
+        if module is None or not (is_linear(module) or can_split(module)):
+            return f"has no '{projection.module}'"
+        size = tuple(module.in_proj_weight.shape) if can_split(module) else linear_size(module)
+        wanted = (projection.module_rows, projection.shape[1])
+        if size != wanted:
+            return f"has {size[1]} to {size[0]} in '{projection.module}', not {wanted[1]} to {wanted[0]}"
+    return None
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection, WithoutRoles
@@ -29,6 +28,7 @@ from qvtune.roles.layouts import (
     Rows,
     blocks,
 )
+from qvtune.roles.linear import is_linear, linear_size
 from qvtune.roles.multihead import can_split
 from qvtune.roles.unwrap import base_layer
 
@@ -279,13 +279,6 @@ def _with_extra(core: nn.Module, name: str, projection: Projection) -> Projectio
     return replace(projection, extra=(_join(name, bias),)) if is_own else projection
 
 
-def linear_size(module: nn.Module) -> tuple[int, int]:
-    """Return (rows, inputs) of a linear layer, whichever way round it keeps its weight."""
-    linear = base_layer(module)
-    rows, inputs = reversed(linear.weight.shape) if isinstance(linear, Conv1D) else linear.weight.shape
-    return int(rows), int(inputs)
-
-
 def _head_dim(inner: nn.Module, core: nn.Module, rows: int) -> int:
     """Return the size of a head; where neither the module nor its configuration names one, there is one head."""
     return _declared_head_dim(core) or rows // (_heads(inner, core, rows) or 1)
@@ -333,11 +326,6 @@ def common_parent(names: Iterable[str]) -> str:
             break
         common.append(parts[0])
     return ".".join(common)
-
-
-def is_linear(module: nn.Module | None) -> bool:
-    """Whether a module is a linear layer, also of transformers' `Conv1D` and below a PEFT adapter."""
-    return module is not None and isinstance(base_layer(module), (nn.Linear, Conv1D))
 
 
 def _has_matrix(module: nn.Module) -> bool:

@@ -33,6 +33,8 @@ class SplitMultihead(Split):
         keep: leave the weights in `fused` too, for a measurement after which the split module is thrown away.
     """
 
+    prefix = "in_proj_"
+
     def __init__(self, fused: Any, *, keep: bool = False) -> None:
         width = fused.embed_dim
         rows = {role: Rows(place * width, width) for place, role in enumerate("qkv")}

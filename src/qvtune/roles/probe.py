@@ -91,6 +91,11 @@ def _record_calls(
 
         return hook
 
+    if inputs is None and not hasattr(inner, "config"):
+        raise RoleError(
+            f"{type(inner).__name__} has no configuration to make an input from, so its roles cannot be measured. Give "
+            "inputs that it accepts: find_attention(model, inputs={...})."
+        )
     failures: list[str] = []
     with ExitStack() as hooks:
         for layer in layers:
@@ -358,7 +363,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 
 def _takes_cache(inner: nn.Module) -> bool:
-    return hasattr(inner.config, "use_cache")
+    return hasattr(getattr(inner, "config", None), "use_cache")
 
 
 @contextmanager

@@ -28,12 +28,18 @@ class Split(nn.Module):
 
     fused: Any
 
+    # What stands before "weight" and "bias" in the fused module's own parameters.
+    prefix = ""
+
     def __init__(self, fused: nn.Module, rows: dict[str, Rows], *, is_loaded: bool) -> None:
         super().__init__()
         self.rows = rows
         self._is_loaded = is_loaded
         # Not a child: it has no parameters, and nothing should walk into it.
         object.__setattr__(self, "fused", fused)
+        # What is saved of a split model without adapters is a checkpoint of the original shape, and loads into both.
+        self.register_state_dict_post_hook(_join_state)
+        self.register_load_state_dict_pre_hook(_split_state)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -48,6 +54,14 @@ class Split(nn.Module):
 
     def _fill(self, *, trainable: bool) -> None:
         raise NotImplementedError
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return rows of the parts in the order of the fused matrix."""
+        joined = torch.cat(list(parts))
+        return torch.empty_like(joined).index_copy(0, self._order(joined.device), joined)
+
+    def _order(self, device: torch.device) -> Tensor:
+        return torch.tensor([row for rows in self.rows.values() for row in rows.indices()], device=device)
 
     def _mark(self, module: nn.Module) -> None:
         if self._is_loaded:
@@ -108,16 +122,33 @@ class SplitProjection(Split):
         bias = self.bias
         self.fused.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=trainable)
 
-    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
-        joined = torch.cat(list(parts))
-        return torch.empty_like(joined).index_copy(0, self._order(joined.device), joined)
-
-    def _order(self, device: torch.device) -> Tensor:
-        return torch.tensor([row for rows in self.rows.values() for row in rows.indices()], device=device)
-
     def extra_repr(self) -> str:
         """Say how many rows each role has, when the model is printed."""
         return ", ".join(f"{PART_NAMES[role]}: {len(part)} rows" for role, part in self.rows.items())
+
+
+def _join_state(module: Split, state: dict[str, Tensor], prefix: str, local_metadata: Any) -> None:
+    """Put the fused weight and bias into a state dict in place of the parts', where no adapter wraps them."""
+    if any(type(part) is not nn.Linear for part in module.parts.values()):
+        return
+    for kind in ("weight", "bias"):
+        keys = [f"{prefix}{PART_NAMES[role]}.{kind}" for role in module.rows]
+        if all(key in state for key in keys):
+            joined = module._joined([state.pop(key) for key in keys])
+            turned = kind == "weight" and isinstance(module.fused, Conv1D)
+            state[f"{prefix}{module.prefix}{kind}"] = joined.T.contiguous() if turned else joined
+
+
+def _split_state(module: Split, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+    """Take a fused weight and bias in a state dict apart, so that they load into the parts."""
+    for kind in ("weight", "bias"):
+        key = f"{prefix}{module.prefix}{kind}"
+        if key in state:
+            fused = state.pop(key)
+            fused = fused.T if kind == "weight" and isinstance(module.fused, Conv1D) else fused
+            for role, rows in module.rows.items():
+                index = torch.tensor(rows.indices(), device=fused.device)
+                state[f"{prefix}{PART_NAMES[role]}.{kind}"] = fused[index].contiguous()
 
 
 def _interleaved_runs(parts: list[Rows]) -> int:

@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints, set_seed
 
 from qvtune.adaptation import adapt, adaptation_of
+from qvtune.adapters import save_adapter
 from qvtune.errors import ConfigError, RunError
 from qvtune.groups import NO_DECAY, param_groups
 from qvtune.roles.attention import AttentionMap
@@ -128,6 +129,13 @@ class Trainer(transformers.Trainer):
             rates.setdefault(group["name"].removesuffix(NO_DECAY), float(group["lr"]))
         self._role_rates = rates
         return super()._get_learning_rate()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; of one adapted by LoRA, an adapter that plain PEFT loads, also of a fused projection."""
+        super().save_model(output_dir, _internal_call)
+        adaptation = adaptation_of(self.model)
+        if not _internal_call and self.args.should_save and adaptation is not None and adaptation.method == "lora":
+            save_adapter(self.model, output_dir or str(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint beside its place and rename it when it is whole."""
