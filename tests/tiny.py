@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model, LlamaConf
 GOOD = ["good", "fine", "lovely", "bright", "warm"]
 BAD = ["bad", "poor", "awful", "dull", "cold"]
 OTHER = ["the", "a", "film", "plot", "cast", "music", "is", "was", "and", "very", "quite", "here"]
+DECODER_WORDS = ["<unk>", "<s>", "</s>", *GOOD, *BAD, *OTHER]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
@@ -45,9 +46,8 @@ def save_tiny_bert(folder: Path, *, layers: int = 2, width: int = 32) -> Path:
 def save_tiny_llama(folder: Path) -> Path:
     """A decoder whose tokenizer names no padding token."""
     torch.manual_seed(2)
-    words = ["<unk>", "<s>", "</s>", *GOOD, *BAD, *OTHER]
     config = LlamaConfig(
-        vocab_size=len(words),
+        vocab_size=len(DECODER_WORDS),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -58,23 +58,21 @@ def save_tiny_llama(folder: Path) -> Path:
         eos_token_id=2,
     )
     LlamaModel(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(folder)
-    return folder
+    return _save_decoder_tokenizer(folder)
 
 
 def save_tiny_gpt2(folder: Path) -> Path:
     """A decoder with query, key and value in one matrix."""
     torch.manual_seed(3)
-    words = ["<unk>", "<s>", "</s>", *GOOD, *BAD, *OTHER]
     config = GPT2Config(
-        vocab_size=len(words), n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
+        vocab_size=len(DECODER_WORDS), n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2
     )
     GPT2Model(config).save_pretrained(folder)
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    return _save_decoder_tokenizer(folder)
+
+
+def _save_decoder_tokenizer(folder: Path) -> Path:
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(DECODER_WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"

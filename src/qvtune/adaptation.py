@@ -117,7 +117,7 @@ def adapt(
     roles = parse_roles(roles)
     _check_numbers(method, rank, alpha, dropout)
     _check_layers(layers)
-    _check_fresh(model)
+    check_fresh(model)
     inner = unwrap(model)
     if isinstance(head, str):
         raise AdaptError(f"head is '{head}'; it must be a list of names, as in ['{head}'].")
@@ -238,7 +238,7 @@ def _check_numbers(method: str, rank: int, alpha: float, dropout: float) -> None
 
 
 def _check_rank(adaptation: Adaptation) -> None:
-    for projection in adaptation.attention.projections(adaptation.roles, adaptation.layers):
+    for projection in adaptation.projections:
         if adaptation.rank > min(projection.shape):
             rows, columns = projection.shape
             raise AdaptError(
@@ -252,7 +252,12 @@ def _check_layers(layers: Sequence[int] | None) -> None:
         raise AdaptError(f"layers is {layers!r}; it must be a list of layer numbers, as in [0, 1, -1].")
 
 
-def _check_fresh(model: nn.Module) -> None:
+def check_fresh(model: nn.Module) -> None:
+    """Check that a model was not adapted before.
+
+    Raises:
+        AdaptError: if it was, by qvtune or by PEFT.
+    """
     if adaptation_of(model) is not None or any(True for _ in split_modules(unwrap(model))):
         raise AdaptError("this model is adapted already. Call qvtune.restore(model) first.")
     if hasattr(model, "peft_config"):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from qvtune.adaptation import Adaptation, adapt, adaptation_of
+from qvtune.adaptation import Adaptation, adapt, adaptation_of, check_fresh
 from qvtune.errors import AdaptError, ModelError, RoleError
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.fused import misfit, split_modules
@@ -79,8 +79,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
     """
     folder = Path(folder)
     recorded = _read_adaptation(folder)
-    if adaptation_of(model) is not None:
-        raise AdaptError("this model is adapted already. Call qvtune.restore(model) first.")
+    check_fresh(model)
     problem = misfit(unwrap(model), recorded.attention) or _other_layers(unwrap(model), recorded.attention)
     if problem is not None:
         raise ModelError(

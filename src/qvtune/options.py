@@ -23,7 +23,7 @@ class Options(BaseModel):
             kind = cls.model_fields[name].annotation if name in cls.model_fields else None
             if isinstance(value, bool) and kind is not bool and name in cls.model_fields:
                 value = str(value)  # YAML's yes and on are no numbers
-            elif isinstance(value, str) and (kind == list[str] or list[str] in get_args(kind)):
+            elif isinstance(value, str) and is_list_of_text(kind):
                 value = [value]  # one of several needs no brackets in a file
             # A shell expands ~ in an option of its own, and not in --option=~/x or in a file.
             plain[name] = os.path.expanduser(value) if str(value).startswith("~") else value
@@ -49,6 +49,11 @@ def parse_options(cls: type[O], values: dict[str, Any], files: Mapping[str, str]
     except ValidationError as error:
         problems = [_problem(cls, dict(item), files or {}) for item in error.errors()]
         raise ConfigError("\n".join(problems)) from None
+
+
+def is_list_of_text(kind: Any) -> bool:
+    """Whether a field's annotation is a list of strings, or None beside it."""
+    return kind == list[str] or list[str] in get_args(kind)
 
 
 def option_name(field: str) -> str:

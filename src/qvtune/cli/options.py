@@ -7,7 +7,7 @@ from typing import Any, NoReturn, get_args
 from pydantic.fields import FieldInfo
 
 from qvtune.errors import nearest
-from qvtune.options import Options, option_name
+from qvtune.options import Options, is_list_of_text, option_name
 
 # What other tools call our options, where the names are too far apart to be taken for slips of the pen.
 ALIASES = {
@@ -86,7 +86,7 @@ def _add_option(group: Any, name: str, field: FieldInfo) -> None:
     }
     if kind is bool:
         settings["action"] = argparse.BooleanOptionalAction
-    elif _is_list_of_text(kind):
+    elif is_list_of_text(kind):
         settings |= {"action": "append", "metavar": "NAME"}
     else:
         settings["metavar"] = _metavar(kind)
@@ -112,10 +112,6 @@ def given(args: argparse.Namespace, cls: type[Options]) -> dict[str, Any]:
 def _suggest(option: str, known: list[str]) -> str:
     alias = ALIASES.get(option.replace("_", "-"))
     return f" Did you mean '{alias}'?" if alias in known else nearest(option, known)
-
-
-def _is_list_of_text(kind: Any) -> bool:
-    return kind == list[str] or list[str] in get_args(kind)
 
 
 def _metavar(kind: Any) -> str:

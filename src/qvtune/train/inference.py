@@ -21,9 +21,9 @@ from qvtune.adaptation import restore
 from qvtune.adapters import load_adapter
 from qvtune.data.files import changed_file, file_digest, file_digests
 from qvtune.data.glue import format_submission, glue_name, load_tests
-from qvtune.data.load import TUNING, load_data, read_records
+from qvtune.data.load import TUNING, load_data
 from qvtune.data.metrics import combine_splits, compute_metrics
-from qvtune.data.records import make_dataset, take_texts, text_dataset
+from qvtune.data.records import make_dataset, take_columns, take_texts, text_dataset
 from qvtune.data.tables import Table, read_table
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.data.tokens import tokenize
@@ -226,8 +226,10 @@ def merge_run(run: TrainedRun, out: Path) -> None:
 
 def _evaluation_sets(run: TrainedRun, data: str | None, glue_dir: Path | None) -> dict[str, Dataset]:
     if data is not None and glue_name(data) is None:
-        _check_columns(Path(data), read_table(Path(data)), (*run.task.text_columns, run.task.label_column))
-        records, _ = read_records(Path(data), run.config, run.task)
+        table = read_table(Path(data))
+        texts, label = run.task.text_columns, run.task.label_column
+        _check_columns(table.path, table, (*texts, label))
+        records, _ = take_columns(str(table.path), table.columns, table.column, table.places, texts, label)
         return {"file": make_dataset(records, run.task)}
     changes = {key: value for key, value in (("data", data), ("glue_dir", glue_dir)) if value is not None}
     if data is not None and data != run.task.name:
