@@ -17,7 +17,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -47,6 +47,7 @@ HEAD_NAMES = ("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_
               "decoder_attention_heads", "num_encoder_attention_heads", "num_decoder_attention_heads")  # fmt: skip
 LAYER_NAMES = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers", "decoder_layers",
                "num_decoder_layers", "num_encoder_layers", "depth", "text_layers", "vision_layers")  # fmt: skip
+EXPERT_NAMES = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 SMALL = {
     **dict.fromkeys(HEAD_NAMES, HEADS),
     **dict.fromkeys(LAYER_NAMES, 2),
@@ -61,15 +62,36 @@ SMALL = {
                      "v_head_dim", "global_head_dim"), HEAD_DIM),
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "expert_ffn_hidden_size",
                      "kv_lora_rank", "q_lora_rank", "moe_shared_expert_intermediate_size"), 16),
-    **dict.fromkeys(("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(EXPERT_NAMES, 4),
     **dict.fromkeys(("qk_rope_head_dim", "rotary_dim"), HEAD_DIM // 2),
     **dict.fromkeys(("num_experts_per_tok", "moe_top_k", "top_k_experts"), 2),
     **dict.fromkeys(("n_group", "topk_group", "num_expert_group"), 1),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"), 512),
     "vocab_size": 1000,
     "image_size": 64,
+    "image_embedding_size": 4,
+    "num_queries": 8,
+    **dict.fromkeys(("upsample_groups", "fpn_hidden_size", "output_channels"), WIDTH),
 }  # fmt: skip
+# Where widths do not fit one another when they are small: layers, experts and the vocabulary alone.
+SHALLOW = {name: small for name, small in SMALL.items() if name in (*LAYER_NAMES, *EXPERT_NAMES, "vocab_size")}
+# What the default configurations of some types lack, or would need in order to keep an attention layer when small.
+REPAIRS: dict[str, dict[str, Any]] = {
+    "aria": {"projector_patch_to_query_dict": {4: 4}},
+    "deepseek_v2": {"num_experts_per_tok": 2},
+    "gemma3n_text": {"num_hidden_layers": 4, "num_kv_shared_layers": 2},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "pegasus_x": {"block_size": 8},
+    "lw_detr": {"projector_scale_factors": [1.0]},
+    "recurrent_gemma": {"num_hidden_layers": 3},
+    "sam3_lite_text_text_model": {"num_hidden_layers": 4},
+    "step3p7_text": {"sliding_window": 4},
+    "xmod": {"default_language": "en_XX"},
+}
+DEPTHS = ("depths",)
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "kv_n_heads", "num_key_value_heads_vision")
+# Vision towers of SAM start from weights of 1e-10, with which nothing has an effect.
+INITIAL = 0.02
 VOCABULARY = SMALL["vocab_size"]
 
 
@@ -122,13 +144,19 @@ def _default(model_type: str) -> Any:
 
 def _measure(result: Covered, model_type: str, parameters: int) -> None:
     """Build the model small, or at its own size where that is small, and measure it."""
-    reasons = []
-    for small in (True, False) if parameters <= LARGEST else (True,):
+    reasons, ends = [], time.monotonic() + SECONDS
+    # Eager attention of some models takes only masks that other implementations make, and the other way round.
+    attempts: list[tuple[dict[str, int], str | None]] = [(SMALL, "eager"), (SMALL, None), (SHALLOW, "eager")]
+    if parameters <= LARGEST:
+        attempts.append(({}, "eager"))
+    for sizes, implementation in attempts:
         try:
-            with _limited():
-                config = shrunk(_default(model_type)) if small else _default(model_type)
+            with _limited(ends - time.monotonic()):
+                config = shrunk(_default(model_type), sizes) if sizes else _default(model_type)
+                if sizes is SHALLOW and _parameters(config) > LARGEST:
+                    continue
                 torch.manual_seed(0)
-                model = AutoModel.from_config(config, attn_implementation="eager").float().eval()
+                model = AutoModel.from_config(config, attn_implementation=implementation).float().eval()
                 attention = find_attention(model)
                 result.status = "verified"
                 result.wrong = _train_wrongly(model, attention)
@@ -138,7 +166,12 @@ def _measure(result: Covered, model_type: str, parameters: int) -> None:
             reasons.append(f"{error}")
         except Exception as error:
             reasons.append(_line(error))
-    result.reason = min(reasons, key=len)
+    result.reason = reasons[0]
+
+
+def _parameters(config: Any) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in AutoModel.from_config(copy.deepcopy(config)).parameters())
 
 
 def _train_wrongly(model: nn.Module, attention: AttentionMap) -> str:
@@ -184,24 +217,30 @@ def _difference(model: nn.Module, attention: AttentionMap, before: dict, after: 
     return ""
 
 
-def shrunk(config: Any) -> Any:
-    """Return a configuration with small sizes, also in the configurations inside it."""
+def shrunk(config: Any, sizes: Mapping[str, int]) -> Any:
+    """Return a configuration with these sizes where they are smaller, also in the configurations inside it."""
     heads = next((getattr(config, n) for n in HEAD_NAMES if isinstance(getattr(config, n, None), int)), HEADS)
     for name, value in list(vars(config).items()):
         if isinstance(value, transformers.PreTrainedConfig):
-            setattr(config, name, shrunk(value))
+            setattr(config, name, shrunk(value, sizes))
             continue
+        if name in DEPTHS and isinstance(value, list | tuple):
+            _set(config, name, [min(depth, 2) for depth in value])
+        if sizes is SMALL and name in HEAD_NAMES and isinstance(value, list | tuple) and hasattr(config, "embed_dim"):
+            _set(config, name, [HEADS * many // value[0] for many in value])
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             continue
-        small = SMALL.get(name)
-        if name in KEY_VALUE_HEADS:
+        small = sizes.get(name)
+        if name in KEY_VALUE_HEADS and sizes is SMALL:
             small = HEADS if value >= heads else min(value, KV_HEADS)
         if small is not None and small < value:
             _set(config, name, small)
+    if 0 < (getattr(config, "initializer_range", None) or 1) < INITIAL:
+        _set(config, "initializer_range", INITIAL)
     if hasattr(config, "qk_rope_head_dim") and hasattr(config, "head_dim"):
         _set(config, "head_dim", config.qk_rope_head_dim)
     for rope in (getattr(config, "rope_parameters", None), getattr(config, "rope_scaling", None)):
-        if isinstance(rope, dict):
+        if sizes is SMALL and isinstance(rope, dict):
             turned = int(HEAD_DIM * rope.get("partial_rotary_factor", 1)) // 2
             rope["mrope_section"] = [turned - 2 * (turned // 3), turned // 3, turned // 3]
     layers = next((getattr(config, n) for n in LAYER_NAMES if isinstance(getattr(config, n, None), int)), None)
@@ -215,6 +254,8 @@ def shrunk(config: Any) -> Any:
     for name, value in list(vars(config).items()):
         if name.endswith(("_token_id", "_token_index")) and isinstance(value, int) and value >= VOCABULARY:
             _set(config, name, VOCABULARY - 1 - sum(map(ord, name)) % 200)
+    for name, value in REPAIRS.get(config.model_type, {}).items():
+        _set(config, name, value)
     return config
 
 
@@ -298,16 +339,16 @@ def _has_none(text: str) -> bool:
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
+def _limited(seconds: float) -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         raise TimeoutError(f"took more than {SECONDS} seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, max(0.1, seconds))
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 

@@ -145,6 +145,9 @@ FUSED_LAYOUTS = (
 # Classes whose query projection gives, head by head, a query and then a gate for the head's output.
 GATED_QUERIES = r"^Qwen3(Next|_5)"
 
+# Classes of differential attention: two queries and keys of half a head each weigh the value of a whole one.
+PAIRED_HEADS = r"^DiffLlama"
+
 # Low-rank attention of DeepSeek: the query's last factor, and one matrix from the shared latent to every head's key
 # (without its rotary part) and value.
 LATENT_KEY_VALUE = "kv_b_proj"
@@ -167,6 +170,7 @@ HEADS_ATTRIBUTES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "nu
 # Modules with attention in their class's name that have no query, key and value that can be adapted: a pattern of the
 # class's name, or the name of a child or parameter by which they tell, and the reason.
 WITHOUT_ROLES_BY_CLASS = {
+    "GroupViTAssignAttention": "an assignment of patches to groups: a softmax over queries, not over keys",
     "ChannelAttention": "attention over channels, not over positions",
     "^Aimv2AttentionPoolingHead": "pooling with a learned query",
     "BiMultiHeadAttention": "a two-way fusion of image and text with one product for both",

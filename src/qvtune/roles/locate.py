@@ -19,6 +19,7 @@ from qvtune.roles.layouts import (
     LATENT_KEY_VALUE,
     LATENT_QUERIES,
     OUTPUTS,
+    PAIRED_HEADS,
     SEPARATE_LAYOUTS,
     SHARES_KEYS,
     WITHOUT_ROLES_BY_CHILD,
@@ -72,6 +73,8 @@ def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> Attent
     query_rows = len(by_role["q"].rows)
     head_dim = _head_dim(inner, core, len(by_role["v"].rows) if layout == "latent" else query_rows)
     heads = _heads(inner, core, query_rows) or max(1, query_rows // head_dim)
+    if re.search(PAIRED_HEADS, type(core).__name__):
+        head_dim, heads = 2 * head_dim, query_rows // (2 * head_dim)
     kv_heads = heads if layout == "latent" or "k" not in by_role else len(by_role["k"].rows) // head_dim
     return AttentionLayer(
         name=common_parent([_join(name, "-"), output]) if output else name,

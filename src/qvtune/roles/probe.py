@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from transformers import Cache, PreTrainedModel
 from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer, Projection
 from qvtune.roles.inputs import POSITIONS, candidate_inputs
-from qvtune.roles.layouts import Rows
+from qvtune.roles.layouts import ROLES, Rows
 from qvtune.roles.multihead import SplitMultihead
 
 # Relative change of the context below which a position or channel counts as untouched; it is zero but for rounding.
@@ -70,6 +71,7 @@ class _Calls:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] | None = None
     count: int = 0
+    closed: bool = False
 
     def repeat(self, attention: nn.Module) -> Any:
         """Call a module as it was called, without what earlier calls put into a cache."""
@@ -85,6 +87,8 @@ def _record_calls(
 
     def recorder(record: _Calls) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if record.closed:
+                return
             if record.count == 0:
                 record.args, record.kwargs = args, dict(kwargs)
             record.count += 1
@@ -108,14 +112,21 @@ def _record_calls(
                 break
             if not any(calls[layer.name].count == 0 and _holds(part, inner, layer.name) for layer in layers):
                 continue
-            body: Any = getattr(part, "base_model", part)
-            for given in candidate_inputs(part) if inputs is None else [dict(inputs)]:
+            # A model without its head; in some the name of the one without it is that of a part, as an encoder.
+            bodies: list[Any] = list(dict.fromkeys((getattr(part, "base_model", part), part)))
+            errors, ran = [], False
+            for given, body in product(candidate_inputs(part) if inputs is None else [dict(inputs)], bodies):
+                for call in calls.values():
+                    call.closed = call.count > 0
                 try:
                     body(**given, use_cache=False) if _takes_cache(part) else body(**given)
-                    break
+                    ran = True
                 except Exception as error:
                     # Whatever the model raises: other inputs may fit, and another part of it may still be run alone.
-                    failures.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+                    errors.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+                if all(calls[layer.name].count for layer in layers if _holds(part, inner, layer.name)):
+                    break
+            failures += [] if ran else errors
     missed = [layer.name for layer in layers if calls[layer.name].count == 0]
     if missed and failures:
         raise RoleError(
@@ -146,17 +157,32 @@ def _probe_layer(inner: nn.Module, layer: AttentionLayer, call: _Calls) -> Probe
     attention = inner.get_submodule(layer.name)
     parts = {p.role: _part(inner, p) for p in layer.projections}
 
-    def context(changes: Mapping[str, Change] | None = None) -> Tensor:
-        return _context(attention, parts, call, changes or {})
-
-    reference = context()
+    plain = partial(_context, attention, parts, call)
+    scattered = partial(_context, attention, parts, call, scatter=_noise(1.0))
     claimed = [role for role in "qkv" if role in parts]
-    roles = {role: _behaves_like(context, reference, role, claimed) for role in claimed}
-    head_dim = group = None
+    honest = {role: ROLES[role] for role in claimed}
+    roles = _measure_roles(plain, claimed)
+    if roles != honest and _measure_roles(scattered, claimed) == honest:
+        # Values that are alike at all positions hide what weighs them, and keys that are alike what reads them: they
+        # are zeros in the first layer of a decoder of DETR's kind, and next to nothing in some fresh models. With noise
+        # in the inputs of the projections they differ.
+        roles = honest
+    reference = scattered()
+    if not reference.isfinite().all():
+        raise RoleError(
+            f"what '{layer.name}' gives for a short input is not finite, so its roles cannot be measured. Give inputs "
+            "that it accepts, find_attention(model, inputs={...}), or load the model with another attn_implementation."
+        )
+    width, head_dim, group = reference.shape[1], None, None
     if roles == {"q": "query", "k": "key", "v": "value"}:
-        head_dim, group = _measure_heads(context, reference, layer)
+        width, head_dim, group = _measure_heads(scattered, reference, layer)
     same_input = _inputs_are_same(attention, parts, call)
-    return Probed(roles, "self" if same_input else "cross", call.count, reference.shape[1], head_dim, group)
+    return Probed(roles, "self" if same_input else "cross", call.count, width, head_dim, group)
+
+
+def _measure_roles(context: Callable[..., Tensor], claimed: Sequence[str]) -> dict[str, str]:
+    reference = context()
+    return {role: _behaves_like(context, reference, role, claimed) for role in claimed}
 
 
 @dataclass(frozen=True)
@@ -179,13 +205,17 @@ def _behaves_like(context: Callable[..., Tensor], reference: Tensor, role: str, 
         return "value"
     if _is_affine(context, reference, role):
         return "value"
+    alone = 0
     for position in _telling_positions(len(reference)):
         moved = _moved(context, reference, 0, role, partial(_noise_at, position, len(reference)))
-        if moved == {position} and not (len(reference) == 1 and _is_relative(context, reference, role)):
+        if len(moved) > 1 or (moved and len(reference) == 1 and _is_relative(context, reference, role)):
+            is_value = _is_averaged(context, role, claimed) or _is_indispensable(context, reference, role)
+            return "value" if is_value else "key"
+        alone += len(moved)
+        # The context may be in another order than the queries, as where Hiera pools them: then two of them tell.
+        if moved == {position} or alone == 2:
             return "query"
-        if moved:
-            return "value" if _is_averaged(context, role, claimed) else "key"
-    return "projection with no effect on the context"
+    return "query" if alone else "projection with no effect on the context"
 
 
 def _is_relative(context: Callable[..., Tensor], reference: Tensor, role: str) -> bool:
@@ -236,40 +266,67 @@ def _is_averaged(context: Callable[..., Tensor], role: str, claimed: Sequence[st
     return _close(context(constant | others), still)
 
 
+def _is_indispensable(context: Callable[..., Tensor], reference: Tensor, role: str) -> bool:
+    """Whether no context is left without `role`: so with values, also normed or mixed before they are averaged.
+
+    Without keys the softmax still averages the values.
+    """
+    return bool(context({role: torch.zeros_like}).abs().max() <= UNTOUCHED * reference.abs().max())
+
+
 def _measure_heads(
     context: Callable[..., Tensor], reference: Tensor, layer: AttentionLayer
-) -> tuple[int | None, int | None]:
-    """Return the size of a head and the query heads per key head, each None where rows mix across heads."""
-    head_dim = len(_moved(context, reference, 1, "q", lambda strength: _push_row(None, strength)))
+) -> tuple[int, int | None, int | None]:
+    """Return the channels of the context, the size of a head and the query heads per key head.
+
+    The last two are None where rows mix across heads.
+    """
+    width = reference.shape[1]
+    by_query = _moved(context, reference, 1, "q", lambda strength: _push_row(None, strength))
     # At one position, because a softmax does not see what all keys have in common.
     shared = len(_moved(context, reference, 1, "k", lambda strength: _push_row(0, strength)))
-    if head_dim == reference.shape[1] and layer.heads > 1:
-        return None, None
-    mixes = shared in (0, reference.shape[1]) and layer.kv_heads > 1
-    return head_dim, None if mixes else shared // head_dim
+    by_keys = _moved(context, reference, 1, "k", partial(_noise_at, 0, len(reference)))
+    if by_keys and by_query - by_keys:
+        # ConvBERT's query also steers a convolution, whose channels no key reaches.
+        width, by_query = len(by_keys), by_query & by_keys
+    head_dim = len(by_query)
+    if head_dim == width and layer.heads > 1:
+        return width, None, None
+    mixes = shared in (0, width) and layer.kv_heads > 1
+    return width, head_dim, None if mixes else shared // head_dim
 
 
-def _context(attention: nn.Module, parts: dict[str, _Part], call: _Calls, changes: Mapping[str, Change]) -> Tensor:
-    """Return the context, (positions, d) in float64, with the projections' outputs changed.
+def _context(
+    attention: nn.Module,
+    parts: dict[str, _Part],
+    call: _Calls,
+    changes: Mapping[str, Change] | None = None,
+    scatter: Change | None = None,
+) -> Tensor:
+    """Return the context, (positions, d) in float64, with the projections' outputs changed, and their inputs scattered.
 
-    It is the input of the output projection, or where there is none what the attention module returns.
+    It is the input of the output projection, all inputs where a module has several streams, as ProphetNet's decoder;
+    or where there is no output projection what the attention module returns.
     """
     seen: list[Tensor] = []
 
     def keep(value: Any) -> None:
         value = value[0] if isinstance(value, tuple) else value
-        seen.append(value.detach().double())
+        seen.append(value.detach().double().flatten(end_dim=-2))
 
     with ExitStack() as hooks:
         if "o" in parts:
             hooks.callback(parts["o"].module.register_forward_pre_hook(lambda module, args: keep(args)).remove)
-        for role, change in changes.items():
+        if scatter:
+            for module in {parts[role].module for role in "qkv" if role in parts}:
+                hooks.callback(module.register_forward_pre_hook(lambda module, args: (scatter(args[0]),)).remove)
+        for role, change in (changes or {}).items():
             hook = _first_call_only(_on_rows(change, parts[role].rows))
             hooks.callback(parts[role].module.register_forward_hook(hook).remove)
         result = call.repeat(attention)
     if "o" not in parts:
         keep(result)
-    return seen[0].reshape(-1, seen[0].shape[-1])
+    return torch.cat(seen)
 
 
 def _on_rows(change: Change, rows: Rows) -> Change:
