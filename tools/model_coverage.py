@@ -95,6 +95,10 @@ INITIAL = 0.02
 VOCABULARY = SMALL["vocab_size"]
 
 
+class OutOfTimeError(BaseException):
+    """Raised when a model takes too long; no `Exception`, which the probe takes for an input that does not fit."""
+
+
 @dataclass
 class Covered:
     """What was found for one model type. `status` is "verified", "found", "none", "unsupported" or "not built"."""
@@ -164,6 +168,9 @@ def _measure(result: Covered, model_type: str, parameters: int) -> None:
             return
         except QVTuneError as error:
             reasons.append(f"{error}")
+        except OutOfTimeError as error:
+            reasons.append(_line(error))
+            break
         except Exception as error:
             reasons.append(_line(error))
     result.reason = reasons[0]
@@ -341,7 +348,7 @@ def _has_none(text: str) -> bool:
 @contextmanager
 def _limited(seconds: float) -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
-        raise TimeoutError(f"took more than {SECONDS} seconds")
+        raise OutOfTimeError(f"took more than {SECONDS} seconds")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, max(0.1, seconds))
@@ -352,7 +359,7 @@ def _limited(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:160] if text else ''}"
 

@@ -9,7 +9,7 @@ from models import BY_ID, build, cases
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import MambaConfig, MambaModel
+from transformers import DiffLlamaConfig, DiffLlamaModel, GroupViTConfig, GroupViTModel, MambaConfig, MambaModel
 
 from qvtune.errors import QVTuneError, RoleError
 from qvtune.roles.find import find_attention
@@ -161,6 +161,20 @@ def test_a_model_without_attention():
         match=r"'mamba' has no query, key and value projections that can be adapted: 'layers\.0\.mixer'.*state-space",
     ):
         find_attention(model)
+
+
+def test_heads_of_differential_attention_are_pairs():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "vocab_size": 100}
+    (layer,) = find_attention(DiffLlamaModel(DiffLlamaConfig(num_attention_heads=4, num_key_value_heads=4, **sizes)))
+    assert (layer.heads, layer.kv_heads, layer.head_dim, layer["q"].shape) == (2, 2, 16, (32, 32))
+
+
+def test_an_assignment_to_groups_has_no_roles():
+    with torch.device("meta"):
+        model = GroupViTModel(GroupViTConfig())
+    attention = find_attention(model, verify=False)
+    assert {other.class_name for other in attention.others} == {"GroupViTAssignAttention"}
+    assert not any(layer.name.endswith(".assign") for layer in attention)
 
 
 def test_a_plain_module():

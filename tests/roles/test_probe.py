@@ -4,7 +4,7 @@ import pytest
 import torch
 from models import assert_same_state, batch, build, cases, snapshot
 from torch import nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, Siglip2VisionConfig, Siglip2VisionModel
 
 from qvtune.errors import RoleError
 from qvtune.roles.find import find_attention
@@ -31,14 +31,45 @@ class ToyAttention(nn.Module):
         return self.dense((weights @ v).transpose(1, 2).flatten(2))
 
 
+class OddAttention(ToyAttention):
+    """Attention of width 32 with four heads that does one thing more than the plain one, or differently."""
+
+    def __init__(self, *, odd, **options):
+        super().__init__(sharing=(0, 1, 2, 3), **options)
+        self.odd = odd
+        if odd == "a convolution beside":
+            self.dense, self.steer = nn.Linear(64, 32), nn.Linear(32, 32)
+
+    def forward(self, x):
+        children = dict(zip("qkv", (self.query, self.key, self.value), strict=True))
+        inputs = [x, x, 0 * x if self.odd == "values alike" else x]
+        q, k, v = (
+            children[role](given).unflatten(-1, (-1, self.size)).transpose(1, 2)
+            for role, given in zip(self.plays, inputs, strict=True)
+        )
+        scores = q @ k.transpose(2, 3) / self.size**0.5
+        if self.odd == "normed values and a sink":
+            v = v / (v.norm(dim=-1, keepdim=True) + 1e-6)
+            scores = torch.cat([scores, torch.zeros_like(scores[..., :1])], dim=-1)
+        weights = scores.softmax(-1)[..., : k.shape[2]]
+        context = (weights @ v).transpose(1, 2).flatten(2)
+        if self.odd == "another order":
+            context = context.flip(1)
+        if self.odd == "two streams":
+            return torch.cat([self.dense(context[:, :3]), self.dense(context[:, 3:])], dim=1)
+        if self.odd == "a convolution beside":
+            context = torch.cat([context, self.steer(q.transpose(1, 2).flatten(2)).softmax(-1) * x], dim=-1)
+        return self.dense(context / 0 if self.odd == "not finite" else context)
+
+
 class ToyModel(nn.Module):
     """An embedding and two attention layers."""
 
-    def __init__(self, **options):
+    def __init__(self, attention=ToyAttention, **options):
         super().__init__()
         self.config = PretrainedConfig(vocab_size=50, is_encoder_decoder=False)
         self.embed = nn.Embedding(50, 32)
-        self.layers = nn.ModuleList(ToyAttention(**options) for _ in range(2))
+        self.layers = nn.ModuleList(attention(**options) for _ in range(2))
 
     def forward(self, input_ids, **_):
         x = self.embed(input_ids)
@@ -152,6 +183,34 @@ def test_a_wrong_grouping_is_refused():
         find_attention(ToyModel(sharing=(0, 0, 0, 1)))
 
 
+ODD = ["values alike", "normed values and a sink", "another order", "two streams", "a convolution beside"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_attention_that_does_more_is_understood(odd):
+    attention = find_attention(ToyModel(OddAttention, odd=odd))
+    assert attention.verified
+    assert [(layer.heads, layer.kv_heads, layer.head_dim) for layer in attention] == [(4, 4, 8)] * 2
+
+
+@pytest.mark.parametrize("plays", ["qvk", "kqv", "vkq", "kvq", "vqk"])
+@pytest.mark.parametrize("odd", ODD)
+def test_swapped_roles_are_refused_in_attention_that_does_more(odd, plays):
+    with pytest.raises(RoleError, match=r"the probe contradicts the structure of 'layers\.0'"):
+        find_attention(ToyModel(OddAttention, odd=odd, plays=plays))
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_wrong_head_size_is_refused_in_attention_that_does_more(odd):
+    with pytest.raises(RoleError, match="taken to have 8 heads of size 4, but one query row moves 8 outputs"):
+        find_attention(ToyModel(OddAttention, odd=odd, claimed=4))
+
+
+def test_a_context_that_is_not_finite_is_refused():
+    with pytest.raises(RoleError, match=r"what 'layers\.0' gives for a short input is not finite"):
+        find_attention(ToyModel(OddAttention, odd="not finite"))
+
+
 def test_a_model_that_cannot_run_says_what_to_do():
     model = Picky()
     model.train()
@@ -218,6 +277,37 @@ def test_nothing_is_left_behind(family):
 def test_the_map_does_not_depend_on_dropout_or_mode(family):
     dropout = {"attention_dropout": 0.5} if family.id != "bert" else {"attention_probs_dropout_prob": 0.5}
     assert find_attention(build(family, **dropout).train()) == find_attention(build(family))
+
+
+class Seeing(ToyModel):
+    """A model that sends an image through a layer of its own, where one is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.look, self.eye = nn.Linear(12, 32), ToyAttention()
+
+    def forward(self, input_ids, pixel_values=None, **_):
+        x = super().forward(input_ids)
+        if pixel_values is not None:
+            x = x + self.eye(self.look(pixel_values.mean(dim=(0, 1))[:8, :12])[None])
+        return x
+
+
+def test_a_layer_that_text_does_not_reach_is_reached_with_an_image():
+    attention = find_attention(Seeing())
+    assert attention.verified
+    assert [(layer.name, layer.uses) for layer in attention] == [("layers.0", 1), ("layers.1", 1), ("eye", 1)]
+
+
+def test_a_tower_whose_images_come_as_patches():
+    config = Siglip2VisionConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64, patch_size=4, num_patches=16
+    )
+    model = Siglip2VisionModel(config)
+    inputs = [given for given in candidate_inputs(model) if given["pixel_values"].shape == (1, 16, 48)]
+    assert inputs[0]["spatial_shapes"].tolist() == [[4, 4]]
+    assert inputs[0]["pixel_attention_mask"].tolist() == [[1] * 16]
+    assert find_attention(model).verified
 
 
 def test_dummy_inputs_avoid_special_tokens_and_end_with_the_end():

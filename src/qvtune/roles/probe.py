@@ -10,7 +10,7 @@ A change of one row of q moves the channels of one head, a change of one row of 
 Positions are those of all sequences, images or windows of a batch, one after another.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -68,10 +68,12 @@ def probe(inner: nn.Module, layers: Sequence[AttentionLayer], inputs: Mapping[st
 
 @dataclass
 class _Calls:
+    """How an attention layer was called first, and how often in one run of the model."""
+
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] | None = None
     count: int = 0
-    closed: bool = False
+    in_run: int = 0
 
     def repeat(self, attention: nn.Module) -> Any:
         """Call a module as it was called, without what earlier calls put into a cache."""
@@ -87,11 +89,10 @@ def _record_calls(
 
     def recorder(record: _Calls) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if record.closed:
-                return
             if record.count == 0:
                 record.args, record.kwargs = args, dict(kwargs)
-            record.count += 1
+            record.in_run += 1
+            record.count = max(record.count, record.in_run)
 
         return hook
 
@@ -112,21 +113,8 @@ def _record_calls(
                 break
             if not any(calls[layer.name].count == 0 and _holds(part, inner, layer.name) for layer in layers):
                 continue
-            # A model without its head; in some the name of the one without it is that of a part, as an encoder.
-            bodies: list[Any] = list(dict.fromkeys((getattr(part, "base_model", part), part)))
-            errors, ran = [], False
-            for given, body in product(candidate_inputs(part) if inputs is None else [dict(inputs)], bodies):
-                for call in calls.values():
-                    call.closed = call.count > 0
-                try:
-                    body(**given, use_cache=False) if _takes_cache(part) else body(**given)
-                    ran = True
-                except Exception as error:
-                    # Whatever the model raises: other inputs may fit, and another part of it may still be run alone.
-                    errors.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-                if all(calls[layer.name].count for layer in layers if _holds(part, inner, layer.name)):
-                    break
-            failures += [] if ran else errors
+            inside = [calls[layer.name] for layer in layers if _holds(part, inner, layer.name)]
+            failures += _run(part, candidate_inputs(part) if inputs is None else [dict(inputs)], inside)
     missed = [layer.name for layer in layers if calls[layer.name].count == 0]
     if missed and failures:
         raise RoleError(
@@ -139,6 +127,25 @@ def _record_calls(
             "it: find_attention(model, inputs={...})."
         )
     return calls
+
+
+def _run(part: nn.Module, candidates: Iterable[dict[str, Any]], calls: Sequence[_Calls]) -> list[str]:
+    """Run a model on one input after another until all calls are recorded; return the failures if none would do."""
+    # A model without its head; in some the name of the one without it is that of a part, as an encoder.
+    bodies: list[Any] = list(dict.fromkeys((getattr(part, "base_model", part), part)))
+    failures, has_run = [], False
+    for given, body in product(candidates, bodies):
+        for call in calls:
+            call.in_run = 0
+        try:
+            body(**given, use_cache=False) if _takes_cache(part) else body(**given)
+            has_run = True
+        except Exception as error:
+            # Whatever the model raises: other inputs may fit, and another part of it may still be run alone.
+            failures.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+        if all(call.count for call in calls):
+            break
+    return [] if has_run else failures
 
 
 def _parts(inner: nn.Module) -> Iterator[nn.Module]:
