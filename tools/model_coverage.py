@@ -71,6 +71,8 @@ SMALL = {
     "image_size": 64,
     "image_embedding_size": 4,
     "num_queries": 8,
+    "insert_layer_id": 0,
+    "cross_attention_hidden_size": WIDTH,
     **dict.fromkeys(("upsample_groups", "fpn_hidden_size", "output_channels"), WIDTH),
 }  # fmt: skip
 # Where widths do not fit one another when they are small: layers, experts and the vocabulary alone.
@@ -79,13 +81,12 @@ SHALLOW = {name: small for name, small in SMALL.items() if name in (*LAYER_NAMES
 REPAIRS: dict[str, dict[str, Any]] = {
     "aria": {"projector_patch_to_query_dict": {4: 4}},
     "deepseek_v2": {"num_experts_per_tok": 2},
-    "gemma3n_text": {"num_hidden_layers": 4, "num_kv_shared_layers": 2},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "pegasus_x": {"block_size": 8},
     "lw_detr": {"projector_scale_factors": [1.0]},
     "recurrent_gemma": {"num_hidden_layers": 3},
     "sam3_lite_text_text_model": {"num_hidden_layers": 4},
-    "step3p7_text": {"sliding_window": 4},
+    "step3p5": {"sliding_window": 4},
     "xmod": {"default_language": "en_XX"},
 }
 DEPTHS = ("depths",)

@@ -88,6 +88,8 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 
 
 def _makers(name: str, wanted: Mapping[str, Any]) -> list[Make]:
+    if name == "pixel_values" and "target_sizes" in wanted:
+        return [_patch_strip]
     if name == "pixel_values" and GRIDS & set(wanted):
         return [*PATCHES, *MAKERS[name]]
     if name == "hidden_states" and "grid_thw" in wanted:
@@ -276,7 +278,7 @@ def _corners(source: Source) -> Tensor:
     return torch.rand(1, source.positions, 4, generator=source.generator)
 
 
-PATCHES: list[Make] = [_patches, _patch_rows, _patch_images, _patch_strip, _merged_patches,
+PATCHES: list[Make] = [_patches, _patch_rows, _patch_images, _merged_patches,
                        lambda source: _patch_images(source)[None]]  # fmt: skip
 MAKERS: dict[str, list[Make]] = {
     "input_ids": [_ids, _codes],
