@@ -211,6 +211,13 @@ def test_a_context_that_is_not_finite_is_refused():
         find_attention(ToyModel(OddAttention, odd="not finite"))
 
 
+def test_an_output_projection_that_is_not_called_is_refused():
+    model = ToyModel()
+    model.layers[0].__class__ = type("Functional", (ToyAttention,), {"forward": lambda self, x: self.query(x)})
+    with pytest.raises(RoleError, match="Functional uses the weight of its output projection without calling"):
+        find_attention(model)
+
+
 def test_a_model_that_cannot_run_says_what_to_do():
     model = Picky()
     model.train()

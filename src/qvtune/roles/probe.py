@@ -333,6 +333,11 @@ def _context(
         result = call.repeat(attention)
     if "o" not in parts:
         keep(result)
+    if not seen:
+        raise RoleError(
+            f"{type(attention).__name__} uses the weight of its output projection without calling the module, so its "
+            "roles cannot be measured. Load the model without measuring: find_attention(model, verify=False)."
+        )
     return torch.cat(seen)
 
 
