@@ -311,8 +311,9 @@ def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:
                 f"head '{name}' cannot be told from '{others[0]}' by PEFT. Name both in the head, or use method='full'."
             )
     for name in (*targets, *head) if method == "full" else ():
-        for parameter in modules[name].parameters():
-            if parameter.dtype not in (torch.float32, torch.float64):
+        for path, parameter in inner.named_parameters():
+            is_its_own = path == name or path.startswith(f"{name}.")
+            if is_its_own and parameter.dtype not in (torch.float32, torch.float64):
                 raise AdaptError(
                     f"'{name}' is {str(parameter.dtype).removeprefix('torch.')}; full training in so few bits loses "
                     "small updates. Load the model with dtype=torch.float32 and train under bf16 autocast."

@@ -13,6 +13,7 @@ from qvtune.roles.layouts import ROLES, Rows
 class Projection:
     """One role of one attention layer: a module and the rows of its output that belong to the role.
 
+    Of XLNet, which has parameters in the place of modules, `module` names the parameter.
     `shape` is (rows, inputs) of the role's part of the weight; `module_rows` counts all rows of the module. `extra`
     names parameters outside the module that are the role's too, as DeBERTa's `q_bias`.
     """
@@ -46,11 +47,11 @@ class AttentionLayer:
     """One attention layer.
 
     `name` is the smallest module that holds all projections; `layout` names how they are stored: "separate",
-    "blocks", "grouped", "codegen", "key_value_halves", "latent", "multihead" (torch's own module) or "declared". An
-    output projection may be missing. `index` counts layers of one `kind` ("self", "cross") within one `stack`: the
-    side of an encoder-decoder, or the path of one of several towers. `uses` is how often a forward pass calls the
-    module (ALBERT calls one for all its layers; 0 where the model was not run). `verified` says that the probe
-    measured the roles on this model.
+    "blocks", "grouped", "codegen", "key_value_halves", "latent", "multihead" (torch's own module), "relative"
+    (XLNet's) or "declared". An output projection may be missing. `index` counts layers of one `kind` ("self",
+    "cross") within one `stack`: the side of an encoder-decoder, or the path of one of several towers. `uses` is how
+    often a forward pass calls the module (ALBERT calls one for all its layers; 0 where the model was not run).
+    `verified` says that the probe measured the roles on this model.
     """
 
     name: str

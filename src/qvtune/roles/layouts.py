@@ -175,7 +175,6 @@ WITHOUT_ROLES_BY_CLASS = {
     "LinearSelfAttention$": "linear attention: a scalar query",
     "SqueezeBertSelfAttention": "made of grouped convolutions",
     "IBertSelfAttention": "made of quantised layers",
-    "XLNetRelativeAttention": "made of raw three-dimensional parameters",
     "(Delta|Lightning)Attention$|TextLinearAttention$|DeltaNet$": "linear attention: no softmax over keys",
     "Levit.*Attention": "made of a linear layer with a batch norm for query, key and value together",
     "JetMoeAttention": "attention with a mixture of experts for its query",

@@ -30,6 +30,7 @@ from qvtune.roles.layouts import (
 )
 from qvtune.roles.linear import is_linear, linear_size
 from qvtune.roles.multihead import can_split
+from qvtune.roles.relative import is_relative, raw_size
 from qvtune.roles.unwrap import base_layer
 
 BY_HAND = "adapt(attention=qvtune.declare_attention(...)), or --attention FILE on the command line"
@@ -56,6 +57,7 @@ def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> Attent
         return None
     proposed = (
         _multihead(core, name)
+        or _relative(core, name)
         or _separate(core, name, children)
         or _fused(inner, core, name, children)
         or _latent(core, name, children)
@@ -133,6 +135,14 @@ def _multihead(core: Any, name: str) -> Proposed | None:
     rows = blocks((1, 1, size))
     parts = (Projection(role, name, rows[role], (size, size), bias, 3 * size) for role in "qkv")
     return "multihead", tuple(parts)
+
+
+def _relative(core: nn.Module, name: str) -> Proposed | None:
+    if not is_relative(core):
+        return None
+    sizes = {role: raw_size(core, role) for role in "qkvo"}
+    parts = (Projection(r, _join(name, r), Rows(0, size[0]), size, False, size[0]) for r, size in sizes.items())
+    return "relative", tuple(parts)
 
 
 def _query_alone(core: nn.Module, name: str, children: dict[str, Child]) -> Proposed | None:
