@@ -48,10 +48,11 @@ class AttentionLayer:
 
     `name` is the smallest module that holds all projections; `layout` names how they are stored: "separate",
     "blocks", "grouped", "codegen", "key_value_halves", "latent", "multihead" (torch's own module), "relative"
-    (XLNet's) or "declared". An output projection may be missing. `index` counts layers of one `kind` ("self",
-    "cross") within one `stack`: the side of an encoder-decoder, or the path of one of several towers. `uses` is how
-    often a forward pass calls the module (ALBERT calls one for all its layers; 0 where the model was not run).
-    `verified` says that the probe measured the roles on this model.
+    (XLNet's) or "declared". An output projection may be missing; a role may have further projections after its first,
+    for some of the tokens, as Longformer's for those with global attention. `index` counts layers of one `kind`
+    ("self", "cross") within one `stack`: the side of an encoder-decoder, or the path of one of several towers. `uses`
+    is how often a forward pass calls the module (ALBERT calls one for all its layers; 0 where the model was not run).
+    `verified` says that the probe measured the roles on this model, of each role the first projection.
     """
 
     name: str
@@ -111,14 +112,16 @@ class AttentionMap:
             RoleError: for an unknown role, or an index that no layer has.
         """
         roles = parse_roles(roles)
+        return [p for layer in self.chosen(layers) for p in layer.projections if p.role in roles]
+
+    def chosen(self, layers: Sequence[int] | None) -> list[AttentionLayer]:
+        """List the layers with these indices (all when None), in model order.
+
+        Raises:
+            RoleError: for an index that no layer has.
+        """
         wanted = None if layers is None else self._resolve(layers)
-        return [
-            projection
-            for layer in self.layers
-            if wanted is None or layer.index in wanted
-            for projection in layer.projections
-            if projection.role in roles
-        ]
+        return [layer for layer in self.layers if wanted is None or layer.index in wanted]
 
     def role_of_module(self, name: str) -> str | None:
         """Return the role of the module called `name`, or of the module that holds it, or None.

@@ -142,6 +142,14 @@ FUSED_LAYOUTS = (
     FusedLayout("key_value_halves", "to_kv", key_value_halves, query="to_q"),  # conformers of Granite-Speech
 )
 
+# Children beside query, key and value that do the same work for some of the tokens: those with global attention of
+# Longformer and LED, and a word's attention to entities and an entity's of LUKE.
+FURTHER = {
+    "q": ("query_global", "w2e_query", "e2w_query", "e2e_query"),
+    "k": ("key_global",),
+    "v": ("value_global",),
+}
+
 # Classes whose query projection gives, head by head, a query and then a gate for the head's output.
 GATED_QUERIES = r"^Qwen3(Next|_5)"
 

@@ -12,6 +12,7 @@ from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection, WithoutRoles
 from qvtune.roles.layouts import (
     CROSS_ATTENTION_NAMES,
+    FURTHER,
     FUSED_LAYOUTS,
     GATED_QUERIES,
     HEAD_DIM_ATTRIBUTES,
@@ -84,7 +85,7 @@ def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> Attent
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        projections=projections,
+        projections=(*projections, *_further(name, children)),
     )
 
 
@@ -213,6 +214,12 @@ def numbered(inner: nn.Module, layers: list[AttentionLayer]) -> Iterable[Attenti
     for layer, stack in zip(layers, stacks, strict=True):
         yield replace(layer, stack=stack, index=counts[stack, layer.kind])
         counts[stack, layer.kind] += 1
+
+
+def _further(name: str, children: dict[str, Child]) -> Iterable[Projection]:
+    """Yield the projections that some tokens have beside query, key and value."""
+    for role, names in FURTHER.items():
+        yield from (_whole(role, *_located(name, children, child)) for child in names if child in children)
 
 
 def _output_name(name: str, modules: dict[str, nn.Module], taken: set[str]) -> str | None:

@@ -77,7 +77,7 @@ def make_plan(model: nn.Module, config: TrainConfig) -> Plan:
         verified=adaptation.attention.verified,
         method=adaptation.method,
         roles=adaptation.roles,
-        attention_layers=len({p.module for p in adaptation.attention.projections("q", adaptation.layers)}),
+        attention_layers=len(adaptation.attention.chosen(adaptation.layers)),
         learning_rates={name: rates[name] for name in trained},
         parameters_by_role=counts.by_role,
         parameters_adapter=counts.adapter,
