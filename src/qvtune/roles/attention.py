@@ -15,7 +15,8 @@ class Projection:
 
     Of XLNet, which has parameters in the place of modules, `module` names the parameter.
     `shape` is (rows, inputs) of the role's part of the weight; `module_rows` counts all rows of the module. `extra`
-    names parameters outside the module that are the role's too, as DeBERTa's `q_bias`.
+    names parameters outside the module that are the role's too, as DeBERTa's `q_bias`. `bias` says whether the role has
+    one in the module: the key of BLIP-2 has not, though query and value have.
     """
 
     role: str

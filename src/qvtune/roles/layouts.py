@@ -153,6 +153,9 @@ FURTHER = {
 # Classes whose query projection gives, head by head, a query and then a gate for the head's output.
 GATED_QUERIES = r"^Qwen3(Next|_5)"
 
+# Classes that put a fused bias together from a query's and a value's, with zeros for a key's, which they do not have.
+WITHOUT_KEY_BIAS = r"^(Blip2|InstructBlip|InstructBlipVideo|PPOCRV\d\w*)Attention$"
+
 # Low-rank attention of DeepSeek: the query's last factor, and one matrix from the shared latent to every head's key
 # (without its rotary part) and value.
 LATENT_KEY_VALUE = "kv_b_proj"

@@ -22,6 +22,7 @@ from qvtune.roles.layouts import (
     OUTPUTS,
     SEPARATE_LAYOUTS,
     SHARES_KEYS,
+    WITHOUT_KEY_BIAS,
     WITHOUT_ROLES_BY_CHILD,
     WITHOUT_ROLES_BY_CLASS,
     WRAPPED,
@@ -165,6 +166,8 @@ def _fused(inner: nn.Module, core: nn.Module, name: str, children: dict[str, Chi
             continue
         path, module = _located(name, children, layout.fused)
         parts = {role: _part(role, path, module, part) for role, part in rows.items()}
+        if re.search(WITHOUT_KEY_BIAS, type(core).__name__):
+            parts["k"] = replace(parts["k"], bias=False)
         if layout.query is not None:
             parts["q"] = _whole("q", *_located(name, children, layout.query))
         return layout.name, tuple(parts[role] for role in "qkv")
