@@ -11,6 +11,8 @@ from transformers import (
     Blip2VisionModel,
     DebertaConfig,
     DebertaModel,
+    GPTNeoXJapaneseConfig,
+    GPTNeoXJapaneseModel,
     LayoutLMv2Config,
     PreTrainedModel,
 )
@@ -145,3 +147,17 @@ def test_the_map_says_which_roles_have_a_bias(family: str) -> None:
     assert attention.verified
     biased = {p.role for p in attention.projections("qkv") if p.bias or p.extra}
     assert biased == {"q", "v"}
+
+
+def test_an_output_bias_that_is_kept_apart_trains_with_the_output() -> None:
+    torch.manual_seed(0)
+    model = GPTNeoXJapaneseModel(GPTNeoXJapaneseConfig(**_SIZES, vocab_size=100, bos_token_id=1, eos_token_id=2))
+    before = snapshot(model)
+    adapted = adapt(model, roles="o", method="full", head=[])
+    assert [group["name"] for group in param_groups(adapted, lr=0.1)] == ["output", "output_no_decay"]
+    adapted(torch.tensor([[5, 9, 3]]))[0].sin().sum().backward()
+    torch.optim.SGD(param_groups(adapted, lr=0.1), lr=0.1).step()
+    after = restore(adapted).state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    dense = {f"layers.{layer}.attention.dense.weight" for layer in (0, 1)}
+    assert moved == dense | {"layers.1.attention.dense_bias"}  # the last layer alone has one

@@ -1,4 +1,4 @@
-"""Roles with a projection of their own for some of the tokens: Longformer, LED, LUKE. All names are written by hand."""
+"""Roles with more than one projection in a layer: Longformer, LED, LUKE, LiLT. All names are written by hand."""
 
 from pathlib import Path
 
@@ -27,6 +27,10 @@ ARCHITECTURES = {
     "longformer": ("LongformerForSequenceClassification", {**_BERT, "attention_window": [4, 4], "pad_token_id": 1}),
     "led": ("LEDForConditionalGeneration", _LED),
     "luke": ("LukeForEntityClassification", {**_BERT, "entity_vocab_size": 20, "entity_emb_size": 16}),
+    "lilt": (
+        "LiltForSequenceClassification",
+        {**_BERT, "hidden_size": 48, "channel_shrink_ratio": 2, "max_2d_position_embeddings": 64},
+    ),
 }
 
 _SELF = "encoder.layer.{}.attention.self."
@@ -51,7 +55,15 @@ MODULES = {
         "k": [f"luke.{_SELF}key"],
         "v": [f"luke.{_SELF}value"],
     },
+    "lilt": {
+        "q": [f"lilt.{_SELF}query", f"lilt.{_SELF}layout_query"],
+        "k": [f"lilt.{_SELF}key", f"lilt.{_SELF}layout_key"],
+        "v": [f"lilt.{_SELF}value", f"lilt.{_SELF}layout_value"],
+        "o": [f"lilt.encoder.layer.{{}}.attention.{name}.dense" for name in ("output", "layout_output")],
+    },
 }
+# LiLT's head reads the text alone, so the last layer's values of places go nowhere.
+UNREAD = {f"lilt.{_SELF}layout_value".format(1)}
 EVERY = pytest.mark.parametrize("family", list(ARCHITECTURES))
 
 
@@ -65,7 +77,7 @@ def build(family: str) -> nn.Module:
 
 
 def inputs(family: str) -> dict:
-    """Tokens of which one has global attention, or words and entities."""
+    """Tokens of which one has global attention, words with their places on a page, or words and entities."""
     generator = torch.Generator().manual_seed(3)
     ids = torch.randint(3, 100, (2, 8), generator=generator)
     if family == "longformer":
@@ -74,6 +86,9 @@ def inputs(family: str) -> dict:
         mask = torch.zeros_like(ids)
         mask[:, 2] = 1
         return {"input_ids": ids, "global_attention_mask": mask, "labels": ids}
+    if family == "lilt":
+        corners = torch.randint(0, 64, (2, 8, 4), generator=generator).sort().values
+        return {"input_ids": ids, "bbox": corners, "labels": torch.tensor([0, 1])}
     return {
         "input_ids": ids,
         "entity_ids": torch.tensor([[1, 2], [3, 4]]),
@@ -106,16 +121,17 @@ def test_what_trains(family: str, method: str, roles: str, layers: list | None) 
     """One step moves the matrices of the roles, written by hand, and after restoring nothing else."""
     model = build(family)
     before = snapshot(model)
+    expected = modules(family, roles, (0, 1) if layers is None else (1,))
     adapted = adapt(model, roles=roles, method=method, layers=layers, rank=3, dropout=0.0, head=[])
     if method == "lora":
         stir_lora(adapted)
-        reached = modules(family, roles, (0, 1) if layers is None else (1,))
-        assert count_parameters(adapted).adapter == len(reached) * 3 * (32 + 32)
+        assert count_parameters(adapted).adapter == sum(3 * sum(before[f"{name}.weight"].shape) for name in expected)
     adapted(**inputs(family)).loss.backward()
     torch.optim.AdamW(param_groups(adapted, lr=0.01, weight_decay=0.1)).step()
+    if method == "full":
+        expected -= UNREAD
     after = restore(adapted).state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    expected = modules(family, roles, (0, 1) if layers is None else (1,))
     assert {name.removesuffix(".weight") for name in moved if name.endswith(".weight")} == expected
     biases = {f"{name}.bias" for name in expected} if method == "full" else set()
     assert {name for name in moved if name.endswith(".bias")} <= biases
@@ -138,6 +154,13 @@ def test_each_moves_at_the_rate_of_its_role(family: str) -> None:
             end = adapted.get_parameter(f"{name}.weight")
             torch.testing.assert_close(end, start - rate * gradient, rtol=1e-5, atol=1e-7)
     assert reached > len(modules(family, "qkv")) // 2
+
+
+def test_lilts_outputs() -> None:
+    model = build("lilt")
+    adapted = adapt(model, roles="o", method="full", head=[])
+    trained = {name.removesuffix(".weight") for name, p in adapted.named_parameters() if p.requires_grad}
+    assert {name for name in trained if not name.endswith("bias")} == modules("lilt", "o")
 
 
 def test_longformers_classes_hang_on_its_global_projections() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection, WithoutRoles
 from qvtune.roles.layouts import (
+    BIASES,
     CROSS_ATTENTION_NAMES,
     FURTHER,
     FUSED_LAYOUTS,
@@ -86,7 +87,7 @@ def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> Attent
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        projections=(*projections, *_further(name, children)),
+        projections=(*projections, *_further(name, modules)),
     )
 
 
@@ -219,21 +220,25 @@ def numbered(inner: nn.Module, layers: list[AttentionLayer]) -> Iterable[Attenti
         counts[stack, layer.kind] += 1
 
 
-def _further(name: str, children: dict[str, Child]) -> Iterable[Projection]:
-    """Yield the projections that some tokens have beside query, key and value."""
-    for role, names in FURTHER.items():
-        yield from (_whole(role, *_located(name, children, child)) for child in names if child in children)
+def _further(name: str, modules: dict[str, nn.Module]) -> Iterable[Projection]:
+    """Yield the projections that a role has beside its first one."""
+    for role, paths in FURTHER.items():
+        names = (_beside(name, path) for path in paths)
+        yield from (_whole(role, path, modules[path]) for path in names if is_linear(modules.get(path)))
 
 
 def _output_name(name: str, modules: dict[str, nn.Module], taken: set[str]) -> str | None:
     for relative in OUTPUTS:
-        base, path = name, relative
-        if path.startswith("../"):
-            base, path = name.rpartition(".")[0], path[3:]
-        for candidate in (_join(base, path), _join(base, f"{path}.{WRAPPED}")):
+        path = _beside(name, relative)
+        for candidate in (path, f"{path}.{WRAPPED}"):
             if candidate not in taken and is_linear(modules.get(candidate)):
                 return candidate
     return None
+
+
+def _beside(name: str, path: str) -> str:
+    """Return the name of the module at a path from the one called `name`; "../" is its parent."""
+    return _join(name.rpartition(".")[0], path[3:]) if path.startswith("../") else _join(name, path)
 
 
 def _others(modules: dict[str, nn.Module]) -> list[WithoutRoles]:
@@ -292,8 +297,8 @@ def _part(role: str, path: str, module: nn.Module, rows: Rows) -> Projection:
 
 
 def _with_extra(core: nn.Module, name: str, projection: Projection) -> Projection:
-    """Add the parameters beside a module that are the role's: a bias that DeBERTa and LayoutLMv2 keep apart."""
-    bias = f"{projection.role}_bias"
+    """Add the parameters beside a module that are the role's: a bias that is kept apart."""
+    bias = BIASES[projection.role]
     parameter = core._parameters.get(bias)
     is_own = parameter is not None and parameter.numel() == len(projection.rows)
     return replace(projection, extra=(_join(name, bias),)) if is_own else projection
