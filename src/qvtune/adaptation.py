@@ -311,8 +311,9 @@ def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:
                 f"head '{name}' cannot be told from '{others[0]}' by PEFT. Name both in the head, or use method='full'."
             )
     for name in (*targets, *head) if method == "full" else ():
-        for parameter in modules[name].parameters():
-            if parameter.dtype not in (torch.float32, torch.float64):
+        for path, parameter in inner.named_parameters():
+            is_its_own = path == name or path.startswith(f"{name}.")
+            if is_its_own and parameter.dtype not in (torch.float32, torch.float64):
                 raise AdaptError(
                     f"'{name}' is {str(parameter.dtype).removeprefix('torch.')}; full training in so few bits loses "
                     "small updates. Load the model with dtype=torch.float32 and train under bf16 autocast."
@@ -339,6 +340,10 @@ def _apply_full(inner: nn.Module, adaptation: Adaptation) -> nn.Module:
     inner.requires_grad_(False)
     for name in (*adaptation.targets, *adaptation.head):
         inner.get_submodule(name).requires_grad_(True)
+    for projection in adaptation.projections:
+        bias = getattr(inner.get_submodule(projection.trained), "bias", None)
+        if bias is not None and not projection.bias:  # zeros in a fused bias, where the key has none
+            bias.requires_grad_(False)
     for name in (name for projection in adaptation.projections for name in projection.extra):
         inner.get_parameter(name).requires_grad_(True)
     return inner

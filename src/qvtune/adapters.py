@@ -16,6 +16,7 @@ from qvtune.roles.attention import AttentionMap
 from qvtune.roles.fused import misfit, split_modules
 from qvtune.roles.locate import locate
 from qvtune.roles.multihead import OUTPUT, SplitMultihead
+from qvtune.roles.relative import SplitRelative
 from qvtune.roles.split import PART_NAMES, Split
 from qvtune.roles.unwrap import unwrap, unwrap_wrappers
 
@@ -34,7 +35,8 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
 
     On a fused projection the adapters of its roles become one: with rank r and n trained roles, A is theirs stacked,
     (n r, inputs), B is block-wise, (rows, n r), zero for rows of roles that did not train, and alpha is n times theirs,
-    so that the scale alpha / rank stays. `qvtune.json` beside it tells `load_adapter` what trained.
+    so that the scale alpha / rank stays. On XLNet's raw parameters PEFT has no low-rank form for what the factors do,
+    and what is saved of each is as large as the parameter. `qvtune.json` beside it tells `load_adapter` what trained.
 
     Args:
         model: what `adapt(method="lora")` returned.
@@ -55,7 +57,10 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if fused:
+    raw = {name: module for name, module in fused.items() if isinstance(module, SplitRelative)}
+    if raw:
+        _save_raw(peft_model, raw, folder)
+    elif fused:
         _save_fused(peft_model, fused, adaptation, folder)
     else:
         peft_model.save_pretrained(str(folder), save_embedding_layers=False)
@@ -134,6 +139,40 @@ def _save_fused(peft_model: Any, fused: dict[str, Split], adaptation: Adaptation
     else:
         config.rank_pattern = {name: count * config.r for name, count in ranks.items()}
         config.alpha_pattern = {name: count * config.lora_alpha for name, count in ranks.items()}
+    _write(peft_model, config, weights, folder)
+
+
+def _save_raw(peft_model: Any, fused: dict[str, SplitRelative], folder: Path) -> None:
+    """Save the adapters on XLNet's parameters as PEFT's of parameters, beside the factors that `load_adapter` reads.
+
+    PEFT takes a parameter W (e, n, d) for e matrices and gives each factors of its own. With e inputs, n heads of size
+    d, rank n and B the identity, A is the whole change.
+    """
+    from peft import get_peft_model_state_dict
+
+    weights = dict(get_peft_model_state_dict(peft_model, save_embedding_layers=False))
+    config = copy.deepcopy(peft_model.peft_config["default"])
+    scale, config.target_parameters = config.lora_alpha / config.r, []
+    for name, module in fused.items():
+        width, heads, _ = module.shape
+        trained = [role for role, part in module.parts.items() if hasattr(part, "lora_A")]
+        # PEFT wraps the module once for each parameter; the last is the outermost.
+        for place, role in zip(_nested(name, len(trained)), reversed(trained), strict=True):
+            a, b = (weights[f"{PREFIX}{name}.{role}.lora_{letter}.weight"] for letter in "AB")
+            change = module.raw(role, scale * b @ a)
+            weights |= _named(place, (change.flatten(0, 1), torch.eye(heads).repeat_interleave(width, dim=1)))
+            config.target_parameters.append(f"{name}.{role}")
+        config.r = config.lora_alpha = heads
+    config.target_modules, config.lora_dropout = [], 0.0  # PEFT has no dropout on parameters
+    _write(peft_model, config, weights, folder)
+
+
+def _nested(name: str, count: int) -> list[str]:
+    """List the names of so many wrappers around a module, the outermost first."""
+    return [name + ".base_layer" * depth for depth in range(count)]
+
+
+def _write(peft_model: Any, config: Any, weights: dict[str, Tensor], folder: Path) -> None:
     config.inference_mode = True
     if config.base_model_name_or_path is None:
         config.base_model_name_or_path = getattr(unwrap(peft_model), "name_or_path", None)
@@ -170,6 +209,11 @@ def _fill(adapted: Any, weights: dict[str, Tensor], rank: int, folder: Path) -> 
     from peft import set_peft_model_state_dict
 
     for name, module in split_modules(unwrap(adapted)):
+        if isinstance(module, SplitRelative):
+            for wrapper in _nested(name, len(module.rows)):  # for PEFT's sake, beside the factors
+                for letter in "AB":
+                    weights.pop(f"{PREFIX}{wrapper}.lora_{letter}.weight", None)
+            continue
         keys = [f"{PREFIX}{name}.lora_{factor}.weight" for factor in "AB"]
         if not all(key in weights for key in keys):
             raise ModelError(f"{folder}: the adapter has no weights for '{name}'.")

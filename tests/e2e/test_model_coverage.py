@@ -15,7 +15,7 @@ VERIFIED = {
     "clip": ["separate"], "esm": ["separate"], "longformer": ["separate"], "layoutlm": ["separate"],
     "gpt2": ["blocks"], "modernbert": ["blocks"], "phi3": ["blocks"], "mpt": ["blocks"], "gpt_neox": ["grouped"],
     "bloom": ["grouped"], "falcon": ["grouped"], "deberta": ["grouped"], "codegen": ["codegen"],
-    "deepseek_v3": ["latent"], "siglip": ["multihead", "separate"],
+    "deepseek_v3": ["latent"], "xlnet": ["relative"], "siglip": ["multihead", "separate"],
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def test_found_measured_and_trained(model_type: str, layouts: list[str], tool: M
     [
         ("mamba", "none", "no softmax over keys"),
         ("rwkv", "none", "no query and key product"),
-        ("xlnet", "unsupported", "raw three-dimensional parameters"),
+        ("jetmoe", "unsupported", "a mixture of experts for its query"),
         ("resnet", "none", "no attention layer was found"),
     ],
 )

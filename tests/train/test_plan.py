@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from tiny import save_tiny_bert, save_tiny_llama
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import XLNetConfig, XLNetForSequenceClassification
 
 from qvtune.train.config import make_config
 from qvtune.train.model import build_on_meta, find_model
@@ -44,6 +46,20 @@ def test_counts_by_role(place: Path) -> None:
     assert plan.parameters_head == 2 * 32
     assert plan.adapter_bytes == 4 * plan.parameters_trainable
     assert plan.memory_bytes["optimizer"] == 8 * plan.parameters_trainable
+
+
+@pytest.mark.parametrize("layers", [None, [1]])
+def test_size_of_an_adapter_on_raw_parameters(layers: list | None, tmp_path: Path) -> None:
+    import qvtune
+
+    config = XLNetConfig(vocab_size=100, d_model=64, n_layer=2, n_head=4, d_inner=48)
+    config.save_pretrained(tmp_path / "xlnet")
+    model = qvtune.adapt(XLNetForSequenceClassification(config), roles="qvo", rank=3, layers=layers)
+    qvtune.save_adapter(model, tmp_path / "adapter")
+    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as file:
+        values = sum(file.get_tensor(name).numel() for name in file.keys())  # noqa: SIM118  # no dictionary
+    plan = plan_of(tmp_path, "xlnet", roles="qvo", rank=3, **({"layers": layers} if layers else {}))
+    assert plan.adapter_bytes == 4 * values
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

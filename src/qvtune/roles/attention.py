@@ -13,8 +13,10 @@ from qvtune.roles.layouts import ROLES, Rows
 class Projection:
     """One role of one attention layer: a module and the rows of its output that belong to the role.
 
+    Of XLNet, which has parameters in the place of modules, `module` names the parameter.
     `shape` is (rows, inputs) of the role's part of the weight; `module_rows` counts all rows of the module. `extra`
-    names parameters outside the module that are the role's too, as DeBERTa's `q_bias`.
+    names parameters outside the module that are the role's too, as DeBERTa's `q_bias`. `bias` says whether the role has
+    one in the module: the key of BLIP-2 has not, though query and value have.
     """
 
     role: str
@@ -46,11 +48,12 @@ class AttentionLayer:
     """One attention layer.
 
     `name` is the smallest module that holds all projections; `layout` names how they are stored: "separate",
-    "blocks", "grouped", "codegen", "key_value_halves", "latent", "multihead" (torch's own module) or "declared". An
-    output projection may be missing. `index` counts layers of one `kind` ("self", "cross") within one `stack`: the
-    side of an encoder-decoder, or the path of one of several towers. `uses` is how often a forward pass calls the
-    module (ALBERT calls one for all its layers; 0 where the model was not run). `verified` says that the probe
-    measured the roles on this model.
+    "blocks", "grouped", "codegen", "key_value_halves", "latent", "multihead" (torch's own module), "relative"
+    (XLNet's) or "declared". An output projection may be missing; a role may have further projections after its first,
+    for some of the tokens, as Longformer's for those with global attention. `index` counts layers of one `kind`
+    ("self", "cross") within one `stack`: the side of an encoder-decoder, or the path of one of several towers. `uses`
+    is how often a forward pass calls the module (ALBERT calls one for all its layers; 0 where the model was not run).
+    `verified` says that the probe measured the roles on this model, of each role the first projection.
     """
 
     name: str
@@ -110,14 +113,16 @@ class AttentionMap:
             RoleError: for an unknown role, or an index that no layer has.
         """
         roles = parse_roles(roles)
+        return [p for layer in self.chosen(layers) for p in layer.projections if p.role in roles]
+
+    def chosen(self, layers: Sequence[int] | None) -> list[AttentionLayer]:
+        """List the layers with these indices (all when None), in model order.
+
+        Raises:
+            RoleError: for an index that no layer has.
+        """
         wanted = None if layers is None else self._resolve(layers)
-        return [
-            projection
-            for layer in self.layers
-            if wanted is None or layer.index in wanted
-            for projection in layer.projections
-            if projection.role in roles
-        ]
+        return [layer for layer in self.layers if wanted is None or layer.index in wanted]
 
     def role_of_module(self, name: str) -> str | None:
         """Return the role of the module called `name`, or of the module that holds it, or None.

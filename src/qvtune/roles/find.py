@@ -8,7 +8,7 @@ from torch import nn
 
 from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
-from qvtune.roles.fused import multihead_taken_apart
+from qvtune.roles.fused import taken_apart
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.locate import BY_HAND, locate
 from qvtune.roles.probe import Probed, probe
@@ -63,7 +63,7 @@ def confirmed(inner: nn.Module, attention: AttentionMap, inputs: Mapping[str, An
             "the model is on the meta device, so its roles cannot be measured. "
             "Load its weights, or call find_attention(model, verify=False)."
         )
-    with multihead_taken_apart(inner):
+    with taken_apart(inner):
         results = probe(inner, attention.layers, inputs)
     return replace(attention, layers=tuple(map(_confirm, attention.layers, results)))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -9,6 +10,7 @@ from qvtune.roles.attention import AttentionMap, Projection
 from qvtune.roles.layouts import Rows, rows_of
 from qvtune.roles.linear import is_linear, linear_size
 from qvtune.roles.multihead import SplitMultihead, can_split
+from qvtune.roles.relative import SplitRelative, is_relative, raw_size
 from qvtune.roles.split import REST, Split, SplitProjection
 
 
@@ -23,11 +25,8 @@ def split(inner: nn.Module, attention: AttentionMap, projections: Sequence[Proje
         fused = inner.get_submodule(name)
         if isinstance(fused, Split):
             continue  # shared with a layer whose turn came before
-        if can_split(fused):
-            _replace(inner, fused, SplitMultihead(fused))
-            continue
-        rows = _rows_by_part(attention, name)
-        _replace(inner, fused, SplitProjection(fused, rows))
+        whole = _split_as_a_whole(fused)
+        _replace(inner, fused, whole(fused) if whole else SplitProjection(fused, _rows_by_part(attention, name)))
     return sorted(names)
 
 
@@ -54,10 +53,9 @@ def misfit(inner: nn.Module, attention: AttentionMap) -> str | None:
     """Say what of a map the model does not have, or return None where it has all."""
     modules = dict(inner.named_modules())
     for projection in attention.projections("qkvo"):
-        module = modules.get(projection.module)
-        if module is None or not (is_linear(module) or can_split(module)):
+        size = _size(modules, projection.module)
+        if size is None:
             return f"has no '{projection.module}'"
-        size = tuple(module.in_proj_weight.shape) if can_split(module) else linear_size(module)
         wanted = (projection.module_rows, projection.shape[1])
         if size != wanted:
             return f"has {size[1]} to {size[0]} in '{projection.module}', not {wanted[1]} to {wanted[0]}"
@@ -65,9 +63,9 @@ def misfit(inner: nn.Module, attention: AttentionMap) -> str | None:
 
 
 @contextmanager
-def multihead_taken_apart(inner: nn.Module) -> Iterator[None]:
-    """Let torch's attention modules call their projections inside the block, and leave them as they were after it."""
-    swapped = [(m, SplitMultihead(m, keep=True)) for m in inner.modules() if can_split(m)]
+def taken_apart(inner: nn.Module) -> Iterator[None]:
+    """Let torch's and XLNet's attention call their projections inside the block, and leave them as they were after."""
+    swapped = [(m, split(m, keep=True)) for m in inner.modules() if (split := _split_as_a_whole(m)) is not None]
     for fused, apart in swapped:
         _replace(inner, fused, apart)
     try:
@@ -75,6 +73,24 @@ def multihead_taken_apart(inner: nn.Module) -> Iterator[None]:
     finally:
         for fused, apart in swapped:
             _replace(inner, apart, fused)
+
+
+def _split_as_a_whole(module: nn.Module) -> type[SplitMultihead] | type[SplitRelative] | None:
+    """Return the class that stands for a whole attention module, where no layer of it is called for a role, or None."""
+    if can_split(module):
+        return SplitMultihead
+    return SplitRelative if is_relative(module) else None
+
+
+def _size(modules: dict[str, nn.Module], name: str) -> tuple[int, int] | None:
+    """Return (rows, inputs) of what a projection calls its module, or None where there is no such."""
+    module: Any = modules.get(name)
+    parent, _, child = name.rpartition(".")
+    if module is None:
+        return raw_size(modules[parent], child) if is_relative(modules.get(parent)) else None
+    if can_split(module):
+        return tuple(module.in_proj_weight.shape)
+    return linear_size(module) if is_linear(module) else None
 
 
 def _rows_by_part(attention: AttentionMap, name: str) -> dict[str, Rows]:
@@ -89,8 +105,8 @@ def _rows_by_part(attention: AttentionMap, name: str) -> dict[str, Rows]:
 
 def _to_split(inner: nn.Module, projection: Projection) -> str | None:
     parent = projection.module.rpartition(".")[0]
-    if parent and can_split(inner.get_submodule(parent)):
-        return parent  # the output projection of torch's attention
+    if parent and _split_as_a_whole(inner.get_submodule(parent)):
+        return parent  # as for the output projection of torch's attention
     return projection.module if projection.is_fused else None
 
 

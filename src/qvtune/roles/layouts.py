@@ -142,11 +142,27 @@ FUSED_LAYOUTS = (
     FusedLayout("key_value_halves", "to_kv", key_value_halves, query="to_q"),  # conformers of Granite-Speech
 )
 
+# Projections that a role has beside its first one, for some of the tokens or a part of what is known of them: with
+# global attention in Longformer and LED, between words and entities in LUKE, of the place on the page in LiLT. They are
+# named from the module of query, key and value.
+FURTHER = {
+    "q": ("query_global", "w2e_query", "e2w_query", "e2e_query", "layout_query"),
+    "k": ("key_global", "layout_key"),
+    "v": ("value_global", "layout_value"),
+    "o": ("../layout_output.dense",),
+}
+
+# Biases that are parameters beside the projections, in DeBERTa, LayoutLMv2 and GPT-NeoX-Japanese.
+BIASES = {"q": "q_bias", "k": "k_bias", "v": "v_bias", "o": "dense_bias"}
+
 # Classes whose query projection gives, head by head, a query and then a gate for the head's output.
 GATED_QUERIES = r"^Qwen3(Next|_5)"
 
 # Classes of differential attention: two queries and keys of half a head each weigh the value of a whole one.
 PAIRED_HEADS = r"^DiffLlama"
+
+# Classes that put a fused bias together from a query's and a value's, with zeros for a key's, which they do not have.
+WITHOUT_KEY_BIAS = r"^(Blip2|InstructBlip|InstructBlipVideo|PPOCRV\d\w*)Attention$"
 
 # Low-rank attention of DeepSeek: the query's last factor, and one matrix from the shared latent to every head's key
 # (without its rotary part) and value.
@@ -177,12 +193,11 @@ WITHOUT_ROLES_BY_CLASS = {
     "VQVAEAttn": "made of convolutions over an image",
     "PatchTSMixerGatedAttention": "a gate: no query and key product",
     "LinearSelfAttention$": "linear attention: a scalar query",
-    "SqueezeBertSelfAttention": "made of grouped convolutions",
-    "IBertSelfAttention": "made of quantised layers",
-    "XLNetRelativeAttention": "made of raw three-dimensional parameters",
+    "SqueezeBertSelfAttention": "made of grouped convolutions, into which PEFT can merge no adapter",
+    "IBertSelfAttention": "made of quantised layers of its own, to which PEFT can attach none",
     "(Delta|Lightning)Attention$|TextLinearAttention$|DeltaNet$": "linear attention: no softmax over keys",
     "Levit.*Attention": "made of a linear layer with a batch norm for query, key and value together",
-    "JetMoeAttention": "attention with a mixture of experts for its query",
+    "JetMoeAttention": "attention with a mixture of experts for its query and output",
     "ZayaAttention": "attention whose queries and keys go through convolutions",
     "DeepseekV4Attention": "attention with one matrix for key and value",
     "AXK2Attention": "attention with one matrix for a query and its gate, of two inputs",

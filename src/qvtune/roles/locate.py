@@ -11,7 +11,9 @@ from torch import nn
 from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection, WithoutRoles
 from qvtune.roles.layouts import (
+    BIASES,
     CROSS_ATTENTION_NAMES,
+    FURTHER,
     FUSED_LAYOUTS,
     GATED_QUERIES,
     HEAD_DIM_ATTRIBUTES,
@@ -22,6 +24,7 @@ from qvtune.roles.layouts import (
     PAIRED_HEADS,
     SEPARATE_LAYOUTS,
     SHARES_KEYS,
+    WITHOUT_KEY_BIAS,
     WITHOUT_ROLES_BY_CHILD,
     WITHOUT_ROLES_BY_CLASS,
     WRAPPED,
@@ -31,6 +34,7 @@ from qvtune.roles.layouts import (
 )
 from qvtune.roles.linear import is_linear, linear_size
 from qvtune.roles.multihead import can_split
+from qvtune.roles.relative import is_relative, raw_size
 from qvtune.roles.unwrap import base_layer
 
 BY_HAND = "adapt(attention=qvtune.declare_attention(...)), or --attention FILE on the command line"
@@ -57,6 +61,7 @@ def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> Attent
         return None
     proposed = (
         _multihead(core, name)
+        or _relative(core, name)
         or _separate(core, name, children)
         or _fused(inner, core, name, children)
         or _latent(core, name, children)
@@ -85,7 +90,7 @@ def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> Attent
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        projections=projections,
+        projections=(*projections, *_further(name, modules)),
     )
 
 
@@ -138,6 +143,14 @@ def _multihead(core: Any, name: str) -> Proposed | None:
     return "multihead", tuple(parts)
 
 
+def _relative(core: nn.Module, name: str) -> Proposed | None:
+    if not is_relative(core):
+        return None
+    sizes = {role: raw_size(core, role) for role in "qkvo"}
+    parts = (Projection(r, _join(name, r), Rows(0, size[0]), size, False, size[0]) for r, size in sizes.items())
+    return "relative", tuple(parts)
+
+
 def _query_alone(core: nn.Module, name: str, children: dict[str, Child]) -> Proposed | None:
     """Return the query of a layer that takes its keys and values from an earlier one."""
     if not any(getattr(core, mark, False) for mark in SHARES_KEYS):
@@ -157,6 +170,8 @@ def _fused(inner: nn.Module, core: nn.Module, name: str, children: dict[str, Chi
             continue
         path, module = _located(name, children, layout.fused)
         parts = {role: _part(role, path, module, part) for role, part in rows.items()}
+        if re.search(WITHOUT_KEY_BIAS, type(core).__name__):
+            parts["k"] = replace(parts["k"], bias=False)
         if layout.query is not None:
             parts["q"] = _whole("q", *_located(name, children, layout.query))
         return layout.name, tuple(parts[role] for role in "qkv")
@@ -208,15 +223,25 @@ def numbered(inner: nn.Module, layers: list[AttentionLayer]) -> Iterable[Attenti
         counts[stack, layer.kind] += 1
 
 
+def _further(name: str, modules: dict[str, nn.Module]) -> Iterable[Projection]:
+    """Yield the projections that a role has beside its first one."""
+    for role, paths in FURTHER.items():
+        names = (_beside(name, path) for path in paths)
+        yield from (_whole(role, path, modules[path]) for path in names if is_linear(modules.get(path)))
+
+
 def _output_name(name: str, modules: dict[str, nn.Module], taken: set[str]) -> str | None:
     for relative in OUTPUTS:
-        base, path = name, relative
-        if path.startswith("../"):
-            base, path = name.rpartition(".")[0], path[3:]
-        for candidate in (_join(base, path), _join(base, f"{path}.{WRAPPED}")):
+        path = _beside(name, relative)
+        for candidate in (path, f"{path}.{WRAPPED}"):
             if candidate not in taken and is_linear(modules.get(candidate)):
                 return candidate
     return None
+
+
+def _beside(name: str, path: str) -> str:
+    """Return the name of the module at a path from the one called `name`; "../" is its parent."""
+    return _join(name.rpartition(".")[0], path[3:]) if path.startswith("../") else _join(name, path)
 
 
 def _others(modules: dict[str, nn.Module]) -> list[WithoutRoles]:
@@ -275,8 +300,8 @@ def _part(role: str, path: str, module: nn.Module, rows: Rows) -> Projection:
 
 
 def _with_extra(core: nn.Module, name: str, projection: Projection) -> Projection:
-    """Add the parameters beside a module that are the role's: a bias that DeBERTa and LayoutLMv2 keep apart."""
-    bias = f"{projection.role}_bias"
+    """Add the parameters beside a module that are the role's: a bias that is kept apart."""
+    bias = BIASES[projection.role]
     parameter = core._parameters.get(bias)
     is_own = parameter is not None and parameter.numel() == len(projection.rows)
     return replace(projection, extra=(_join(name, bias),)) if is_own else projection

@@ -162,7 +162,7 @@ def _holds(part: nn.Module, inner: nn.Module, name: str) -> bool:
 
 def _probe_layer(inner: nn.Module, layer: AttentionLayer, call: _Calls) -> Probed:
     attention = inner.get_submodule(layer.name)
-    parts = {p.role: _part(inner, p) for p in layer.projections}
+    parts = {p.role: _part(inner, p) for p in reversed(layer.projections)}  # a role's first one
 
     plain = partial(_context, attention, parts, call)
     scattered = partial(_context, attention, parts, call, scatter=_noise(1.0))

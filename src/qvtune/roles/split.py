@@ -30,6 +30,8 @@ class Split(nn.Module):
 
     # What stands before "weight" and "bias" in the fused module's own parameters.
     prefix = ""
+    # What the linear layer of a role is called.
+    names = PART_NAMES
 
     def __init__(self, fused: nn.Module, rows: dict[str, Rows], *, is_loaded: bool) -> None:
         super().__init__()
@@ -44,13 +46,33 @@ class Split(nn.Module):
     @property
     def parts(self) -> dict[str, Any]:
         """The linear layers by role, in the order of their rows; adapters may wrap them."""
-        return {role: self._modules[PART_NAMES[role]] for role in self.rows}
+        return {role: self._modules[self.names[role]] for role in self.rows}
 
     def join(self) -> nn.Module:
         """Return the fused module with the weights of the parts."""
         self._fill(trainable=all(p.requires_grad for p in self.parameters()))
         self._mark(self.fused)
         return self.fused.train(self.training)
+
+    def to_fused(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Put the fused weight and bias into a state dict in place of the parts'."""
+        for kind in ("weight", "bias"):
+            keys = [f"{prefix}{self.names[role]}.{kind}" for role in self.rows]
+            if all(key in state for key in keys):
+                joined = self._joined([state.pop(key) for key in keys])
+                turned = kind == "weight" and isinstance(self.fused, Conv1D)
+                state[f"{prefix}{self.prefix}{kind}"] = joined.T.contiguous() if turned else joined
+
+    def from_fused(self, state: dict[str, Tensor], prefix: str) -> None:
+        """Put the parts' weights and biases into a state dict in place of the fused ones."""
+        for kind in ("weight", "bias"):
+            key = f"{prefix}{self.prefix}{kind}"
+            if key in state:
+                fused = state.pop(key)
+                fused = fused.T if kind == "weight" and isinstance(self.fused, Conv1D) else fused
+                for role, rows in self.rows.items():
+                    index = torch.tensor(rows.indices(), device=fused.device)
+                    state[f"{prefix}{self.names[role]}.{kind}"] = fused[index].contiguous()
 
     def _fill(self, *, trainable: bool) -> None:
         raise NotImplementedError
@@ -128,27 +150,12 @@ class SplitProjection(Split):
 
 
 def _join_state(module: Split, state: dict[str, Tensor], prefix: str, local_metadata: Any) -> None:
-    """Put the fused weight and bias into a state dict in place of the parts', where no adapter wraps them."""
-    if any(type(part) is not nn.Linear for part in module.parts.values()):
-        return
-    for kind in ("weight", "bias"):
-        keys = [f"{prefix}{PART_NAMES[role]}.{kind}" for role in module.rows]
-        if all(key in state for key in keys):
-            joined = module._joined([state.pop(key) for key in keys])
-            turned = kind == "weight" and isinstance(module.fused, Conv1D)
-            state[f"{prefix}{module.prefix}{kind}"] = joined.T.contiguous() if turned else joined
+    if all(type(part) is nn.Linear for part in module.parts.values()):  # and no adapter wraps them
+        module.to_fused(state, prefix)
 
 
 def _split_state(module: Split, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
-    """Take a fused weight and bias in a state dict apart, so that they load into the parts."""
-    for kind in ("weight", "bias"):
-        key = f"{prefix}{module.prefix}{kind}"
-        if key in state:
-            fused = state.pop(key)
-            fused = fused.T if kind == "weight" and isinstance(module.fused, Conv1D) else fused
-            for role, rows in module.rows.items():
-                index = torch.tensor(rows.indices(), device=fused.device)
-                state[f"{prefix}{PART_NAMES[role]}.{kind}"] = fused[index].contiguous()
+    module.from_fused(state, prefix)
 
 
 def _interleaved_runs(parts: list[Rows]) -> int:

@@ -70,14 +70,14 @@ def make_plan(model: nn.Module, config: TrainConfig) -> Plan:
         output_lr=config.output_lr,
     )
     trained = [ROLES[role] for role in adaptation.roles] + (["head"] if counts.head else [])
-    saved = counts.trainable if adaptation.method == "lora" else counts.total
+    saved = counts.trainable + _beside_factors(adaptation) if adaptation.method == "lora" else counts.total
     return Plan(
         model=config.model,
         model_type=adaptation.attention.model_type,
         verified=adaptation.attention.verified,
         method=adaptation.method,
         roles=adaptation.roles,
-        attention_layers=len({p.module for p in adaptation.attention.projections("q", adaptation.layers)}),
+        attention_layers=len(adaptation.attention.chosen(adaptation.layers)),
         learning_rates={name: rates[name] for name in trained},
         parameters_by_role=counts.by_role,
         parameters_adapter=counts.adapter,
@@ -161,6 +161,16 @@ def _operations(inner: nn.Module, adaptation: Adaptation, counts: ParameterCount
         4 * config.max_length * sum(layer.heads * layer.head_dim * max(1, layer.uses) for layer in adaptation.attention)
     )
     return tokens * (2 * (2 * matrices + counts.adapter * shared) + 2 * products)
+
+
+def _beside_factors(adaptation: Adaptation) -> int:
+    """Count what an adapter on XLNet's parameters holds for plain PEFT: a change of full size, and identities."""
+    layers = [layer for layer in adaptation.attention.chosen(adaptation.layers) if layer.layout == "relative"]
+    return sum(
+        rows * inputs + layer.heads**2 * layer["q"].shape[1]
+        for layer in layers
+        for rows, inputs in (layer[role].shape for role in adaptation.roles)
+    )
 
 
 def _layer_calls(adaptation: Adaptation) -> int:
