@@ -9,9 +9,11 @@ import pytest
 import qvtune
 
 FUNCTIONS = [
+    "accelerate",
     "adapt",
     "adaptation_of",
     "count_parameters",
+    "decelerate",
     "declare_attention",
     "find_attention",
     "load_adapter",

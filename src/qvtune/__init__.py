@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from qvtune.roles.declare import declare_attention
     from qvtune.roles.find import find_attention
     from qvtune.roles.layouts import Rows
+    from qvtune.train.fast.accelerate import accelerate, decelerate
     from qvtune.train.trainer import Trainer, TrainingArguments
 
 __version__ = "0.1.0"
@@ -27,9 +28,11 @@ _HOMES = {
     "Rows": "qvtune.roles.layouts",
     "Trainer": "qvtune.train.trainer",
     "TrainingArguments": "qvtune.train.trainer",
+    "accelerate": "qvtune.train.fast.accelerate",
     "adapt": "qvtune.adaptation",
     "adaptation_of": "qvtune.adaptation",
     "count_parameters": "qvtune.adaptation",
+    "decelerate": "qvtune.train.fast.accelerate",
     "declare_attention": "qvtune.roles.declare",
     "find_attention": "qvtune.roles.find",
     "load_adapter": "qvtune.adapters",
@@ -48,9 +51,11 @@ __all__ = [
     "Rows",
     "Trainer",
     "TrainingArguments",
+    "accelerate",
     "adapt",
     "adaptation_of",
     "count_parameters",
+    "decelerate",
     "declare_attention",
     "find_attention",
     "load_adapter",

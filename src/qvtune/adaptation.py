@@ -20,6 +20,8 @@ METHODS = ("lora", "full")
 
 # The attribute under which an adapted model carries its Adaptation.
 _MARK = "qvtune_adaptation"
+# The attribute under which what changed the model further leaves a function that undoes it, which `restore` calls.
+UNDO = "qvtune_undo"
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,9 @@ def restore(model: nn.Module, *, merge: bool = True) -> nn.Module:
     Raises:
         AdaptError: if the model was not adapted.
     """
+    undo = unwrap(model).__dict__.get(UNDO)
+    if undo is not None:
+        undo(model)
     holder: Any = _holder(model)
     if holder is None and join(unwrap(model)):
         return unwrap(model).requires_grad_(True)  # adapters were taken off by PEFT alone

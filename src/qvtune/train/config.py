@@ -113,7 +113,13 @@ class MachineOptions(Options):
     """Memory, precision and what is logged."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="Arithmetic of the forward pass; auto is bf16 on GPUs that have it, fp32 elsewhere."
+        "auto",
+        description="Arithmetic of the forward pass; auto is bf16 where the hardware multiplies it faster, else fp32.",
+    )
+    fast: bool = Field(
+        True,
+        description="Train and evaluate by qvtune's own kernels and batches of similar length; --no-fast leaves all to "
+        "the libraries.",
     )
     gradient_checkpointing: bool = Field(False, description="Compute activations twice to save memory.")
     num_workers: int = Field(0, ge=0, description="Processes that prepare batches.")

@@ -29,6 +29,8 @@ from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.data.tokens import tokenize
 from qvtune.errors import ConfigError, DataError, RunError, nearest
 from qvtune.train.config import TrainConfig
+from qvtune.train.fast.accelerate import accelerate
+from qvtune.train.fast.batches import longest_first
 from qvtune.train.folder import RunFolder, staged_folder, write_text
 from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer
 from qvtune.train.progress import track
@@ -73,6 +75,8 @@ def load_run(path: Path, model: str | None = None) -> TrainedRun:
     loaded = load_model(source, model_config, task, tokenizer, new_head=config.new_head and is_adapter)
     if is_adapter:
         loaded = load_adapter(loaded, saved)
+    if config.fast:
+        loaded = accelerate(loaded)
     return TrainedRun(folder, config, task, tokenizer, loaded.eval())
 
 
@@ -89,16 +93,16 @@ def score_texts(
     """
     device = next(model.parameters()).device
     columns = [name for name in dataset.column_names if name in tokenizer.model_input_names]
-    loader = DataLoader(
-        dataset.select_columns(columns),
-        batch_size=batch_size,
-        collate_fn=DataCollatorWithPadding(tokenizer),
-    )
+    by_length, order = longest_first(dataset.select_columns(columns))
+    loader = DataLoader(by_length, batch_size=batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
     scores = []
     with torch.inference_mode():
         for batch in track(loader, len(dataset), batch_size, "scoring", console or Console(stderr=True)):
             scores.append(model(**batch.to(device)).logits.float().cpu())
-    return torch.cat(scores).numpy()
+    found = torch.cat(scores).numpy()
+    result = np.empty_like(found)
+    result[order] = found
+    return result
 
 
 def evaluate_run(

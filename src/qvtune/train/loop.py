@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerState
 
 from qvtune.data.load import TUNING
 from qvtune.data.metrics import combine_splits, compute_metrics
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.errors import DivergedError, Interrupted
+from qvtune.train.fast.batches import LengthBatches, token_lengths
+from qvtune.train.fast.precision import widen
 from qvtune.train.folder import RunFolder, writing
 from qvtune.train.trainer import Trainer
 
@@ -43,9 +46,29 @@ class RunTrainer(Trainer):
         # Seconds spent on anything but training steps, to be taken off the speed.
         self.aside_seconds = 0.0
 
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if not self.args.fast:
+            return super()._get_train_sampler(train_dataset)
+        lengths = token_lengths(train_dataset or self.train_dataset)
+        return LengthBatches(lengths, self.args.train_batch_size * self.args.world_size, self.args.data_seed or 0)
+
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Evaluate every split, log the task's metrics under `eval_...` and return them."""
         start = time.perf_counter()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._measure().items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.aside_seconds += time.perf_counter() - start
+        return metrics
+
+    def measure_in_full(self) -> dict[str, float]:
+        """Return the metrics in float32, as whoever loads what was saved gets them. No step comes after this."""
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.accelerator.native_amp = False
+        widen(self.model)
+        return self._measure()
+
+    def _measure(self) -> dict[str, float]:
         # A data loader draws from the global random state; how often a run evaluates must not change its training.
         state = torch.get_rng_state()
         outputs: dict[str, Any] = {split: self.predict(dataset) for split, dataset in self.eval_dataset.items()}
@@ -57,12 +80,7 @@ class RunTrainer(Trainer):
             by_split[split] = compute_metrics(self.task, output.predictions, output.label_ids)
             by_split[split]["loss"] = float(output.metrics["test_loss"])
         tuning = by_split.pop(TUNING, {})
-        metrics = combine_splits(self.task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.aside_seconds += time.perf_counter() - start
-        return metrics
+        return combine_splits(self.task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, but for transformers' summary at the end, whose speed counts evaluations as training."""

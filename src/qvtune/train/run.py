@@ -28,6 +28,8 @@ from qvtune.errors import ConfigError, DataError, nearest
 from qvtune.train.card import adapter_card
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import describe_environment, is_main_process, peak_memory
+from qvtune.train.fast.batches import longest_first
+from qvtune.train.fast.precision import resolve_precision
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
 from qvtune.train.loop import EarlyStopping, RunTrainer
 from qvtune.train.model import (
@@ -132,7 +134,7 @@ def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Con
     clock = _MetricsFile(folder)
     trainer = RunTrainer(
         task=prepared.data.task,
-        eval_dataset=prepared.splits,
+        eval_dataset={s: longest_first(d)[0] if config.fast else d for s, d in prepared.splits.items()},
         folder=folder,
         model=prepared.model,
         args=arguments,
@@ -198,6 +200,7 @@ def training_arguments(config: TrainConfig, folder: RunFolder, metric: str) -> T
         use_cpu=not torch.accelerator.is_available(),
         bf16=precision == "bf16",
         fp16=precision == "fp16",
+        fast=config.fast,
         seed=stream_seed(config.seed, "dropout"),
         data_seed=stream_seed(config.seed, "order"),
         eval_strategy=strategy,
@@ -224,19 +227,6 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
     # transformers 5.21 renamed gradient_checkpointing, and Python 3.10 ends at 5.20.
     name = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, n))
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
-
-
-def resolve_precision(precision: str) -> str:
-    """Return fp32, bf16 or fp16 for what was asked and the hardware that is here.
-
-    Raises:
-        ConfigError: if the hardware does not have it.
-    """
-    if precision == "auto":
-        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError("--precision fp16 needs a GPU, and none was found. Use bf16 or fp32.")
-    return precision
 
 
 def check_known(unknown: float, model: str) -> list[str]:
@@ -358,6 +348,8 @@ def _result(
 
 def _final_metrics(trainer: RunTrainer) -> dict[str, float]:
     """Return the metrics of the checkpoint that the run ends with: logged when it was evaluated, or measured now."""
+    if trainer.args.bf16 or trainer.args.fp16:
+        return {f"eval_{name}": value for name, value in trainer.measure_in_full().items()}
     state = trainer.state
     step = state.best_global_step if trainer.args.load_best_model_at_end else state.global_step
     for record in state.log_history:

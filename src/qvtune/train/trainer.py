@@ -19,6 +19,7 @@ from qvtune.groups import NO_DECAY, param_groups
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.unwrap import unwrap
 from qvtune.train.config import TrainConfig
+from qvtune.train.fast.accelerate import accelerate
 
 # A checkpoint under construction; it gets its name when it is whole.
 STAGING = ".writing-"
@@ -46,6 +47,7 @@ class TrainingArguments(transformers.TrainingArguments):
     key_lr: float | None = _option("key_lr")
     value_lr: float | None = _option("value_lr")
     output_lr: float | None = _option("output_lr")
+    fast: bool = _option("fast")
 
 
 class Trainer(transformers.Trainer):
@@ -78,7 +80,7 @@ class Trainer(transformers.Trainer):
         if not isinstance(args, TrainingArguments):
             raise ConfigError("args are transformers' TrainingArguments. Make qvtune.TrainingArguments of them.")
         if model is not None:
-            model = _adapted(model, args)
+            model = _prepared(model, args)
         super().__init__(model=model, args=args, **kwargs)
         self._role_rates: dict[str, float] = {}
         # transformers takes every model with **kwargs to divide its loss by the accumulated number of examples; heads
@@ -89,7 +91,7 @@ class Trainer(transformers.Trainer):
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Make the model and adapt it."""
-        return _adapted(super().call_model_init(trial), self.args)
+        return _prepared(super().call_model_init(trial), self.args)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer that `args.optim` names over qvtune's parameter groups."""
@@ -192,19 +194,19 @@ class Trainer(transformers.Trainer):
             )
 
 
-def _adapted(model: nn.Module, args: TrainingArguments) -> nn.Module:
-    if adaptation_of(model) is not None:
-        return model
-    set_seed(args.seed)
-    return adapt(
-        model,
-        roles=args.roles,
-        method=args.method,
-        rank=args.rank,
-        alpha=args.alpha,
-        dropout=args.dropout,
-        layers=args.layers,
-    )
+def _prepared(model: nn.Module, args: TrainingArguments) -> nn.Module:
+    if adaptation_of(model) is None:
+        set_seed(args.seed)
+        model = adapt(
+            model,
+            roles=args.roles,
+            method=args.method,
+            rank=args.rank,
+            alpha=args.alpha,
+            dropout=args.dropout,
+            layers=args.layers,
+        )
+    return accelerate(model, precision="bf16" if args.bf16 else "fp32") if args.fast else model
 
 
 def _attention_of(model: nn.Module) -> AttentionMap | None:

@@ -1,0 +1,338 @@
+"""Speed of fine-tuning, against transformers' Trainer with PEFT: the common way, its best flags, and qvtune.
+
+    python benchmarks/speed.py --glue-dir glue --out docs/speed
+
+All three train LoRA of rank 8 on query and value, and the head, on the same examples with the same batch size, dropout
+and optimizer. "public" pads every example to the length limit in float32; "flags" groups by length, pads to the batch
+and runs bfloat16 autocast; "qvtune" is `qvtune train`. Every measurement is a process of its own, the ways take turns,
+and medians over the rounds count. An epoch is trained on a sample of the examples and scaled to all of them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+WAYS = ("public", "flags", "qvtune")
+BATCH, RANK, LR = 32, 8, 4e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained: `samples` examples for the fast ways, `padded` of them for the one that pads all alike."""
+
+    name: str
+    model: str
+    data: str
+    samples: int
+    padded: int
+    max_length: int = 128
+
+
+CASES = (
+    Case("cola", "pkg:minilm", "glue/cola", 3200, 256),
+    Case("sst2", "pkg:minilm", "glue/sst2", 3200, 256),
+    Case("mrpc", "pkg:minilm", "glue/mrpc", 1600, 256),
+    Case("rte", "pkg:minilm", "glue/rte", 1600, 256),
+    Case("stsb", "pkg:minilm", "glue/stsb", 1600, 256),
+    Case("imdb", "pkg:minilm", "pkg:imdb", 256, 96, 512),
+    Case("smollm2", "pkg:smollm2", "glue/rte", 128, 64),
+)
+GLUE = ("cola", "sst2", "mrpc", "rte", "stsb")
+
+
+def measure(case: Case, way: str, glue_dir: Path, started: float) -> dict[str, Any]:
+    """Train and evaluate once in this process."""
+    import torch
+    from transformers import TrainerCallback
+    from transformers.trainer import DEFAULT_CALLBACKS
+
+    from qvtune.train.environment import peak_memory
+
+    found: dict[str, Any] = {"steps": []}
+
+    class Clock(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            found["begin"] = time.time()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            found["steps"].append(time.time())
+
+        def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
+            found.setdefault("evaluation", metrics["test_samples_per_second"])
+            found["memory"] = peak_memory()[0]
+
+    DEFAULT_CALLBACKS.append(Clock)
+    with tempfile.TemporaryDirectory() as folder:
+        run = train_qvtune if way == "qvtune" else train_plain
+        counted = run(case, way, glue_dir, Path(folder) / "run")
+    steps = found["steps"]
+    if way == "public":  # all its steps are alike, and the first one also allocates
+        seconds, samples = steps[-1] - steps[0], counted["samples"] - BATCH
+    else:
+        seconds, samples = steps[-1] - found["begin"], counted["samples"]
+    return {
+        "train_samples_per_second": samples / seconds,
+        "train_tokens_per_second": samples / seconds * counted["tokens"] / counted["samples"],
+        "evaluation_samples_per_second": found["evaluation"],
+        "seconds_to_first_step": steps[0] - started,
+        "peak_memory": found["memory"],
+        "metric": counted["metric"],
+        "examples": counted["examples"],
+        "operations_per_sample": counted["operations"] / counted["samples"],
+        "threads": torch.get_num_threads(),
+    }
+
+
+def configuration(case: Case, glue_dir: Path, samples: int | None, out: Path) -> Any:
+    """Return the options that all three ways follow."""
+    from qvtune.train.config import make_config
+
+    return make_config(
+        {
+            "model": case.model,
+            "data": case.data,
+            "glue_dir": glue_dir if case.data.startswith("glue/") else None,
+            "max_train_samples": samples,
+            "max_eval_samples": 256,
+            "max_length": case.max_length,
+            "lr": LR,
+            "lr_ratio": 1.0,
+            "rank": RANK,
+            "alpha": RANK,
+            "epochs": 1,
+            "batch_size": BATCH,
+            "out": str(out),
+        }
+    )
+
+
+def train_qvtune(case: Case, way: str, glue_dir: Path, out: Path) -> dict[str, Any]:
+    """Train as `qvtune train` does."""
+    from rich.console import Console
+
+    from qvtune.train.run import run
+
+    prepared: list[Any] = []
+    config = configuration(case, glue_dir, case.samples, out)
+    result = run(config, Console(quiet=True), prepared.append)
+    train = prepared[0].train
+    return counts(train, prepared[0].model, case, glue_dir) | {"metric": result["metrics"][result["main_metric"]]}
+
+
+def train_plain(case: Case, way: str, glue_dir: Path, out: Path) -> dict[str, Any]:
+    """Train with transformers and PEFT alone; qvtune reads the data and loads the model."""
+    import numpy as np
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator, set_seed
+
+    from qvtune.data.load import load_data
+    from qvtune.data.metrics import compute_metrics
+    from qvtune.train.model import find_model, load_config, load_model, load_tokenizer
+
+    samples = case.padded if way == "public" else case.samples
+    config = configuration(case, glue_dir, samples, out)
+    source = find_model(config.model, False)
+    model_config = load_config(source)
+    tokenizer = load_tokenizer(source, model_config)
+    data = load_data(config, config.seed)
+    set_seed(config.seed)
+    model = load_model(source, model_config, data.task, tokenizer, new_head=False)
+    targets = ["query", "value"] if "minilm" in case.model else ["q_proj", "v_proj"]
+    adapters = LoraConfig(
+        task_type=TaskType.SEQ_CLS, r=RANK, lora_alpha=RANK, lora_dropout=config.dropout, target_modules=targets
+    )
+    model = get_peft_model(model, adapters)
+
+    def encode(batch: dict[str, list[Any]]) -> Any:
+        padding = "max_length" if way == "public" else False
+        return tokenizer(
+            batch["text"], batch.get("text_pair"), truncation=True, max_length=case.max_length, padding=padding
+        )
+
+    def tokens(dataset: Any) -> Any:
+        columns = [name for name in dataset.column_names if name != "label"]
+        return dataset.map(encode, batched=True, remove_columns=columns).rename_column("label", "labels")
+
+    train, evaluation = tokens(data.train), tokens(next(iter(data.evaluation.values())))
+    flags: dict[str, Any] = {"bf16": True, "train_sampling_strategy": "group_by_length"} if way == "flags" else {}
+    arguments = TrainingArguments(
+        output_dir=str(out), per_device_train_batch_size=BATCH, per_device_eval_batch_size=config.eval_batch_size,
+        num_train_epochs=1, learning_rate=LR, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
+        eval_strategy="no", logging_steps=10, seed=config.seed, dataloader_pin_memory=False, **flags,
+    )  # fmt: skip
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=train, processing_class=tokenizer,
+        data_collator=default_data_collator if way == "public" else DataCollatorWithPadding(tokenizer),
+    )  # fmt: skip
+    trainer.train()
+    output = trainer.predict(evaluation)
+    metrics = compute_metrics(data.task, np.asarray(output.predictions, dtype=np.float32), output.label_ids)
+    return counts(train, model, case, glue_dir) | {"metric": metrics[data.task.main_metric]}
+
+
+def counts(train: Any, model: Any, case: Case, glue_dir: Path) -> dict[str, Any]:
+    """Count examples, tokens, and the operations that no way can spare: every matrix forward and for its input."""
+    from qvtune.data.load import load_data
+    from qvtune.roles.unwrap import unwrap
+
+    lengths = [sum(mask) for mask in train["attention_mask"]]
+    inner = unwrap(model)
+    config = inner.config
+    body = [p for name, p in inner.base_model.named_parameters() if p.dim() == 2 and "embed" not in name]
+    matrices = sum(p.numel() for p in body if min(p.shape) > RANK)
+    width, layers = config.hidden_size, config.num_hidden_layers
+    operations = sum(2 * 2 * n * matrices + 3 * 4 * n * n * width * layers for n in lengths)
+    whole = load_data(configuration(case, glue_dir, None, Path("unused")), 0)
+    return {
+        "samples": len(lengths),
+        "tokens": sum(lengths),
+        "operations": operations,
+        "examples": len(whole.train),
+    }
+
+
+def matrix_rate() -> dict[str, float]:
+    """Return the operations per second of a MiniLM feed-forward product, in bfloat16 and float32."""
+    import torch
+
+    rates = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        x, w = torch.randn(2048, 384).to(dtype), torch.randn(1536, 384).to(dtype)
+        times = []
+        for _ in range(30):
+            start = time.perf_counter()
+            for _ in range(5):
+                torch.nn.functional.linear(x, w)
+            times.append((time.perf_counter() - start) / 5)
+        rates[str(dtype).removeprefix("torch.")] = 2 * 2048 * 384 * 1536 / statistics.median(times)
+    return rates
+
+
+def in_process(words: list[str]) -> dict[str, Any]:
+    """Run this file with other words in a process of its own and return the JSON of its last line."""
+    done = subprocess.run(
+        [sys.executable, __file__, *words], capture_output=True, text=True, check=False, env=os.environ
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def summarize(rounds: list[dict[str, dict[str, dict[str, Any]]]], rates: list[dict[str, float]]) -> dict[str, Any]:
+    """Return medians over the rounds, ratios and the fraction of the floor, by case."""
+    rate = statistics.median(r["bfloat16"] for r in rates)
+    cases = {}
+    for name in rounds[0]:
+        ways = {
+            way: {
+                key: statistics.median(r[name][way][key] for r in rounds) if isinstance(value, (int, float)) else value
+                for key, value in rounds[0][name][way].items()
+            }
+            for way in WAYS
+        }
+        ours = ways["qvtune"]["train_samples_per_second"]
+        cases[name] = {
+            "ways": ways,
+            "times_public": ours / ways["public"]["train_samples_per_second"],
+            "times_flags": ours / ways["flags"]["train_samples_per_second"],
+            "of_floor": ours * ways["qvtune"]["operations_per_sample"] / rate,
+        }
+    result: dict[str, Any] = {"cases": cases, "matrix_rate": rate, "rounds": len(rounds)}
+    if all(name in cases for name in GLUE):
+        epoch = {way: sum(epoch_seconds(cases[name]["ways"][way]) for name in GLUE) for way in WAYS}
+        result["glue_epoch"] = {
+            "seconds": epoch,
+            "times_public": epoch["public"] / epoch["qvtune"],
+            "times_flags": epoch["flags"] / epoch["qvtune"],
+        }
+    return result
+
+
+def epoch_seconds(way: dict[str, Any]) -> float:
+    """Return the time of one epoch over all examples."""
+    return way["examples"] / way["train_samples_per_second"]
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Return the summary as a table in Markdown."""
+    lines = [
+        "| | train samples/s | | | ratio to | | evaluation samples/s | | | peak memory, MiB | | | s to first step | | "
+        "| metric | | | of floor |",
+        "| --- " * 19 + "|",
+        f"| | {' | '.join(WAYS)} | public | flags | " + " | ".join([*WAYS] * 4) + " | qvtune |",
+    ]
+    keys = ("evaluation_samples_per_second", "peak_memory", "seconds_to_first_step", "metric")
+    for name, case in summary["cases"].items():
+        ways = case["ways"]
+        cells = [f"{ways[way]['train_samples_per_second']:.1f}" for way in WAYS]
+        cells += [f"{case['times_public']:.1f}", f"{case['times_flags']:.2f}"]
+        for key in keys:
+            shape = {"peak_memory": "{:.0f}", "metric": "{:.3f}"}.get(key, "{:.1f}")
+            cells += [shape.format(ways[way][key] / (2**20 if key == "peak_memory" else 1)) for way in WAYS]
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {case['of_floor']:.0%} |")
+    if "glue_epoch" in summary:
+        epoch = summary["glue_epoch"]
+        seconds = ", ".join(f"{way} {value / 60:.1f} min" for way, value in epoch["seconds"].items())
+        lines += [
+            "",
+            f"One epoch of the five GLUE tasks: {seconds}; qvtune is {epoch['times_public']:.1f} times as fast as "
+            f"public and {epoch['times_flags']:.2f} times as fast as flags.",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure every case in every way, in turns, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--glue-dir", type=Path, required=True, metavar="DIR", help="Where GLUE is.")
+    parser.add_argument("--cases", default=",".join(case.name for case in CASES), metavar="NAMES")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="Measurements of each case and way.")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Write FILE.json and FILE.md.")
+    parser.add_argument("--one", metavar="CASE:WAY:STARTED", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    by_name = {case.name: case for case in CASES}
+    if args.one == "rate":
+        print(json.dumps(matrix_rate()))
+        return
+    if args.one:
+        name, way, started = args.one.split(":")
+        print(json.dumps(measure(by_name[name], way, args.glue_dir, float(started))))
+        return
+    common = ["--glue-dir", str(args.glue_dir), "--one"]
+    rounds, rates = [], []
+    for number in range(args.rounds):
+        rates.append(in_process([*common, "rate"]))
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for name in args.cases.split(","):
+            for way in WAYS[number % 3 :] + WAYS[: number % 3]:
+                found.setdefault(name, {})[way] = in_process([*common, f"{name}:{way}:{time.time()}"])
+                speed = found[name][way]["train_samples_per_second"]
+                print(f"round {number + 1}, {name}, {way}: {speed:.1f} samples/s", file=sys.stderr, flush=True)
+        rounds.append(found)
+    summary = summarize(rounds, rates)
+    text = table(summary)
+    print(text)
+    if args.out:
+        about = {"processor": platform.processor(), "python": platform.python_version()}
+        whole = {
+            "about": about,
+            "cases": [asdict(c) for c in CASES],
+            "summary": summary,
+            "rounds": rounds,
+            "rates": rates,
+        }
+        args.out.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        args.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

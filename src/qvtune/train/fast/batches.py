@@ -1,0 +1,66 @@
+"""Batches of nearly equal length, so that little is padded."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
+from numpy.typing import ArrayLike
+from torch.utils.data import Sampler
+
+# Batches that are sorted by length together. More pad less, and bring the same examples together more often.
+POOL = 50
+
+
+class LengthBatches(Sampler[int]):
+    """Yields indices so that each run of `batch_size` of them has nearly equal lengths, shuffled anew every epoch.
+
+    An epoch is shuffled and cut into pools of about `POOL` batches, each pool sorted by length, the batches shuffled.
+    The longest batch comes first, so that memory is allocated once and a run that does not fit fails at its start; the
+    batch that is not full comes last.
+
+    Args:
+        lengths: tokens of every example.
+        batch_size: examples per step of all processes together.
+        seed: the same seed and epoch give the same order.
+    """
+
+    def __init__(self, lengths: ArrayLike, batch_size: int, seed: int) -> None:
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is yielded next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = generator.permutation(len(self.lengths))
+        full = len(order) // self.batch_size * self.batch_size
+        order, rest = order[:full], order[full:]
+        # At least two pools, or the same examples would meet in every epoch.
+        pools = np.array_split(order.reshape(-1, self.batch_size), max(2, round(full / self.batch_size / POOL)))
+        by_length = [pool.ravel()[np.argsort(self.lengths[pool.ravel()], kind="stable")] for pool in pools]
+        batches = generator.permutation(np.concatenate(by_length).reshape(-1, self.batch_size))
+        if len(batches):
+            longest = int(self.lengths[batches].max(axis=1).argmax())
+            batches[[0, longest]] = batches[[longest, 0]]
+        yield from batches.ravel().tolist()
+        yield from rest.tolist()
+
+
+def token_lengths(tokens: Dataset) -> np.ndarray:
+    """Return the number of tokens of every example."""
+    ids = tokens.with_format("arrow")["input_ids"].combine_chunks()
+    return pc.list_value_length(ids).to_numpy(zero_copy_only=False)
+
+
+def longest_first(tokens: Dataset) -> tuple[Dataset, np.ndarray]:
+    """Sort examples by falling length; of the result, row `i` was row `order[i]`."""
+    order = np.argsort(-token_lengths(tokens), kind="stable")
+    return tokens.select(order), order

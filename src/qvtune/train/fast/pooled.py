@@ -1,0 +1,148 @@
+"""The last layer computed at the first position alone, where nothing reads the others."""
+
+import inspect
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qvtune.adaptation import adaptation_of
+from qvtune.roles.attention import AttentionMap
+from qvtune.roles.inputs import candidate_inputs
+from qvtune.roles.unwrap import unwrap
+
+# Largest difference of a logit, relative to the largest logit, at which the shorter way counts as the same.
+SAME = 1e-5
+
+
+class Shared:
+    """What a classifier and its last layer know of each other during a forward pass."""
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self.hidden: Tensor | None = None
+
+
+class PooledClassifier:
+    """For a classification model: lets the last layer compute the first position alone, unless all are asked for."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute as the model does."""
+        shared: Shared = self.qvtune_shared  # type: ignore[attr-defined]
+        config: Any = self.config  # type: ignore[attr-defined]
+        asked = [
+            kwargs.get(name, getattr(config, name, None)) for name in ("output_hidden_states", "output_attentions")
+        ]
+        shared.is_on = not any(asked)
+        try:
+            return super().forward(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            shared.is_on = False
+
+
+class FirstPositionLayer:
+    """For a transformer layer: query, attention and feed-forward of the first position; key and value of all."""
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Return the first position's output, with zeros at the others."""
+        shared: Shared = self.qvtune_shared  # type: ignore[attr-defined]
+        if not shared.is_on:
+            return super().forward(hidden_states, attention_mask, *args, **kwargs)  # type: ignore[misc]
+        if attention_mask is not None:
+            attention_mask = attention_mask[..., :1, :]
+        shared.hidden = hidden_states
+        try:
+            first = super().forward(hidden_states[:, :1], attention_mask, *args, **kwargs)  # type: ignore[misc]
+        finally:
+            shared.hidden = None
+        return nn.functional.pad(first, (0, 0, 0, hidden_states.shape[1] - 1))
+
+
+class AllPositions:
+    """For a key or value projection of that layer: projects every position, though it is called with the first."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Project the layer's input."""
+        hidden = self.qvtune_shared.hidden  # type: ignore[attr-defined]
+        return super().forward(x if hidden is None else hidden, *args, **kwargs)  # type: ignore[misc]
+
+
+def pool_last_layer(model: nn.Module) -> bool:
+    """Shorten the last layer of an adapted encoder that classifies by its first position.
+
+    Whether the model is one is tried on it: its logits on a padded batch must stay what they were, or nothing is
+    changed. Called before weights are narrowed.
+
+    Returns:
+        Whether the last layer is shortened.
+    """
+    inner: Any = unwrap(model)
+    adaptation = adaptation_of(model)
+    if adaptation is None or not type(inner).__name__.endswith("ForSequenceClassification"):
+        return False
+    parts = _last_layer(inner, adaptation.attention)
+    if parts is None:
+        return False
+    layer, projections = parts
+    inputs = _padded_inputs(inner)
+    expected = _logits(inner, inputs)
+    if expected is None:
+        return False
+    swapped = [(inner, PooledClassifier), (layer, FirstPositionLayer), *((p, AllPositions) for p in projections)]
+    shared = Shared()
+    for module, behaviour in swapped:
+        module.__dict__["qvtune_shared"] = shared
+        module.__class__ = _combined(behaviour, type(module))  # type: ignore[arg-type]
+    logits = _logits(inner, inputs)
+    if logits is None or (logits - expected).abs().max() > SAME * expected.abs().max():
+        for module, _ in swapped:
+            module.__class__ = type(module).qvtune_plain
+        return False
+    return True
+
+
+@cache
+def _combined(behaviour: type[Any], original: type[Any]) -> type[Any]:
+    members = {"qvtune_plain": original, "__module__": original.__module__}
+    combined: Any = type(original.__name__, (behaviour, original), members)
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return behaviour.forward(self, *args, **kwargs)
+
+    # transformers reads from it which columns of a batch a model takes.
+    forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
+    combined.forward = forward
+    return combined
+
+
+def _last_layer(inner: nn.Module, attention: AttentionMap) -> tuple[nn.Module, list[nn.Module]] | None:
+    """Return the last layer and its key and value projections."""
+    last = list(attention)[-1]
+    path = last.name.split(".")
+    numbers = [i for i, part in enumerate(path) if part.isdigit()]
+    projections = [p for p in last.projections if p.role in "kv"]
+    if not numbers or last.kind != "self" or len(projections) != 2 or any(p.is_fused for p in projections):
+        return None
+    layer = inner.get_submodule(".".join(path[: numbers[-1] + 1]))
+    return layer, [inner.get_submodule(p.module) for p in projections]
+
+
+def _padded_inputs(inner: nn.Module) -> dict[str, Tensor]:
+    """Return two random sequences, the second with padding at its end."""
+    ids = next(candidate_inputs(inner))["input_ids"]
+    mask = torch.ones_like(ids).repeat(2, 1)
+    mask[1, -3:] = 0
+    return {"input_ids": torch.cat([ids, ids.flip(1)]), "attention_mask": mask}
+
+
+def _logits(inner: nn.Module, inputs: dict[str, Tensor]) -> Tensor | None:
+    was_training = inner.training
+    inner.eval()
+    try:
+        with torch.no_grad():
+            return inner(**inputs).logits.double()
+    except Exception:  # whatever a model raises that takes no part of its sequence for the whole
+        return None
+    finally:
+        inner.train(was_training)

@@ -1,0 +1,75 @@
+"""Frozen weights in bfloat16 while a model trains, and in full again when it is saved."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qvtune.errors import ConfigError
+
+# The attribute under which a module keeps its frozen parameters as they were, and the hook of its state dict.
+_KEPT = "_qvtune_full_precision"
+
+
+def resolve_precision(precision: str) -> str:
+    """Return fp32, bf16 or fp16 for what was asked and the hardware that is here.
+
+    Raises:
+        ConfigError: if the hardware does not have it.
+    """
+    if precision == "auto":
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return "bf16" if has_fast_bf16(device or torch.device("cpu")) else "fp32"
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("--precision fp16 needs a GPU, and none was found. Use bf16 or fp32.")
+    return precision
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices faster than float32 ones, by what its maker says of it."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def narrow(model: nn.Module) -> None:
+    """Hold every frozen float32 parameter of `model` in bfloat16; what trains stays as it is.
+
+    The originals are kept, and a state dict of the model holds them, bit for bit. Parameters that are tied stay tied.
+    Where parameters that train meet those that do not, the forward pass needs `torch.autocast`.
+    """
+    done: dict[int, Tensor] = {}
+    for module in model.modules():
+        kept = {}
+        for name, parameter in module.named_parameters(recurse=False):
+            if id(parameter) in done:
+                kept[name] = done[id(parameter)]
+            elif not parameter.requires_grad and parameter.dtype == torch.float32:
+                kept[name] = done[id(parameter)] = parameter.data
+                parameter.data = parameter.data.to(torch.bfloat16)
+        if kept:
+            module.__dict__[_KEPT] = kept, module.register_state_dict_post_hook(_give_originals)
+
+
+def widen(model: nn.Module) -> None:
+    """Undo `narrow`; a weight that was changed since then, as by merging an adapter, keeps its change."""
+    for module in model.modules():
+        if _KEPT not in module.__dict__:
+            continue
+        kept, hook = module.__dict__.pop(_KEPT)
+        hook.remove()
+        for name, original in kept.items():
+            parameter = module.get_parameter(name)
+            parameter.data = original if _is_rounding(parameter, original) else parameter.data.float()
+
+
+def _give_originals(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    if _KEPT not in module.__dict__:
+        return
+    for name, original in module.__dict__[_KEPT][0].items():
+        if prefix + name in state and _is_rounding(state[prefix + name], original):
+            state[prefix + name] = original.detach()
+
+
+def _is_rounding(held: Tensor, original: Tensor) -> bool:
+    return held.dtype == torch.bfloat16 and torch.equal(held.detach(), original.to(torch.bfloat16))

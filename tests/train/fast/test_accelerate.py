@@ -1,0 +1,192 @@
+"""Accelerated models beside the same models as transformers and PEFT have them."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForSequenceClassification,
+)
+
+import qvtune
+from qvtune.errors import ConfigError
+from qvtune.train.fast.dropout import FastDropout
+from qvtune.train.fast.lora import FastLora
+from qvtune.train.fast.pooled import FirstPositionLayer
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+COMMON = {**SIZES, "vocab_size": 100, "max_position_embeddings": 64, "pad_token_id": 0}
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "bert": lambda: BertForSequenceClassification(BertConfig(**COMMON)),
+    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**COMMON)),
+    "distilbert": lambda: DistilBertForSequenceClassification(
+        DistilBertConfig(dim=32, n_layers=2, n_heads=4, hidden_dim=64, vocab_size=100)
+    ),
+    "llama": lambda: LlamaForSequenceClassification(LlamaConfig(**COMMON, num_key_value_heads=2)),
+    "gpt2": lambda: GPT2ForSequenceClassification(
+        GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=100, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    ),
+    "t5": lambda: T5ForSequenceClassification(
+        T5Config(d_model=32, d_kv=8, num_layers=2, num_heads=4, d_ff=64, vocab_size=100, decoder_start_token_id=0)
+    ),
+    "deberta-v2": lambda: DebertaV2ForSequenceClassification(DebertaV2Config(**COMMON)),
+    "albert": lambda: AlbertForSequenceClassification(AlbertConfig(**COMMON, embedding_size=16)),
+}
+POOLED = ("bert", "roberta", "distilbert")
+
+
+def make_model(name: str, *, dropout: float = 0.0, method: str = "lora") -> nn.Module:
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    options = {} if method == "full" else {"dropout": dropout}
+    model = qvtune.adapt(model, roles="qv", method=method, **options)
+    for parameter_name, parameter in model.named_parameters():
+        if "lora_B" in parameter_name:
+            parameter.data.normal_()
+    return model.train() if dropout else without_dropout(model)
+
+
+def without_dropout(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        for attribute in ("p", "dropout", "attn_dropout", "dropout_rate"):
+            if isinstance(vars(module).get(attribute), float):
+                setattr(module, attribute, 0.0)
+    return model.train()
+
+
+def make_batch() -> dict[str, torch.Tensor]:
+    ids = torch.randint(3, 100, (4, 12), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    ids[:, -1] = 1  # T5 pools at the end of the text
+    ids[1, -4:], mask[1, -4:], ids[1, -5] = 0, 0, 1
+    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1, 0, 1])}
+
+
+def loss_and_gradients(model: nn.Module) -> tuple[float, dict[str, torch.Tensor]]:
+    loss = model(**make_batch()).loss
+    loss.backward()
+    return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("name", MODELS)
+def test_loss_and_gradients_are_the_same(name: str, method: str) -> None:
+    plain = make_model(name, method=method)
+    fast = qvtune.accelerate(copy.deepcopy(plain))
+    own = any(hasattr(type(module), "qvtune_plain") for module in fast.modules())
+    assert own or fast.config._attn_implementation == "qvtune", "nothing was accelerated"
+    (loss, gradients), (fast_loss, fast_gradients) = loss_and_gradients(plain), loss_and_gradients(fast)
+    assert fast_loss == pytest.approx(loss, rel=1e-5)
+    assert gradients.keys() == fast_gradients.keys()
+    for parameter, gradient in gradients.items():
+        assert (fast_gradients[parameter] - gradient).norm() <= 1e-5 * gradient.norm(), parameter
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_last_layer_is_shortened_where_the_first_position_is_pooled(name: str) -> None:
+    model = qvtune.accelerate(make_model(name))
+    shortened = [module for module in model.modules() if isinstance(module, FirstPositionLayer)]
+    assert len(shortened) == (name in POOLED)
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_hidden_states_are_whole_where_they_are_asked_for(name: str) -> None:
+    plain = make_model(name).eval()
+    fast = qvtune.accelerate(copy.deepcopy(plain))
+    batch = {key: value for key, value in make_batch().items() if key != "labels"}
+    with torch.no_grad():
+        expected, found = (m(**batch, output_hidden_states=True).hidden_states[-1] for m in (plain, fast))
+        body, whole = (m.get_base_model().base_model(**batch).last_hidden_state for m in (plain, fast))
+    real = batch["attention_mask"].bool()
+    assert torch.allclose(expected[real], found[real], atol=1e-5)
+    assert torch.allclose(body[real], whole[real], atol=1e-5)
+
+
+def test_dropout_drops_and_is_seeded() -> None:
+    model = qvtune.accelerate(make_model("bert", dropout=0.1))
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(model(**make_batch()).loss.item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_checkpointed_activations_meet_the_same_masks() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = qvtune.accelerate(make_model("bert", dropout=0.1))
+        if checkpointing:
+            model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(4)
+        gradients.append(loss_and_gradients(model)[1])
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-5, atol=1e-7), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_decelerate_gives_every_module_back(name: str, precision: str) -> None:
+    model = make_model(name)
+    classes = {path: type(module) for path, module in model.named_modules()}
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    implementation = model.config._attn_implementation
+    qvtune.decelerate(qvtune.accelerate(model, precision=precision))
+    assert {path: type(module) for path, module in model.named_modules()} == classes
+    assert model.config._attn_implementation == implementation
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_restore_undoes_it_and_keeps_what_was_trained(method: str) -> None:
+    plain, fast = make_model("bert", method=method), make_model("bert", method=method)
+    fast = qvtune.accelerate(fast, precision="bf16")
+    expected, restored = qvtune.restore(plain), qvtune.restore(fast)
+    assert type(restored) is BertForSequenceClassification
+    for (name, a), (_, b) in zip(restored.state_dict().items(), expected.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_copy_is_accelerated_too_and_apart() -> None:
+    model = qvtune.accelerate(make_model("bert"))
+    twin = copy.deepcopy(model)
+    qvtune.decelerate(model)
+    kinds = {type(module) for module in twin.modules()}
+    assert {FastDropout, FastLora} <= kinds
+    assert twin(**make_batch()).loss.item() == pytest.approx(model(**make_batch()).loss.item(), rel=1e-5)
+
+
+def test_bf16_is_near_fp32() -> None:
+    plain = make_model("bert")
+    fast = qvtune.accelerate(copy.deepcopy(plain), precision="bf16")
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = loss_and_gradients(fast)
+    assert found == pytest.approx(loss_and_gradients(plain)[0], rel=2e-2)
+
+
+def test_columns_of_a_batch_are_still_read_from_the_signature() -> None:
+    import inspect
+
+    model = qvtune.accelerate(make_model("bert"))
+    assert "token_type_ids" in inspect.signature(model.get_base_model().forward).parameters
+
+
+def test_unknown_precision() -> None:
+    with pytest.raises(ConfigError, match="precision is 'bf8'"):
+        qvtune.accelerate(make_model("bert"), precision="bf8")
