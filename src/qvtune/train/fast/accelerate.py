@@ -9,6 +9,7 @@ from qvtune.errors import ConfigError
 from qvtune.roles.unwrap import unwrap
 from qvtune.train.fast import attention
 from qvtune.train.fast.dropout import FastDropout
+from qvtune.train.fast.frozen import FastFrozenLinear
 from qvtune.train.fast.lora import FastLora
 from qvtune.train.fast.pooled import pool_last_layer
 from qvtune.train.fast.precision import narrow, resolve_precision, widen
@@ -53,6 +54,9 @@ def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
         pool_last_layer(model)
     if resolve_precision(precision) == "bf16":
         narrow(model)
+        for module in model.modules():
+            if type(module) is nn.Linear and not module.weight.requires_grad:
+                module.__class__ = FastFrozenLinear
     inner.__dict__[UNDO] = decelerate
     return model
 

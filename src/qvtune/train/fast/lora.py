@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from qvtune.train.fast.bits import apply_mask, keep_mask, realized
+from qvtune.train.fast.frozen import FastFrozenLinear, can_pack, computing_dtype, multiply, packed_weights
 
 
 class FastLora(Linear):
@@ -23,16 +24,16 @@ class FastLora(Linear):
         base: Any = self.base_layer
         dropout = self.lora_dropout[name]
         rate = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
-        return Adapted.apply(
-            x, base.weight, base.bias, self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name], rate
-        )
+        packed = packed_weights(base) if can_pack(base.weight, x) else None
+        a, b = self.lora_A[name].weight, self.lora_B[name].weight
+        return Adapted.apply(x, base.weight, base.bias, a, b, self.scaling[name], rate, packed)
 
     def _single_adapter(self) -> str | None:
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return None
         name = self.active_adapters[0]
         # The exact class: a quantised one, or one that another library has changed, computes something else.
-        if type(self.base_layer) is not nn.Linear or self.base_layer.weight.requires_grad:
+        if type(self.base_layer) not in (nn.Linear, FastFrozenLinear) or self.base_layer.weight.requires_grad:
             return None
         plain = name in self.lora_A and name not in self.lora_variant and self.lora_B[name].bias is None
         return name if plain else None
@@ -43,9 +44,17 @@ class Adapted(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float, rate: float
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scaling: float,
+        rate: float,
+        packed: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        dtype = computing_dtype(x)
         inputs = x.reshape(-1, x.shape[-1]).to(dtype)
         weight, a_cast, b_cast = weight.to(dtype), a.to(dtype), b.to(dtype)
         keep = None
@@ -54,10 +63,12 @@ class Adapted(Function):
             keep, dropped, rate = _drop(inputs, rate)
         ctx.scaling = scaling / (1 - rate)
         down = nn.functional.linear(dropped, a_cast)
-        out = nn.functional.linear(inputs, weight, None if bias is None else bias.to(dtype))
+        bias = None if bias is None else bias.to(dtype)
+        out = nn.functional.linear(inputs, weight, bias) if packed is None else multiply(inputs, packed[0], bias)
         out.addmm_(down, b_cast.T, alpha=ctx.scaling)
         ctx.save_for_backward(inputs, weight, a_cast, b_cast, down, keep)
         ctx.given = x.shape, x.dtype, a.dtype, b.dtype
+        ctx.turned = None if packed is None else packed[1]
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -71,13 +82,13 @@ class Adapted(Function):
         grad_b = (gradient.T @ down).to(b_dtype).mul_(ctx.scaling)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = gradient @ weight
+            grad_x = gradient @ weight if ctx.turned is None else multiply(gradient, ctx.turned)
             if keep is None:
                 grad_x.addmm_(scaled, a)
             else:
                 grad_x += _masked(scaled @ a, keep)
             grad_x = grad_x.view(shape).to(dtype)
-        return grad_x, None, None, grad_a, grad_b, None, None
+        return grad_x, None, None, grad_a, grad_b, None, None, None
 
 
 def _drop(inputs: Tensor, rate: float) -> tuple[Tensor, Tensor, float]:
