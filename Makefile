@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test bench lint format install clean
 
 demo: install
 	$(BIN)/qvtune demo --out runs/demo
 
 test: install lint
 	$(BIN)/python -m pytest
+
+# Minutes to an hour, on a machine that does nothing else. GLUE=DIR says where GLUE is.
+GLUE ?= glue
+bench: install
+	$(BIN)/python benchmarks/speed.py --glue-dir $(GLUE)
 
 lint: install
 	$(BIN)/ruff check .
