@@ -29,7 +29,6 @@ from qvtune.train.card import adapter_card
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import describe_environment, is_main_process, peak_memory
 from qvtune.train.fast.batches import longest_first
-from qvtune.train.fast.memory import keep_freed_memory
 from qvtune.train.fast.precision import resolve_precision
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
 from qvtune.train.loop import EarlyStopping, RunTrainer
@@ -128,8 +127,6 @@ def prepare(config: TrainConfig) -> Prepared:
 
 def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Console) -> dict[str, Any]:
     """Train from the last checkpoint, or the start, to the end, and write the results."""
-    if config.fast:
-        keep_freed_memory()
     metric = _selection_metric(config, prepared)
     arguments = training_arguments(config, folder, metric)
     stopping = EarlyStopping(metric, config.early_stopping) if config.early_stopping else None
