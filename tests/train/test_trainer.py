@@ -225,3 +225,18 @@ def test_rotation_keeps_the_best_and_the_last(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
     state = json.loads((tmp_path / f"checkpoint-{trainer.state.best_global_step}" / "trainer_state.json").read_text())
     assert state["best_model_checkpoint"] == str(tmp_path / f"checkpoint-{trainer.state.best_global_step}")
+
+
+def test_a_model_trained_in_bf16_is_saved_in_float32(tmp_path: Path) -> None:
+    model = adapted("full")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = qvtune.Trainer(model, arguments(tmp_path, bf16=True), train_dataset=make_data())
+    trainer.train()
+    assert next(model.parameters()).dtype == torch.bfloat16
+    trainer.save_model(str(tmp_path / "final"))
+    assert next(model.parameters()).dtype == torch.bfloat16
+    saved = BertForSequenceClassification.from_pretrained(tmp_path / "final")
+    assert saved.dtype == torch.float32
+    moved = [name for name, value in saved.state_dict().items() if not torch.equal(value, before[name])]
+    assert moved
+    assert all(".query." in name or ".value." in name or name.startswith("classifier.") for name in moved)

@@ -20,6 +20,7 @@ from qvtune.roles.attention import AttentionMap
 from qvtune.roles.unwrap import unwrap
 from qvtune.train.config import TrainConfig
 from qvtune.train.fast.accelerate import accelerate
+from qvtune.train.fast.precision import full_precision
 
 # A checkpoint under construction; it gets its name when it is whole.
 STAGING = ".writing-"
@@ -177,7 +178,8 @@ class Trainer(transformers.Trainer):
                 self.state.stateful_callbacks[name] = state
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        with full_precision(self.model):
+            super()._save(output_dir, state_dict)
         # transformers pickles the arguments beside the weights; nothing reads them back.
         pickled = os.path.join(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME)
         if self.args.should_save and os.path.exists(pickled):

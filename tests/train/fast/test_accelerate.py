@@ -190,3 +190,9 @@ def test_columns_of_a_batch_are_still_read_from_the_signature() -> None:
 def test_unknown_precision() -> None:
     with pytest.raises(ConfigError, match="precision is 'bf8'"):
         qvtune.accelerate(make_model("bert"), precision="bf8")
+
+
+def test_models_that_are_not_of_transformers() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    assert type(qvtune.accelerate(model)[1]) is FastDropout
+    assert type(qvtune.decelerate(model)[1]) is nn.Dropout

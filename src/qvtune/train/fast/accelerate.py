@@ -47,7 +47,7 @@ def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
         faster = _FASTER.get(type(module))
         if faster is not None:
             module.__class__ = faster
-    if device.type == "cpu" and getattr(inner.config, "_attn_implementation", None) == "sdpa":
+    if device.type == "cpu" and getattr(getattr(inner, "config", None), "_attn_implementation", None) == "sdpa":
         attention.register()
         inner.__dict__[_ATTENTION] = inner.config._attn_implementation
         inner.set_attn_implementation(attention.NAME)

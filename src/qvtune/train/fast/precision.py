@@ -1,5 +1,7 @@
 """Frozen weights in bfloat16 while a model trains, and in full again when it is saved."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,6 +63,18 @@ def widen(model: nn.Module) -> None:
         for name, original in kept.items():
             parameter = module.get_parameter(name)
             parameter.data = original if _is_rounding(parameter, original) else parameter.data.float()
+
+
+@contextmanager
+def full_precision(model: nn.Module) -> Iterator[None]:
+    """Hold the weights of a narrowed model in float32 meanwhile, as to save it with the type that they are saved in."""
+    was_narrow = any(_KEPT in module.__dict__ for module in model.modules())
+    widen(model)
+    try:
+        yield
+    finally:
+        if was_narrow:
+            narrow(model)
 
 
 def _give_originals(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
