@@ -20,6 +20,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     write_reviews(tmp_path / "reviews.csv", 71)  # 64 to train on and 7 to evaluate, which two do not divide
     words = (
         f"train --model {tmp_path}/bert --data {tmp_path}/reviews.csv --epochs 2 --lr 1e-2 --dropout 0 "
+        "--precision fp32 "
         "--max-grad-norm 0 --no-keep-best"
     ).split()
     config = json.loads((tmp_path / "bert" / "config.json").read_text())
