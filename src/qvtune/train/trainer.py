@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,7 +179,9 @@ class Trainer(transformers.Trainer):
                 self.state.stateful_callbacks[name] = state
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        with full_precision(self.model):
+        adaptation = adaptation_of(self.model)
+        is_whole = adaptation is not None and adaptation.method == "full"  # an adapter holds no frozen weights
+        with full_precision(self.model) if is_whole else nullcontext():
             super()._save(output_dir, state_dict)
         # transformers pickles the arguments beside the weights; nothing reads them back.
         pickled = os.path.join(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME)

@@ -9,13 +9,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from qvtune.train.fast.bits import apply_mask, keep_mask, realized
+from qvtune.train.fast.bits import INTEGERS, apply_mask, is_drawn, keep_mask, realized
 
 NAME = "qvtune"
 # Keys up to which whole products are faster on a CPU than torch's blockwise attention.
 SHORT = 192
-
-_SIGN = {2: (torch.int16, -(2**15)), 4: (torch.int32, -(2**31)), 8: (torch.int64, -(2**63))}
 
 
 def attention_forward(
@@ -48,11 +46,10 @@ def attention_forward(
     """
     if key.shape[1] > query.shape[1]:
         key, value = _by_head(key, query.shape[1]), _by_head(value, query.shape[1])
-    drops = 0 < realized(dropout) < 1
     on_cpu = query.device.type == "cpu"
     trains_mask = attention_mask is not None and attention_mask.requires_grad
     unusual = trains_mask or kwargs.get("position_bias") is not None or kwargs.get("cache") is not None
-    if not on_cpu or unusual or not (drops or (dropout == 0 and key.shape[2] <= SHORT)):
+    if not on_cpu or unusual or not (is_drawn(dropout) or (dropout == 0 and key.shape[2] <= SHORT)):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **kwargs
         )
@@ -109,9 +106,9 @@ class Attended(Function):
             return probabilities @ value
         keep = keep_mask(probabilities.shape, rate)
         out = (apply_mask(probabilities, keep) @ value).mul_(1 / (1 - ctx.rate))
-        integer, sign = _SIGN[probabilities.element_size()]
+        integer = INTEGERS[probabilities.element_size()]
         signed = probabilities.view(integer)
-        signed |= keep.bitwise_not_().to(integer).bitwise_and_(sign)
+        signed |= keep.bitwise_not_().to(integer).bitwise_and_(torch.iinfo(integer).min)
         ctx.save_for_backward(query, key, value, signed)
         return out
 
@@ -126,8 +123,8 @@ class Attended(Function):
         grad_probabilities = gradient @ value.transpose(-1, -2)
         dropped = probabilities
         if ctx.rate:
-            dropped = (probabilities.view(kept.dtype) & keep).view(query.dtype)
-            grad_probabilities = (grad_probabilities.view(kept.dtype) & keep).view(query.dtype)
+            dropped = apply_mask(probabilities, keep)
+            grad_probabilities = apply_mask(grad_probabilities, keep)
         grad_value = dropped.transpose(-1, -2) @ gradient if ctx.needs_input_grad[2] else None
         grad_scores = torch._softmax_backward_data(grad_probabilities, probabilities, -1, query.dtype)
         grad_query = (grad_scores @ key).mul_(ctx.scaling) if ctx.needs_input_grad[0] else None

@@ -11,7 +11,8 @@ from torch import Tensor
 # Bits that decide over one element: a rate is a multiple of 2 ** -15, off by less than 1.6e-5.
 RESOLUTION = 15
 
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Integers as wide as floating-point numbers of so many bytes.
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def keep_mask(shape: torch.Size, rate: float) -> Tensor:
@@ -42,9 +43,14 @@ def realized(rate: float) -> float:
     return _threshold(rate) / 2**RESOLUTION
 
 
+def is_drawn(rate: float) -> bool:
+    """Whether a rate leaves anything to chance: not so close to 0 or 1 that it is rounded to it."""
+    return 0 < realized(rate) < 1
+
+
 def apply_mask(values: Tensor, keep: Tensor) -> Tensor:
     """Return floating-point `values` with exact zeros where `keep` is 0; also infinities and NaN are dropped."""
-    integer = _INTEGERS[values.element_size()]
+    integer = INTEGERS[values.element_size()]
     return (values.view(integer) & (keep if integer == keep.dtype else keep.to(integer))).view(values.dtype)
 
 

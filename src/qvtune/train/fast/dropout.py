@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from qvtune.train.fast.bits import apply_mask, keep_mask, realized
+from qvtune.train.fast.bits import apply_mask, is_drawn, keep_mask, realized
 
 
 class FastDropout(nn.Dropout):
@@ -15,7 +15,7 @@ class FastDropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop elements in training, and scale the others by 1 / (1 - rate)."""
-        if self.training and input.device.type == "cpu" and 0 < realized(self.p) < 1:
+        if self.training and input.device.type == "cpu" and is_drawn(self.p):
             return Dropped.apply(input, self.p)
         return super().forward(input)
 

@@ -7,7 +7,7 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from qvtune.train.fast.bits import apply_mask, keep_mask, realized
+from qvtune.train.fast.bits import apply_mask, is_drawn, keep_mask, realized
 from qvtune.train.fast.frozen import FastFrozenLinear, can_pack, computing_dtype, multiply, packed_weights
 
 
@@ -93,7 +93,7 @@ class Adapted(Function):
 
 def _drop(inputs: Tensor, rate: float) -> tuple[Tensor, Tensor, float]:
     """Return what is kept, the inputs with the others zero and not scaled, and the rate at which they are dropped."""
-    if inputs.device.type == "cpu" and 0 < realized(rate) < 1:
+    if inputs.device.type == "cpu" and is_drawn(rate):
         keep = keep_mask(inputs.shape, rate)
         return keep, apply_mask(inputs.contiguous(), keep), realized(rate)
     keep = torch.empty_like(inputs, dtype=torch.bool).bernoulli_(1 - rate)
