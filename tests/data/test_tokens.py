@@ -6,7 +6,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qvtune.data import packaged, tokens
 from qvtune.data.records import text_dataset
-from qvtune.data.tokens import cache_folder, count_cut, tokenize
+from qvtune.cache import cache_folder
+from qvtune.data.tokens import count_cut, tokenize
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e", "f", "g"]
 TEXTS = ["a b c d e f g", "a", "g f", "", "b zzz c"]

@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-import logging
-import os
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+
+from qvtune.cache import writable_cache
 
 FORMAT = "1"
 
@@ -30,7 +28,7 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
     pair = "text_pair" in dataset.column_names
     texts = [list(dataset["text"])] + ([list(dataset["text_pair"])] if pair else [])
     key = _key(texts, tokenizer, max_length)
-    folder = _writable_folder(cache_folder() / "tokens")
+    folder = writable_cache("tokens")
     plain = dataset.select_columns(["text", "text_pair"] if pair else ["text"])
     tokens = plain.map(
         _tokenize_batch,
@@ -57,24 +55,6 @@ def unknown_share(tokens: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
 def count_cut(tokens: Dataset, max_length: int) -> int:
     """Count the examples that fill `max_length`, which are nearly all of those that were cut."""
     return sum(len(ids) >= max_length for ids in tokens["input_ids"])
-
-
-def cache_folder() -> Path:
-    """Return the folder for files that can be made again: QVTUNE_CACHE, or qvtune below the user's cache folder."""
-    if "QVTUNE_CACHE" in os.environ:
-        return Path(os.environ["QVTUNE_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "qvtune"
-
-
-def _writable_folder(folder: Path) -> Path | None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        # A cache saves time and nothing else: a run goes on without it.
-        logging.getLogger(__name__).warning("%s: no cache of tokens here: %s", folder, error.strerror)
-        return None
 
 
 def _tokenize_batch(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:

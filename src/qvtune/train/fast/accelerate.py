@@ -8,17 +8,19 @@ from qvtune.adaptation import UNDO
 from qvtune.errors import ConfigError
 from qvtune.roles.unwrap import unwrap
 from qvtune.train.fast import attention
+from qvtune.train.fast.activation import ACTIVATIONS
 from qvtune.train.fast.dropout import FastDropout
 from qvtune.train.fast.frozen import FastFrozenLinear
 from qvtune.train.fast.lora import FastLora
 from qvtune.train.fast.pooled import pool_last_layer
 from qvtune.train.fast.precision import narrow, resolve_precision, widen
+from qvtune.train.fast.residual import shorten_residual_blocks
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # The attribute under which an accelerated transformers model keeps the attention that it had.
 _ATTENTION = "qvtune_attention_before"
 
-_FASTER: dict[type, type] = {faster.qvtune_plain: faster for faster in (FastDropout, FastLora)}
+_FASTER: dict[type, type] = {faster.qvtune_plain: faster for faster in (FastDropout, FastLora)} | ACTIVATIONS
 
 
 def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
@@ -52,6 +54,8 @@ def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
         inner.__dict__[_ATTENTION] = inner.config._attn_implementation
         inner.set_attn_implementation(attention.NAME)
         pool_last_layer(model)
+    if device.type == "cpu":
+        shorten_residual_blocks(model)
     if resolve_precision(precision) == "bf16":
         narrow(model)
         for module in model.modules():

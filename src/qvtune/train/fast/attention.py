@@ -1,5 +1,6 @@
-"""Attention with dropout on a CPU, in few passes and with one tensor kept for backward."""
+"""Attention with dropout on a CPU, by kernels that keep no matrix of probabilities, or by torch in few passes."""
 
+import ctypes
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from qvtune.train.fast.bits import INTEGERS, apply_mask, is_drawn, keep_mask, realized
+from qvtune.train.fast.bits import INTEGERS, Drop, apply_mask, draw, is_drawn, keep_mask
+from qvtune.train.fast.native.library import call, has_kernels
 
 NAME = "qvtune"
 # Keys up to which whole products are faster on a CPU than torch's blockwise attention.
@@ -47,18 +49,23 @@ def attention_forward(
     if key.shape[1] > query.shape[1]:
         key, value = _by_head(key, query.shape[1]), _by_head(value, query.shape[1])
     on_cpu = query.device.type == "cpu"
-    trains_mask = attention_mask is not None and attention_mask.requires_grad
-    unusual = trains_mask or kwargs.get("position_bias") is not None or kwargs.get("cache") is not None
+    unusual = kwargs.get("position_bias") is not None or kwargs.get("cache") is not None or key.shape != value.shape
+    if attention_mask is not None:
+        unusual |= attention_mask.requires_grad or attention_mask.dim() != 4
     if not on_cpu or unusual or not (is_drawn(dropout) or (dropout == 0 and key.shape[2] <= SHORT)):
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal=is_causal, **kwargs
         )
-    groups = getattr(module, "num_key_value_groups", 1)
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
+    is_causal = is_causal and attention_mask is None and query.shape[2] > 1
+    scaling = scaling or query.shape[-1] ** -0.5
+    if has_kernels(query, key, value):
+        return Attended.apply(query, key, value, attention_mask, is_causal, scaling, draw(dropout)), None
+    groups = getattr(module, "num_key_value_groups", 1)
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     bias = _bias(query, key, attention_mask, is_causal=is_causal)
-    out = Attended.apply(query, key, value, bias, scaling or query.shape[-1] ** -0.5, dropout)
+    out = AttendedByTorch.apply(query, key, value, bias, scaling, draw(dropout))
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -73,39 +80,92 @@ def _by_head(states: Tensor, heads: int) -> Tensor:
     return states.view(len(states), -1, heads, states.shape[-1]).transpose(1, 2)
 
 
+class Attended(Function):
+    """softmax(scaling Q K^T + mask), dropped and rescaled, times V, by kernels.
+
+    Kept for backward beside the inputs is a number for each query: the logarithm of its sum of exponentials.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        is_causal: bool,
+        scaling: float,
+        drop: Drop,
+    ) -> Tensor:
+        # (b, h, q, s), (b, g, k, s) -> (b, q, h, s)
+        query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
+        if mask is not None and mask.dtype != torch.bool:
+            mask = mask.to(query.dtype)
+        ctx.numbers = _numbers(query, key, value, mask, is_causal=is_causal)
+        ctx.scaling, ctx.drop = scaling, drop
+        batch, heads, queries, size = query.shape
+        out = query.new_empty(batch, queries, heads, size)
+        logs = query.new_empty(batch, heads, queries, dtype=torch.float32)
+        call("attention", query.dtype, query, key, value, mask, ctx.numbers, scaling, out, logs, *drop)
+        ctx.save_for_backward(query, key, value, mask, logs)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, mask, logs = ctx.saved_tensors
+        # The positions come before the heads, as projections have them: no copy turns them back.
+        of_query, of_key, of_value = (x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]) for x in (query, key, value))
+        call(
+            "attention_backward", query.dtype, query, key, value, mask, ctx.numbers, ctx.scaling,
+            gradient.contiguous(), logs, of_query, of_key, of_value, *ctx.drop,
+        )  # fmt: skip
+        return *(x.transpose(1, 2) for x in (of_query, of_key, of_value)), None, None, None, None
+
+
+def _numbers(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, is_causal: bool) -> ctypes.Array[Any]:
+    """Return strides and sizes in the order in which `attention` in kernels.cpp reads them."""
+    strides = [0, 0, 0, 0]
+    if mask is not None:
+        strides = [0 if size == 1 else stride for size, stride in zip(mask.shape, mask.stride(), strict=True)]
+    batch, heads, queries, size = query.shape
+    numbers = [
+        *query.stride()[:3], *key.stride()[:3], *value.stride()[:3], *strides,
+        int(mask is not None and mask.dtype == torch.bool),
+        batch, heads, heads // key.shape[1], queries, key.shape[2], size, int(is_causal),
+    ]  # fmt: skip
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
 def _bias(query: Tensor, key: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor | None:
     """Return what is added to the scores."""
-    queries, keys = query.shape[2], key.shape[2]
-    if mask is None:
-        if not is_causal or queries == 1:
-            return None
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril()
-    if mask.dtype != torch.bool:
-        return mask.to(query.dtype)
+    if is_causal:
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    if mask is None or mask.dtype != torch.bool:
+        return None if mask is None else mask.to(query.dtype)
     return torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
 
 
-class Attended(Function):
-    """softmax(scaling Q K^T + bias), dropped and rescaled, times V.
+class AttendedByTorch(Function):
+    """The same as `Attended` for (b, h, q, s) throughout, where there are no kernels.
 
     Kept for backward beside the inputs are the probabilities alone: the sign bit of each says whether it was dropped.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float, rate: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scaling: float, drop: Drop
     ) -> Tensor:
         query = query * scaling
         scores = query @ key.transpose(-1, -2)
         if bias is not None:
             scores += bias
         probabilities = torch.softmax(scores, dim=-1)
-        ctx.rate, ctx.scaling = realized(rate), scaling
-        if not rate:
+        ctx.drop, ctx.scaling = drop, scaling
+        if not drop.below:
             ctx.save_for_backward(query, key, value, probabilities)
             return probabilities @ value
-        keep = keep_mask(probabilities.shape, rate)
-        out = (apply_mask(probabilities, keep) @ value).mul_(1 / (1 - ctx.rate))
+        keep = keep_mask(probabilities.shape, drop)
+        out = (apply_mask(probabilities, keep) @ value).mul_(drop.scale)
         integer = INTEGERS[probabilities.element_size()]
         signed = probabilities.view(integer)
         signed |= keep.bitwise_not_().to(integer).bitwise_and_(torch.iinfo(integer).min)
@@ -116,13 +176,13 @@ class Attended(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, kept = ctx.saved_tensors
         probabilities = kept
-        if ctx.rate:
-            gradient = gradient * (1 / (1 - ctx.rate))
+        if ctx.drop.below:
+            gradient = gradient * ctx.drop.scale
             probabilities = kept.view(query.dtype).abs()
             keep = kept.bitwise_right_shift(8 * kept.element_size() - 1).bitwise_not_()
         grad_probabilities = gradient @ value.transpose(-1, -2)
         dropped = probabilities
-        if ctx.rate:
+        if ctx.drop.below:
             dropped = apply_mask(probabilities, keep)
             grad_probabilities = apply_mask(grad_probabilities, keep)
         grad_value = dropped.transpose(-1, -2) @ gradient if ctx.needs_input_grad[2] else None

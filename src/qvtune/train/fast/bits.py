@@ -1,41 +1,70 @@
-"""Cheap random bits for dropout on a CPU, where torch draws every sample apart."""
+"""Cheap random bits for dropout on a CPU, where torch draws every sample apart.
 
-from functools import cache
-from typing import Any
+Every mask has a key of 64 bits, drawn from torch's global CPU generator. So masks are seeded by `torch.manual_seed`, and
+come back when that generator's state does, as on resuming a checkpoint or computing activations a second time. Word i
+of a key is the (i + 1)-th output of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators,
+OOPSLA 2014) with that seed, and decides over four neighbours in a row. So a mask can be made again from its key in place
+of being kept, in any order and by any number of threads.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qvtune.train.fast.native.library import has_kernels, random_bits
+
 # Bits that decide over one element: a rate is a multiple of 2 ** -15, off by less than 1.6e-5.
 RESOLUTION = 15
+# Elements that share a word, 16 bits each.
+PER_WORD = 4
 
 # Integers as wide as floating-point numbers of so many bytes.
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
+_GOLDEN = 0x9E3779B97F4A7C15
+# Words that numpy makes at once, so that they stay in a core's own cache.
+_BLOCK = 1 << 15
 
-def keep_mask(shape: torch.Size, rate: float) -> Tensor:
-    """Draw which elements dropout keeps.
 
-    Four elements share a word of numpy's SFC64, which starts each time from 192 bits of torch's global CPU generator.
-    So masks are seeded by `torch.manual_seed`, come back when that generator's state does, as on resuming a checkpoint
-    or computing activations a second time, and do not depend on each other or on the number of threads.
+class Drop(NamedTuple):
+    """A mask as kernels take it: its key, the number of 2 ** RESOLUTION that is dropped, and what the others grow by."""
+
+    key: int
+    below: int
+    scale: float
+
+
+# Drops nothing.
+NOTHING = Drop(0, 0, 1.0)
+
+
+def draw(rate: float) -> Drop:
+    """Draw a mask that drops elements with probability `rate`, rounded to `realized`."""
+    if not is_drawn(rate):
+        return NOTHING
+    key = int(torch.empty((), dtype=torch.int64).random_())
+    return Drop(key, _threshold(rate), 1 / (1 - realized(rate)))
+
+
+def keep_mask(shape: torch.Size, drop: Drop) -> Tensor:
+    """Return which elements a mask keeps.
 
     Args:
-        shape: of the mask.
-        rate: probability of dropping an element, rounded to `realized`.
+        shape: of the mask; every row, along the last dimension, starts with a new word.
+        drop: the mask.
 
     Returns:
         int16 of `shape`, -1 (all bits set) where an element is kept and 0 where it is dropped.
     """
-    count = shape.numel()
-    bits = _random_words(-(-count // 4)).view(np.int16)[:count]
-    # 15 random bits minus the number of them that keep are negative for those; the sign then fills all 16 bits.
-    np.bitwise_and(bits, 2**RESOLUTION - 1, out=bits)
-    np.subtract(bits, 2**RESOLUTION - _threshold(rate), out=bits)
-    np.right_shift(bits, RESOLUTION, out=bits)
-    return torch.from_numpy(bits).view(shape)
+    columns = shape[-1]
+    per_row = -(-columns // PER_WORD)
+    bits = _bits(drop.key, shape.numel() // columns * per_row).view(*shape[:-1], PER_WORD * per_row)[..., :columns]
+    # 15 random bits minus the number of them that drop are negative for those; the sign then fills all 16 bits.
+    bits = bits.bitwise_and(2**RESOLUTION - 1)
+    return bits.sub_(drop.below).bitwise_right_shift_(RESOLUTION).bitwise_not_()
 
 
 def realized(rate: float) -> float:
@@ -54,18 +83,27 @@ def apply_mask(values: Tensor, keep: Tensor) -> Tensor:
     return (values.view(integer) & (keep if integer == keep.dtype else keep.to(integer))).view(values.dtype)
 
 
+def random_words(key: int, count: int) -> NDArray[np.uint64]:
+    """Return the first words of a key, made by numpy."""
+    words = np.empty(count, dtype=np.uint64)
+    for start in range(0, count, _BLOCK):
+        z = words[start : start + _BLOCK]
+        z[:] = np.arange(start + 1, start + 1 + len(z), dtype=np.uint64)
+        z *= np.uint64(_GOLDEN)
+        z += np.uint64(key)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            z ^= z >> np.uint64(shift)
+            z *= np.uint64(factor)
+        z ^= z >> np.uint64(31)
+    return words
+
+
+def _bits(key: int, words: int) -> Tensor:
+    """Return 16-bit pieces of words."""
+    if has_kernels(torch.empty(0)):
+        return random_bits(key, words)
+    return torch.from_numpy(random_words(key, words).view(np.int16))
+
+
 def _threshold(rate: float) -> int:
     return round(rate * 2**RESOLUTION)
-
-
-def _random_words(count: int) -> NDArray[np.uint64]:
-    generator = _generator()
-    start = torch.empty(3, dtype=torch.int64).random_().tolist()
-    state: Any = {"state": np.array([*start, 1], dtype=np.uint64)}
-    generator.state = {"bit_generator": "SFC64", "state": state, "has_uint32": 0, "uinteger": 0}
-    return generator.random_raw(count)
-
-
-@cache
-def _generator() -> np.random.SFC64:
-    return np.random.SFC64(0)

@@ -7,8 +7,14 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from qvtune.train.fast.bits import apply_mask, is_drawn, keep_mask, realized
+from qvtune.train.fast.bits import apply_mask, draw, is_drawn, keep_mask
 from qvtune.train.fast.frozen import FastFrozenLinear, can_pack, computing_dtype, multiply, packed_weights
+from qvtune.train.fast.native.library import call, has_kernels
+
+# Ranks up to which the kernels are faster than products by the library, which need the input dropped and copied.
+SMALL = 32
+# Ranks that the kernels compute together.
+_BLOCK = 8
 
 
 class FastLora(Linear):
@@ -56,48 +62,67 @@ class Adapted(Function):
     ) -> Tensor:
         dtype = computing_dtype(x)
         inputs = x.reshape(-1, x.shape[-1]).to(dtype)
-        weight, a_cast, b_cast = weight.to(dtype), a.to(dtype), b.to(dtype)
-        keep = None
-        dropped = inputs
-        if rate:
-            keep, dropped, rate = _drop(inputs, rate)
-        ctx.scaling = scaling / (1 - rate)
-        down = nn.functional.linear(dropped, a_cast)
+        weight = weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
         out = nn.functional.linear(inputs, weight, bias) if packed is None else multiply(inputs, packed[0], bias)
-        out.addmm_(down, b_cast.T, alpha=ctx.scaling)
-        ctx.save_for_backward(inputs, weight, a_cast, b_cast, down, keep)
-        ctx.given = x.shape, x.dtype, a.dtype, b.dtype
+        ctx.by_kernel = len(a) <= SMALL and a.dtype == b.dtype == torch.float32 and has_kernels(inputs)
+        if ctx.by_kernel:
+            ctx.drop = draw(rate)
+            ctx.factor = scaling * ctx.drop.scale
+            a, b, keep = a.contiguous(), b.contiguous(), None
+            down = a.new_empty(len(inputs), -(-len(a) // _BLOCK) * _BLOCK)
+            call("lora", dtype, inputs, a, b, out, down, *_sizes(inputs, a, b), ctx.factor, *ctx.drop)
+        else:
+            keep, dropped, ctx.factor = _dropped(inputs, rate, scaling)
+            ctx.given = a.dtype, b.dtype
+            a, b = a.to(dtype), b.to(dtype)
+            down = nn.functional.linear(dropped, a)
+            out.addmm_(down, b.T, alpha=ctx.factor)
+        ctx.save_for_backward(inputs, weight, a, b, down, keep)
+        ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.turned = None if packed is None else packed[1]
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, a, b, down, keep = ctx.saved_tensors
-        shape, dtype, a_dtype, b_dtype = ctx.given
         gradient = gradient.reshape(-1, gradient.shape[-1]).to(inputs.dtype)
-        scaled = (gradient @ b).mul_(ctx.scaling)
-        dropped = inputs if keep is None else _masked(inputs, keep)
-        grad_a = (scaled.T @ dropped).to(a_dtype)
-        grad_b = (gradient.T @ down).to(b_dtype).mul_(ctx.scaling)
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = gradient @ weight if ctx.turned is None else multiply(gradient, ctx.turned)
-            if keep is None:
+        if ctx.by_kernel:
+            grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
+            call(
+                "lora_backward", inputs.dtype, gradient.contiguous(), inputs, a, b, down, grad_x, grad_a, grad_b,
+                *_sizes(inputs, a, b), ctx.factor, *ctx.drop,
+            )  # fmt: skip
+        else:
+            scaled = (gradient @ b).mul_(ctx.factor)
+            grad_a = (scaled.T @ (inputs if keep is None else _masked(inputs, keep))).to(ctx.given[0])
+            grad_b = (gradient.T @ down).to(ctx.given[1]).mul_(ctx.factor)
+            if grad_x is not None and keep is None:
                 grad_x.addmm_(scaled, a)
-            else:
+            elif grad_x is not None:
                 grad_x += _masked(scaled @ a, keep)
-            grad_x = grad_x.view(shape).to(dtype)
+        if grad_x is not None:
+            grad_x = grad_x.view(ctx.shape).to(ctx.dtype)
         return grad_x, None, None, grad_a, grad_b, None, None, None
 
 
-def _drop(inputs: Tensor, rate: float) -> tuple[Tensor, Tensor, float]:
-    """Return what is kept, the inputs with the others zero and not scaled, and the rate at which they are dropped."""
+def _sizes(inputs: Tensor, a: Tensor, b: Tensor) -> tuple[int, int, int, int]:
+    return len(inputs), inputs.shape[-1], len(b), len(a)
+
+
+def _dropped(inputs: Tensor, rate: float, scaling: float) -> tuple[Tensor | None, Tensor, float]:
+    """Return what is kept, the inputs with the others zero and not scaled, and `scaling` made up for those."""
+    if not rate:
+        return None, inputs, scaling
     if inputs.device.type == "cpu" and is_drawn(rate):
-        keep = keep_mask(inputs.shape, rate)
-        return keep, apply_mask(inputs.contiguous(), keep), realized(rate)
+        drop = draw(rate)
+        keep = keep_mask(inputs.shape, drop)
+        return keep, apply_mask(inputs.contiguous(), keep), scaling * drop.scale
     keep = torch.empty_like(inputs, dtype=torch.bool).bernoulli_(1 - rate)
-    return keep, inputs * keep, rate
+    return keep, inputs * keep, scaling / (1 - rate)
 
 
 def _masked(values: Tensor, keep: Tensor) -> Tensor:

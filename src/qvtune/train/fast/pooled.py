@@ -1,7 +1,5 @@
 """The last layer computed at the first position alone, where nothing reads the others."""
 
-import inspect
-from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from qvtune.adaptation import adaptation_of
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.inputs import candidate_inputs
 from qvtune.roles.unwrap import unwrap
+from qvtune.train.fast.swap import combined
 
 # Largest difference of a logit, relative to the largest logit, at which the shorter way counts as the same.
 SAME = 1e-5
@@ -93,27 +92,13 @@ def pool_last_layer(model: nn.Module) -> bool:
     shared = Shared()
     for module, behaviour in swapped:
         module.__dict__["qvtune_shared"] = shared
-        module.__class__ = _combined(behaviour, type(module))  # type: ignore[arg-type]
+        module.__class__ = combined(behaviour, type(module))  # type: ignore[arg-type]
     logits = _logits(inner, inputs)
     if logits is None or (logits - expected).abs().max() > SAME * expected.abs().max():
         for module, _ in swapped:
             module.__class__ = type(module).qvtune_plain
         return False
     return True
-
-
-@cache
-def _combined(behaviour: type[Any], original: type[Any]) -> type[Any]:
-    members = {"qvtune_plain": original, "__module__": original.__module__}
-    combined: Any = type(original.__name__, (behaviour, original), members)
-
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return behaviour.forward(self, *args, **kwargs)
-
-    # transformers reads from it which columns of a batch a model takes.
-    forward.__signature__ = inspect.signature(original.forward)  # type: ignore[attr-defined]
-    combined.forward = forward
-    return combined
 
 
 def _last_layer(inner: nn.Module, attention: AttentionMap) -> tuple[nn.Module, list[nn.Module]] | None:

@@ -35,13 +35,15 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def narrow(model: nn.Module) -> None:
-    """Hold every frozen float32 parameter of `model` in bfloat16; what trains stays as it is.
+    """Hold frozen float32 parameters of `model`, but for layer norms, in bfloat16; what trains stays as it is.
 
     The originals are kept, and a state dict of the model holds them, bit for bit. Parameters that are tied stay tied.
     Where parameters that train meet those that do not, the forward pass needs `torch.autocast`.
     """
     done: dict[int, Tensor] = {}
     for module in model.modules():
+        if type(module) is nn.LayerNorm:
+            continue  # a few numbers, which torch multiplies with bfloat16 all the same
         kept = {}
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in done:

@@ -1,0 +1,73 @@
+"""Compile the kernels for the processor that is here, once."""
+
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from qvtune.cache import writable_cache
+
+SOURCES = Path(__file__).parent
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+
+
+def compiled_kernels() -> Path | None:
+    """Return the shared library with the kernels, compiled if it is not in the cache.
+
+    Needs Linux and GCC, whose OpenMP is the one that torch runs on there: another one's threads would fight with
+    torch's for the processors. None where that is missing or fails, with a warning in the latter case.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        return None
+    try:
+        key = _key(compiler)
+        folder = writable_cache("kernels") or Path(tempfile.mkdtemp(prefix="qvtune-"))
+        library = folder / f"{key}.so"
+        if not library.is_file():
+            with tempfile.TemporaryDirectory(dir=folder) as workplace:
+                os.replace(_compile(compiler, Path(workplace)), library)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        logging.getLogger(__name__).warning("The kernels could not be compiled, and run slower in torch: %s", reason)
+        return None
+    return library
+
+
+def find_compiler() -> str | None:
+    """Return GCC's C++ compiler: what CXX names if that is one, or g++."""
+    if not sys.platform.startswith("linux") or not torch.backends.openmp.is_available():
+        return None
+    named = os.environ.get("CXX", "")
+    return shutil.which(named if "g++" in Path(named).name else "g++")
+
+
+def _key(compiler: str) -> str:
+    """Return a name for the sources, the compiler, the flags and the processor that `-march=native` stands for."""
+    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    for source in sorted((*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp"))):
+        digest.update(source.read_bytes())
+    macros = subprocess.run(
+        [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, check=True
+    )
+    digest.update(macros.stdout)
+    return digest.hexdigest()[:32]
+
+
+def _compile(compiler: str, folder: Path) -> Path:
+    objects, library = folder / "kernels.o", folder / "kernels.so"
+    # Wheels of torch bring an OpenMP of their own, under a name of its own in some versions.
+    brought = sorted(str(path) for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"))
+    link = [*(brought or ["-lgomp"]), "-lm"]
+    for command in (
+        [compiler, *FLAGS, "-c", str(SOURCES / "kernels.cpp"), "-o", str(objects)],
+        [compiler, "-shared", str(objects), *link, "-o", str(library)],
+    ):
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    return library

@@ -1,0 +1,68 @@
+// What Python calls, for float32 (`_f32`) and bfloat16 (`_bf16`).
+#include "attention.h"
+#include "rows.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT void random_bits(uint64_t key, Index words_wanted, uint16_t* out) {
+    constexpr Index CHUNK = 1024;
+#pragma omp parallel for schedule(static)
+    for (Index start = 0; start < words_wanted; start += CHUNK) {
+        uint16_t bits[CHUNK * PER_WORD + 4 * W];
+        Index count = (words_wanted - start < CHUNK ? words_wanted - start : CHUNK) * PER_WORD;
+        fill_bits(key, start, count, bits);
+        memcpy(out + start * PER_WORD, bits, count * sizeof(uint16_t));
+    }
+}
+
+template <class T>
+static Attention<T> attention(const T* query, const T* key, const T* value, const void* mask, const Index* numbers,
+                              float scaling, Drop drop) {
+    const Index* n = numbers;
+    bool is_boolean = n[13];
+    return {query, key, value, {n[0], n[1], n[2]}, {n[3], n[4], n[5]}, {n[6], n[7], n[8]},
+            is_boolean ? (const uint8_t*)mask : nullptr, is_boolean ? nullptr : (const T*)mask, {n[9], n[10], n[11]}, n[12],
+            n[14], n[15], n[16], n[17], n[18], n[19], (bool)n[20], scaling, drop};
+}
+
+#define KERNELS(T, NAME)                                                                                                  \
+    EXPORT void drop_##NAME(const T* x, T* out, Index rows, Index d, uint64_t key, int32_t below, float scale) {          \
+        drop_elements(x, out, rows, d, {key, below, scale});                                                              \
+    }                                                                                                                     \
+    EXPORT void erf_gelu_##NAME(const T* x, T* out, T* slope, Index n) { activate<T, ErfGelu>(x, out, slope, n); }        \
+    EXPORT void tanh_gelu_##NAME(const T* x, T* out, T* slope, Index n) { activate<T, TanhGelu>(x, out, slope, n); }      \
+    EXPORT void silu_##NAME(const T* x, T* out, T* slope, Index n) { activate<T, Silu>(x, out, slope, n); }               \
+    EXPORT void multiply_##NAME(const T* a, const T* b, T* out, Index n) { multiply_elements(a, b, out, n); }             \
+    EXPORT void residual_norm_##NAME(const T* x, const T* residual, const float* gain, const float* shift, float epsilon, \
+                                     T* out, T* normed, float* inverse, Index rows, Index d, uint64_t key, int32_t below, \
+                                     float scale) {                                                                       \
+        residual_norm<T>(x, residual, gain, shift, epsilon, {key, below, scale}, out, normed, inverse, rows, d);          \
+    }                                                                                                                     \
+    EXPORT void residual_norm_backward_##NAME(const T* gradient, const T* normed, const float* inverse,                   \
+                                              const float* gain, T* grad_x, T* grad_residual, Index rows, Index d,        \
+                                              uint64_t key, int32_t below, float scale) {                                 \
+        residual_norm_backward<T>(gradient, normed, inverse, gain, {key, below, scale}, grad_x, grad_residual, rows, d);  \
+    }                                                                                                                     \
+    EXPORT void lora_##NAME(const T* x, const float* a, const float* b, T* out, float* down, Index rows, Index d,         \
+                            Index o, Index rank, float factor, uint64_t key, int32_t below, float scale) {                \
+        lora<T>(x, a, b, {key, below, scale}, factor, out, down, rows, d, o, rank);                                       \
+    }                                                                                                                     \
+    EXPORT void lora_backward_##NAME(const T* gradient, const T* x, const float* a, const float* b, const float* down,    \
+                                     T* grad_x, float* grad_a, float* grad_b, Index rows, Index d, Index o, Index rank,   \
+                                     float factor, uint64_t key, int32_t below, float scale) {                            \
+        lora_backward<T>(gradient, x, a, b, down, {key, below, scale}, factor, grad_x, grad_a, grad_b, rows, d, o, rank); \
+    }                                                                                                                     \
+    EXPORT void attention_##NAME(const T* query, const T* key, const T* value, const void* mask, const Index* numbers,    \
+                                 float scaling, T* out, float* logs, uint64_t seed, int32_t below, float scale) {         \
+        attention<T>(query, key, value, mask, numbers, scaling, {seed, below, scale}).forward(out, logs);                 \
+    }                                                                                                                     \
+    EXPORT void attention_backward_##NAME(const T* query, const T* key, const T* value, const void* mask,                 \
+                                          const Index* numbers, float scaling, const T* gradient, const float* logs,      \
+                                          T* grad_query, T* grad_key, T* grad_value, uint64_t seed, int32_t below,        \
+                                          float scale) {                                                                  \
+        attention<T>(query, key, value, mask, numbers, scaling, {seed, below, scale})                                     \
+            .backward(gradient, logs, grad_query, grad_key, grad_value);                                                  \
+    }
+
+KERNELS(float, f32)
+KERNELS(bf16, bf16)

@@ -1,0 +1,71 @@
+"""Call the kernels on tensors."""
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from qvtune.train.fast.native.build import compiled_kernels
+
+# Suffixes of the kernels' names by the type of what they compute on.
+SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
+
+_TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float, "k": ctypes.c_uint64, "w": ctypes.c_int32}
+# Arguments by kernel: pointers, integers and floats; "kwf" is a `Drop`.
+_SIGNATURES = {
+    "drop": "ppiikwf",
+    "erf_gelu": "pppi",
+    "tanh_gelu": "pppi",
+    "silu": "pppi",
+    "multiply": "pppi",
+    "residual_norm": "ppppfpppiikwf",
+    "residual_norm_backward": "ppppppiikwf",
+    "lora": "pppppiiiifkwf",
+    "lora_backward": "ppppppppiiiifkwf",
+    "attention": "pppppfppkwf",
+    "attention_backward": "pppppfpppppkwf",
+}
+
+Argument = Tensor | int | float | None
+
+
+def has_kernels(*tensors: Tensor) -> bool:
+    """Whether there are kernels, for tensors that are all on the CPU and of one type that they know."""
+    first = tensors[0].dtype
+    known = all(tensor.device.type == "cpu" and tensor.dtype == first for tensor in tensors)
+    return known and first in SUFFIXES and load_kernels() is not None
+
+
+def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
+    """Run a kernel. Tensors are contiguous where the kernel is not told strides; None is a null pointer."""
+    kernels = load_kernels()
+    assert kernels is not None, "asked by has_kernels"
+    values = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
+    kernels[f"{name}_{SUFFIXES[dtype]}"](*values)
+
+
+def random_bits(key: int, words: int) -> Tensor:
+    """Return 16-bit pieces of so many words of a key, as `bits.random_words` makes them."""
+    kernels = load_kernels()
+    assert kernels is not None, "asked by has_kernels"
+    bits = torch.empty(4 * words, dtype=torch.int16)
+    kernels["random_bits"](key, words, bits.data_ptr())
+    return bits
+
+
+@cache
+def load_kernels() -> dict[str, Callable[..., None]] | None:
+    """Return the compiled kernels by name, or None where they cannot be had."""
+    path = compiled_kernels()
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+    signatures = {f"{name}_{suffix}": types for name, types in _SIGNATURES.items() for suffix in SUFFIXES.values()}
+    kernels = {}
+    for name, types in {**signatures, "random_bits": "kip"}.items():
+        kernels[name] = getattr(library, name)
+        kernels[name].argtypes = [_TYPES[letter] for letter in types]
+        kernels[name].restype = None
+    return kernels
