@@ -1,16 +1,18 @@
 """Frozen linear layers in bfloat16 on a CPU, with their weights in the order that the processor reads them."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-# Weights reordered for the product forward and for its input's gradient. They can be made again from the module's own
-# weight, so a copy of a model makes its own.
-_packed: WeakKeyDictionary[nn.Module, tuple[Tensor, Tensor, Tensor]] = WeakKeyDictionary()
+from qvtune.train.fast.native.library import call, has_tiles
+
+# Rows and columns of a product by AMX are taken so many at a time.
+_TILES = 32
 
 
 class FastFrozenLinear(nn.Linear):
@@ -21,8 +23,61 @@ class FastFrozenLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return W x + b, in bfloat16."""
         if can_pack(self.weight, input):
-            return Product.apply(input.to(torch.bfloat16), self.bias, *packed_weights(self))
+            return Product.apply(input.to(torch.bfloat16), self.bias, packed_weights(self))
         return super().forward(input)
+
+
+class Packed(NamedTuple):
+    """A weight for the product forward, and turned for that with the gradient of what comes out."""
+
+    forward: "Tiles | Reordered"
+    backward: "Tiles | Reordered"
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A weight (o, d) as (o / 16, d / 32, 16, 16, 2), for the kernel that multiplies by AMX.
+
+    oneDNN compiles a program for every number of rows, and runs on one thread where rows or columns are few hundreds.
+    """
+
+    weight: Tensor
+    outputs: int
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Tiles":
+        """Pack a weight whose sides are multiples of 32."""
+        o, d = weight.shape
+        return cls(weight.view(o // 16, 16, d // 32, 16, 2).permute(0, 2, 3, 1, 4).contiguous(), o)
+
+    def multiply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return x (rows, d) times the weight's transpose plus a bias, without a gradient."""
+        x = x.contiguous()
+        out = x.new_empty(*x.shape[:-1], self.outputs)
+        rows, d = x.numel() // x.shape[-1], x.shape[-1]
+        call("product", x.dtype, x, self.weight, bias, out, rows, d, self.outputs)
+        return out
+
+
+@dataclass(frozen=True)
+class Reordered:
+    """A weight in the order that oneDNN has for it."""
+
+    weight: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Reordered":
+        """Reorder a weight."""
+        reorder: Callable[..., Tensor] = torch.ops.mkldnn._reorder_linear_weight
+        return cls(reorder(weight))
+
+    def multiply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return x (rows, d) times the weight's transpose plus a bias, without a gradient."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "none", [], "")
+
+
+# They can be made again from the module's own weight, so a copy of a model makes its own.
+_packed: WeakKeyDictionary[nn.Module, tuple[Tensor, Packed]] = WeakKeyDictionary()
 
 
 def computing_dtype(x: Tensor) -> torch.dtype:
@@ -31,7 +86,7 @@ def computing_dtype(x: Tensor) -> torch.dtype:
 
 
 def can_pack(weight: Tensor, x: Tensor) -> bool:
-    """Whether oneDNN has an order of its own for a weight in the product with `x`."""
+    """Whether a weight can be kept in an order of its own for the product with `x`."""
     return (
         weight.dtype == computing_dtype(x) == torch.bfloat16
         and weight.device.type == "cpu"
@@ -41,30 +96,26 @@ def can_pack(weight: Tensor, x: Tensor) -> bool:
     )
 
 
-def packed_weights(module: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Return W and its transpose in oneDNN's order, made once for each value of the weight."""
+def packed_weights(module: nn.Linear) -> Packed:
+    """Return a module's weight in such an order, made once for each value of the weight."""
     weight = module.weight.data
     found = _packed.get(module)
     if found is None or found[0].data_ptr() != weight.data_ptr():
-        reorder: Callable[..., Tensor] = torch.ops.mkldnn._reorder_linear_weight
-        found = (weight, reorder(weight), reorder(weight.T.contiguous()))
+        fits = has_tiles() and not any(side % _TILES for side in weight.shape)
+        kind = Tiles if fits else Reordered
+        found = (weight, Packed(kind.of(weight.contiguous()), kind.of(weight.T.contiguous())))
         _packed[module] = found
-    return found[1], found[2]
-
-
-def multiply(x: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x times a packed weight plus a bias, without a gradient."""
-    return torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return found[1]
 
 
 class Product(Function):
-    """x, b or None, packed W and its transpose -> W x + b; a gradient for x alone."""
+    """x, b or None, packed W -> W x + b; a gradient for x alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, packed: Tensor, turned: Tensor) -> Tensor:
-        ctx.turned = turned
-        return multiply(x, packed, bias)
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, packed: Packed) -> Tensor:
+        ctx.packed = packed
+        return packed.forward.multiply(x, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return multiply(gradient, ctx.turned) if ctx.needs_input_grad[0] else None, None, None, None
+        return ctx.packed.backward.multiply(gradient) if ctx.needs_input_grad[0] else None, None, None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from qvtune.train.fast.bits import apply_mask, draw, is_drawn, keep_mask
-from qvtune.train.fast.frozen import FastFrozenLinear, can_pack, computing_dtype, multiply, packed_weights
+from qvtune.train.fast.frozen import FastFrozenLinear, Packed, can_pack, computing_dtype, packed_weights
 from qvtune.train.fast.native.library import call, has_kernels
 
 # Ranks up to which the kernels are faster than products by the library, which need the input dropped and copied.
@@ -58,13 +58,13 @@ class Adapted(Function):
         b: Tensor,
         scaling: float,
         rate: float,
-        packed: tuple[Tensor, Tensor] | None,
+        packed: Packed | None,
     ) -> Tensor:
         dtype = computing_dtype(x)
         inputs = x.reshape(-1, x.shape[-1]).to(dtype)
         weight = weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
-        out = nn.functional.linear(inputs, weight, bias) if packed is None else multiply(inputs, packed[0], bias)
+        out = nn.functional.linear(inputs, weight, bias) if packed is None else packed.forward.multiply(inputs, bias)
         ctx.by_kernel = len(a) <= SMALL and a.dtype == b.dtype == torch.float32 and has_kernels(inputs)
         if ctx.by_kernel:
             ctx.drop = draw(rate)
@@ -80,7 +80,7 @@ class Adapted(Function):
             out.addmm_(down, b.T, alpha=ctx.factor)
         ctx.save_for_backward(inputs, weight, a, b, down, keep)
         ctx.shape, ctx.dtype = x.shape, x.dtype
-        ctx.turned = None if packed is None else packed[1]
+        ctx.packed = packed
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -89,7 +89,7 @@ class Adapted(Function):
         gradient = gradient.reshape(-1, gradient.shape[-1]).to(inputs.dtype)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = gradient @ weight if ctx.turned is None else multiply(gradient, ctx.turned)
+            grad_x = gradient @ weight if ctx.packed is None else ctx.packed.backward.multiply(gradient)
         if ctx.by_kernel:
             grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
             call(

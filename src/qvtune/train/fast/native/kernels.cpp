@@ -1,5 +1,6 @@
 // What Python calls, for float32 (`_f32`) and bfloat16 (`_bf16`).
 #include "attention.h"
+#include "matrices.h"
 #include "rows.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -13,6 +14,20 @@ EXPORT void random_bits(uint64_t key, Index words_wanted, uint16_t* out) {
         fill_bits(key, start, count, bits);
         memcpy(out + start * PER_WORD, bits, count * sizeof(uint16_t));
     }
+}
+
+EXPORT int32_t may_use_tiles() {
+#ifdef __AMX_BF16__
+    return tiles_are_granted();
+#else
+    return 0;
+#endif
+}
+
+EXPORT void product_bf16(const bf16* x, const bf16* w, const bf16* bias, bf16* out, Index rows, Index d, Index o) {
+#ifdef __AMX_BF16__
+    product_by_tiles(x, w, bias, out, rows, d, o);
+#endif
 }
 
 template <class T>

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ _SIGNATURES = {
     "attention": "pppppfppkwf",
     "attention_backward": "pppppfpppppkwf",
 }
+# Those of one type alone.
+_OTHERS = {"random_bits": "kip", "may_use_tiles": "", "product_bf16": "ppppiii"}
 
 Argument = Tensor | int | float | None
 
@@ -56,7 +59,14 @@ def random_bits(key: int, words: int) -> Tensor:
 
 
 @cache
-def load_kernels() -> dict[str, Callable[..., None]] | None:
+def has_tiles() -> bool:
+    """Whether the processor multiplies bfloat16 matrices by AMX, and the system lets this process do so."""
+    kernels = load_kernels()
+    return kernels is not None and bool(kernels["may_use_tiles"]())
+
+
+@cache
+def load_kernels() -> dict[str, Callable[..., Any]] | None:
     """Return the compiled kernels by name, or None where they cannot be had."""
     path = compiled_kernels()
     if path is None:
@@ -64,8 +74,9 @@ def load_kernels() -> dict[str, Callable[..., None]] | None:
     library = ctypes.CDLL(str(path))
     signatures = {f"{name}_{suffix}": types for name, types in _SIGNATURES.items() for suffix in SUFFIXES.values()}
     kernels = {}
-    for name, types in {**signatures, "random_bits": "kip"}.items():
+    for name, types in {**signatures, **_OTHERS}.items():
         kernels[name] = getattr(library, name)
         kernels[name].argtypes = [_TYPES[letter] for letter in types]
         kernels[name].restype = None
+    kernels["may_use_tiles"].restype = ctypes.c_int32
     return kernels
