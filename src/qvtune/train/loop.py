@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from qvtune.data.metrics import combine_splits, compute_metrics
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.errors import DivergedError, Interrupted
 from qvtune.train.fast.batches import LengthBatches, token_lengths
-from qvtune.train.fast.lean import few_walks
+from qvtune.train.fast.lean import few_walks, kept_memory
 from qvtune.train.fast.precision import widen
 from qvtune.train.folder import RunFolder, writing
 from qvtune.train.trainer import Trainer
@@ -50,7 +50,10 @@ class RunTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as transformers does."""
-        with few_walks(self.model) if self.args.fast else nullcontext():
+        with ExitStack() as stack:
+            if self.args.fast:
+                stack.enter_context(few_walks(self.model))
+                stack.enter_context(kept_memory())
             return super().train(*args, **kwargs)
 
     def floating_point_ops(self, inputs: Any) -> int:

@@ -45,8 +45,11 @@ def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
         raise ConfigError(f"precision is '{precision}'; it is one of {', '.join(PRECISIONS)}.")
     inner: Any = unwrap(model)
     device = next(inner.parameters()).device
+    is_narrow = resolve_precision(precision) == "bf16"
     for module in model.modules():
         faster = _FASTER.get(type(module))
+        if type(module) is nn.Linear and is_narrow and not module.weight.requires_grad:
+            faster = FastFrozenLinear
         if faster is not None:
             module.__class__ = faster
     if device.type == "cpu" and getattr(getattr(inner, "config", None), "_attn_implementation", None) == "sdpa":
@@ -56,11 +59,8 @@ def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
         pool_last_layer(model)
     if device.type == "cpu":
         shorten_residual_blocks(model)
-    if resolve_precision(precision) == "bf16":
+    if is_narrow:
         narrow(model)
-        for module in model.modules():
-            if type(module) is nn.Linear and not module.weight.requires_grad:
-                module.__class__ = FastFrozenLinear
     inner.__dict__[UNDO] = decelerate
     return model
 

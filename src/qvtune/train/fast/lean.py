@@ -1,9 +1,14 @@
-"""A training loop that does not walk through the whole model twice a step."""
+"""A training loop that does not walk through the whole model, nor give its memory back, in every step."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
+# Of glibc's malloc.h: how many blocks may be mapped apart, and how much free memory is kept at the end of the heap.
+_MMAP_MAX, _TRIM_THRESHOLD = -4, -1
 
 
 @contextmanager
@@ -34,3 +39,24 @@ def few_walks(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         del model.__dict__["train"], model.__dict__["zero_grad"]
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Let the process keep the memory that it frees, and give it back at the end.
+
+    glibc returns large blocks to the system at once, which then clears every page of them in the next step: up to a third
+    of a step's time. For the process that trains, on Linux with glibc; elsewhere nothing changes.
+    """
+    allocator = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    if not hasattr(allocator, "mallopt") or not hasattr(allocator, "malloc_trim"):
+        yield
+        return
+    allocator.mallopt(_MMAP_MAX, 0)
+    allocator.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        allocator.mallopt(_MMAP_MAX, 65536)
+        allocator.mallopt(_TRIM_THRESHOLD, 128 * 1024)
+        allocator.malloc_trim(0)
