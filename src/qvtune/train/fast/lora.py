@@ -61,7 +61,7 @@ class Adapted(Function):
         packed: Packed | None,
     ) -> Tensor:
         dtype = computing_dtype(x)
-        inputs = x.reshape(-1, x.shape[-1]).to(dtype)
+        inputs = x.reshape(-1, x.shape[-1]).to(dtype).contiguous()
         weight = weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
         out = nn.functional.linear(inputs, weight, bias) if packed is None else packed.forward.multiply(inputs, bias)

@@ -187,7 +187,7 @@ template <class T> struct Attention {
         }
         Vec total{};
         for (Index j = 0; j < n; j += W) {
-            Vec e = exp(load(row + j) - highest);
+            Vec e = exp<EXACT<T>>(load(row + j) - highest);
             total += e;
             store(row + j, e);
         }
@@ -253,7 +253,7 @@ template <class T> struct Attention {
         if (drop.on()) fill_bits(drop.key, bit_row(b, h, i), used, bits);
         Vec along{};
         for (Index j = 0; j < n; j += W) {
-            Vec p = exp(load(s + j) - log), g = load(t + j);
+            Vec p = exp<EXACT<T>>(load(s + j) - log), g = load(t + j);
             if (drop.on()) g = masked(g * drop.scale, bits + j, drop);
             store(s + j, p);
             store(t + j, g);

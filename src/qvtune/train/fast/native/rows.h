@@ -19,56 +19,60 @@ template <class T> void drop_elements(const T* x, T* out, Index rows, Index d, D
     }
 }
 
-// Phi(v), the normal distribution, by Abramowitz and Stegun 7.1.26, and its density.
-static inline void normal(Vec v, Vec& below, Vec& density) {
-    Vec z = (v < 0 ? -v : v) * 0.70710678f;
-    Vec t = inverse(1.0f + 0.3275911f * z);
-    Vec e = exp(-z * z);
-    Vec p = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+// Phi(v), the normal distribution, and its density, by Abramowitz and Stegun 7.1.26, or 7.1.25 (to 2.5e-5).
+template <bool exact> static inline void normal(Vec v, Vec& below, Vec& density) {
+    Vec z = (v < 0 ? -v : v) * 0.70710678f, e = exp<exact>(-z * z), p;
+    if (exact) {
+        Vec t = inverse<exact>(1.0f + 0.3275911f * z);
+        p = t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
+    } else {
+        Vec t = inverse<exact>(1.0f + 0.47047f * z);
+        p = t * (0.3480242f + t * (-0.0958798f + t * 0.7478556f));
+    }
     Vec tail = 0.5f * p * e;
     below = v < 0 ? tail : 1.0f - tail;
     density = e * 0.39894228f;
 }
 
-struct ErfGelu {
+template <class T> struct ErfGelu {
     static inline void apply(Vec v, Vec& value, Vec& slope) {
         Vec below, density;
-        normal(v, below, density);
+        normal<EXACT<T>>(v, below, density);
         value = v * below;
         slope = below + v * density;
     }
 };
 
-struct TanhGelu {
+template <class T> struct TanhGelu {
     static inline void apply(Vec v, Vec& value, Vec& slope) {
         // 0.5 (1 + tanh u) is the logistic function of 2 u.
-        Vec s = logistic(1.5957691216f * (v + 0.044715f * v * v * v));
+        Vec s = logistic<EXACT<T>>(1.5957691216f * (v + 0.044715f * v * v * v));
         value = v * s;
         slope = s + value * (1.0f - s) * 1.5957691216f * (1.0f + 0.134145f * v * v);
     }
 };
 
-struct Silu {
+template <class T> struct Silu {
     static inline void apply(Vec v, Vec& value, Vec& slope) {
-        Vec s = logistic(v);
+        Vec s = logistic<EXACT<T>>(v);
         value = v * s;
         slope = s + value * (1.0f - s);
     }
 };
 
 // slope may be null, where no gradient is wanted.
-template <class T, class F> void activate(const T* x, T* out, T* slope, Index n) {
+template <class T, template <class> class F> void activate(const T* x, T* out, T* slope, Index n) {
 #pragma omp parallel for schedule(static)
     for (Index start = 0; start < n; start += CHUNK) {
         Index end = start + CHUNK < n ? start + CHUNK : n, i = start;
         Vec value, gradient;
         for (; i + W <= end; i += W) {
-            F::apply(load(x + i), value, gradient);
+            F<T>::apply(load(x + i), value, gradient);
             store(out + i, value);
             if (slope) store(slope + i, gradient);
         }
         if (i < end) {
-            F::apply(load_first(x + i, end - i), value, gradient);
+            F<T>::apply(load_first(x + i, end - i), value, gradient);
             store_first(out + i, value, end - i);
             if (slope) store_first(slope + i, gradient, end - i);
         }

@@ -123,36 +123,46 @@ static inline float largest(Vec v) {
 #endif
 }
 
-// 1 / x within a unit in the last place or two.
-static inline Vec inverse(Vec x) {
+// How exactly functions are computed that end in a T: to its last bits or somewhat better.
+template <class T> constexpr bool EXACT = sizeof(T) == 4;
+
+// 1 / x within two units in the last place, or 2^-14.
+template <bool exact> static inline Vec inverse(Vec x) {
 #ifdef __AVX512F__
-    Vec r = (Vec)_mm512_rcp14_ps((__m512)x);  // and a step of Newton: a quarter of the time of a division
-    return r * (2.0f - x * r);
+    Vec r = (Vec)_mm512_rcp14_ps((__m512)x);  // with a step of Newton a quarter of the time of a division
+    return exact ? r * (2.0f - x * r) : r;
 #else
     return 1.0f / x;
 #endif
 }
 
-// e^x within 2 units in the last place for x up to 0 (or little above), 0 below -87.3; a NaN stays one.
-static inline Vec exp(Vec x) {
+// e^x within 2 units in the last place, or 7.5e-5, for x up to 0 (or little above); 0 below -87.3; a NaN stays one.
+template <bool exact> static inline Vec exp(Vec x) {
     VecI flushed = x < -87.33654f;
     Vec shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's last bits are the rounded number
     VecI exponent = (VecI)shifted << 23;
-    Vec n = shifted - 12582912.0f;
-    Vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Vec p = spread(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
+    Vec n = shifted - 12582912.0f, p;
+    if (exact) {
+        Vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+        p = spread(1.9875691500e-4f);
+        p = p * r + 1.3981999507e-3f;
+        p = p * r + 8.3334519073e-3f;
+        p = p * r + 4.1665795894e-2f;
+        p = p * r + 1.6666665459e-1f;
+        p = p * r + 5.0000001201e-1f;
+        p = p * r * r + r + 1.0f;
+    } else {
+        Vec r = x * 1.44269504f - n;  // 2^r by the polynomial of degree 3 that deviates least in proportion
+        p = spread(5.5171418e-2f) * r + 2.4261117e-1f;
+        p = p * r + 6.9326106e-1f;
+        p = p * r + 9.9992807e-1f;
+    }
     return flushed ? Vec{} : (Vec)((VecI)p + exponent);
 }
 
 // 1 / (1 + e^-x)
-static inline Vec logistic(Vec x) {
-    Vec e = exp(x < 0 ? x : -x), small = e * inverse(1.0f + e);
+template <bool exact> static inline Vec logistic(Vec x) {
+    Vec e = exp<exact>(x < 0 ? x : -x), small = e * inverse<exact>(1.0f + e);
     return x < 0 ? small : 1.0f - small;
 }
 
