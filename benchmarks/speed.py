@@ -263,22 +263,25 @@ def epoch_seconds(way: dict[str, Any]) -> float:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """Return the summary as a table in Markdown."""
+    """Return the summary as two tables in Markdown, of training and of the rest, and the time of an epoch of GLUE."""
     lines = [
-        "| | train samples/s | | | ratio to | | evaluation samples/s | | | peak memory, MiB | | | s to first step | | "
-        "| metric | | | of floor |",
-        "| --- " * 19 + "|",
-        f"| | {' | '.join(WAYS)} | public | flags | " + " | ".join([*WAYS] * 4) + " | qvtune |",
+        "| | train samples/s | | | train tokens/s | | | ratio to | | of floor | s to first step | | |",
+        "| --- " * 13 + "|",
+        f"| | {' | '.join([*WAYS] * 2)} | public | flags | qvtune | {' | '.join(WAYS)} |",
     ]
-    keys = ("evaluation_samples_per_second", "peak_memory", "seconds_to_first_step", "metric")
     for name, case in summary["cases"].items():
-        ways = case["ways"]
-        cells = [f"{ways[way]['train_samples_per_second']:.1f}" for way in WAYS]
-        cells += [f"{case['times_public']:.1f}", f"{case['times_flags']:.2f}"]
-        for key in keys:
-            shape = {"peak_memory": "{:.0f}", "metric": "{:.3f}"}.get(key, "{:.1f}")
-            cells += [shape.format(ways[way][key] / (2**20 if key == "peak_memory" else 1)) for way in WAYS]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {case['of_floor']:.0%} |")
+        cells = [*cells_of(case, "train_samples_per_second"), *cells_of(case, "train_tokens_per_second", "{:.0f}")]
+        cells += [f"{case['times_public']:.1f}", f"{case['times_flags']:.2f}", f"{case['of_floor']:.0%}"]
+        lines.append(f"| {name} | " + " | ".join([*cells, *cells_of(case, "seconds_to_first_step")]) + " |")
+    lines += [
+        "",
+        "| | evaluation samples/s | | | peak memory, MiB | | | metric | | |",
+        "| --- " * 10 + "|",
+        f"| | {' | '.join([*WAYS] * 3)} |",
+    ]
+    for name, case in summary["cases"].items():
+        cells = [*cells_of(case, "evaluation_samples_per_second"), *cells_of(case, "peak_memory", "{:.0f}", 2**20)]
+        lines.append(f"| {name} | " + " | ".join([*cells, *cells_of(case, "metric", "{:.3f}")]) + " |")
     if "glue_epoch" in summary:
         epoch = summary["glue_epoch"]
         seconds = ", ".join(f"{way} {value / 60:.1f} min" for way, value in epoch["seconds"].items())
@@ -290,13 +293,42 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def cells_of(case: dict[str, Any], key: str, shape: str = "{:.1f}", unit: int = 1) -> list[str]:
+    """Return a number of each way as text."""
+    return [shape.format(case["ways"][way][key] / unit) for way in WAYS]
+
+
+def draw(summary: dict[str, Any]) -> Any:
+    """Draw the speed of training relative to "flags" as bars, a group for each case."""
+    from matplotlib.figure import Figure
+
+    cases = summary["cases"]
+    figure = Figure(figsize=(10.9, 4.2), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(WAYS)
+    for number, way in enumerate(WAYS):
+        speeds = [case["ways"][way]["train_samples_per_second"] for case in cases.values()]
+        flags = [case["ways"]["flags"]["train_samples_per_second"] for case in cases.values()]
+        ratios = [speed / base for speed, base in zip(speeds, flags, strict=True)]
+        places = [place + (number - (len(WAYS) - 1) / 2) * width for place in range(len(cases))]
+        bars = axes.bar(places, ratios, 0.94 * width, label=way)
+        axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=2, fontsize="small")
+    axes.set_xticks(range(len(cases)), list(cases))
+    axes.set_ylabel("training samples/s, flags = 1")
+    axes.margins(y=0.1)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=len(WAYS), frameon=False)
+    return figure
+
+
 def main() -> None:
     """Measure every case in every way, in turns, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--glue-dir", type=Path, required=True, metavar="DIR", help="Where GLUE is.")
     parser.add_argument("--cases", default=",".join(case.name for case in CASES), metavar="NAMES")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="Measurements of each case and way.")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="Write FILE.json and FILE.md.")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Write FILE.json, FILE.md and FILE.png.")
     parser.add_argument("--one", metavar="CASE:WAY:STARTED", help=argparse.SUPPRESS)
     args = parser.parse_args()
     by_name = {case.name: case for case in CASES}
@@ -322,6 +354,8 @@ def main() -> None:
     text = table(summary)
     print(text)
     if args.out:
+        from qvtune.report.curves import save_figure
+
         about = {"processor": platform.processor(), "python": platform.python_version()}
         whole = {
             "about": about,
@@ -332,6 +366,7 @@ def main() -> None:
         }
         args.out.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
         args.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+        save_figure(draw(summary), args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""Where the time of a training step goes: shares of wall time by part.
+
+    python benchmarks/step_profile.py --glue-dir glue --out docs/profile
+
+Trains each case as `qvtune train` does, on the examples of speed.py. After warm-up, torch's profiler records steps; the
+self time of every event, its children not counted, goes to the part that its name belongs to, and what is left of the
+wall time is Python between the operations; Python inside of an operation counts as the operation. The profiler itself
+takes time too, so steps without it are timed afterwards. This file is not called profile.py, which would hide Python's
+own module of that name from torch.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from speed import CASES, Case, configuration
+
+WARM_UP, PROFILED, PLAIN = 10, 30, 30
+# Shares of wall time below which parts are summed.
+LEAST = 0.03
+
+# What the names of a part's events begin with. Events of a `Function` have its name, and its name and "Backward".
+PARTS = {
+    "frozen products": ("Product", "mkldnn::"),
+    "LoRA layers, frozen product included": ("Adapted",),
+    "attention": ("Attended", "aten::scaled_dot_product", "aten::_scaled_dot_product"),
+    "activation": ("Activated", "aten::gelu", "aten::silu"),
+    "norms, residual sums included": ("Normed", "aten::native_layer_norm"),
+    "dropout": ("Dropped", "aten::native_dropout", "aten::bernoulli_"),
+    "summing gradients": ("aten::add_",),
+    "embeddings": ("aten::embedding", "aten::index_select"),
+    "head, pooler and loss": ("aten::addmm", "aten::mm", "aten::tanh", "aten::_log_softmax", "aten::nll_loss"),
+    "optimizer and clipping": ("Optimizer.", "aten::_fused_adamw_", "aten::linalg_vector_norm", "aten::_foreach"),
+    "allocation": ("aten::empty",),
+    "data loading": ("enumerate(DataLoader)",),
+}
+OTHER = "everything else in torch"
+PYTHON = "Python between the operations"
+
+
+def measure(case: Case, glue_dir: Path) -> dict[str, Any]:
+    """Train once, and return self times by event and what the steps took."""
+    from rich.console import Console
+    from transformers.trainer import DEFAULT_CALLBACKS
+
+    from qvtune.train.run import run
+
+    found: dict[str, Any] = {"plain_marks": []}
+    callback = profiling_callback(found)
+    DEFAULT_CALLBACKS.append(callback)
+    steps = WARM_UP + PROFILED + PLAIN
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            config = configuration(case, glue_dir, case.samples, Path(folder) / "run")
+            # Few examples come in several epochs, with no evaluation between them.
+            config = config.model_copy(update={"max_steps": steps, "eval_steps": steps})
+            run(config, Console(quiet=True))
+    finally:
+        DEFAULT_CALLBACKS.remove(callback)
+    return found
+
+
+def profiling_callback(found: dict[str, Any]) -> type:
+    """Return a callback that profiles steps after the warm-up, and times the steps after those, into `found`."""
+    from torch.profiler import ProfilerActivity, profile
+    from transformers import TrainerCallback
+
+    profiler = profile(activities=[ProfilerActivity.CPU])
+    marks: list[float] = []
+
+    class Profiling(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            step = state.global_step - WARM_UP
+            if 0 < step <= PROFILED:
+                marks.append(time.perf_counter())
+            if step == 0:
+                profiler.start()
+                marks.append(time.perf_counter())
+            elif step == PROFILED:
+                profiler.stop()
+                found["profiled_step_seconds"] = intervals(marks)
+                found["events"] = {event.key: event.self_cpu_time_total / 1e6 for event in profiler.key_averages()}
+            if step >= PROFILED:
+                found["plain_marks"].append(time.perf_counter())
+
+    return Profiling
+
+
+def intervals(marks: list[float]) -> list[float]:
+    """Return the seconds between one mark and the next."""
+    return [later - earlier for earlier, later in pairwise(marks)]
+
+
+def part_of(event: str) -> str:
+    """Return the part that an event belongs to."""
+    return next((part for part, starts in PARTS.items() if event.startswith(starts)), OTHER)
+
+
+def summarize(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the shares of wall time by part, the largest first, and the time of a step."""
+    profiled = found["profiled_step_seconds"]
+    wall = sum(profiled)
+    parts = dict.fromkeys((*PARTS, OTHER), 0.0)
+    for event, seconds in found["events"].items():
+        parts[part_of(event)] += seconds
+    parts[PYTHON] = wall - sum(parts.values())
+    events = sorted(found["events"].items(), key=lambda item: -item[1])
+    return {
+        "profiled_steps": len(profiled),
+        "profiled_step_ms": 1000 * statistics.median(profiled),
+        "plain_step_ms": 1000 * statistics.median(intervals(found["plain_marks"])),
+        "shares": {part: seconds / wall for part, seconds in sorted(parts.items(), key=lambda item: -item[1])},
+        "ms_per_step": {part: 1000 * seconds / len(profiled) for part, seconds in parts.items()},
+        "events_ms_per_step": {event: 1000 * seconds / len(profiled) for event, seconds in events},
+    }
+
+
+def table(name: str, summary: dict[str, Any]) -> str:
+    """Return a case's shares as a table in Markdown."""
+    shares, times = summary["shares"], summary["ms_per_step"]
+    rest = [part for part, share in shares.items() if share < LEAST]
+    lines = [
+        f"{name}: a step took {summary['profiled_step_ms']:.1f} ms under the profiler and "
+        f"{summary['plain_step_ms']:.1f} ms without it (medians).",
+        "",
+        "| part | share of wall time | ms a step |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {part} | {shares[part]:.1%} | {times[part]:.2f} |" for part in shares if part not in rest]
+    if rest:
+        share, ms = sum(shares[part] for part in rest), sum(times[part] for part in rest)
+        lines.append(f"| parts below {LEAST:.0%} | {share:.1%} | {ms:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Profile every case, and print a table for each."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--glue-dir", type=Path, required=True, metavar="DIR", help="Where GLUE is.")
+    parser.add_argument("--cases", default="sst2,rte", metavar="NAMES", help="Cases of speed.py.")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Write FILE.json and FILE.md.")
+    args = parser.parse_args()
+    by_name = {case.name: case for case in CASES}
+    if unknown := sorted(set(args.cases.split(",")) - set(by_name)):
+        parser.error(f"--cases: unknown {', '.join(unknown)}. Known: {', '.join(by_name)}.")
+    summaries, tables = {}, []
+    for name in args.cases.split(","):
+        summaries[name] = summarize(measure(by_name[name], args.glue_dir))
+        tables.append(table(name, summaries[name]))
+        print(tables[-1] + "\n", flush=True)
+    if args.out:
+        from qvtune.train.environment import describe_environment
+
+        whole = {"about": describe_environment(), "cases": summaries}
+        args.out.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        args.out.with_suffix(".md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
