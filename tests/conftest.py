@@ -9,14 +9,29 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
+from qvtune.train.fast.native.library import load_kernels
+
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session")
+def kernels_folder(tmp_path_factory):
+    """Where kernels are compiled, once for all tests and the processes that they start."""
+    folder = tmp_path_factory.mktemp("kernels")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QVTUNE_CACHE", str(folder))
+        load_kernels()
+    return folder / "kernels"
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
+def own_cache(tmp_path, monkeypatch, kernels_folder):
     folder = tmp_path / "qvtune-cache"
+    folder.mkdir()
+    if kernels_folder.is_dir():
+        (folder / "kernels").symlink_to(kernels_folder)
     monkeypatch.setenv("QVTUNE_CACHE", str(folder))
     return folder
 

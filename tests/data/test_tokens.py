@@ -4,9 +4,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from qvtune.cache import cache_folder
 from qvtune.data import packaged, tokens
 from qvtune.data.records import text_dataset
-from qvtune.cache import cache_folder
 from qvtune.data.tokens import count_cut, tokenize
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e", "f", "g"]

@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import set_seed
 
+import qvtune
 from qvtune.cli.main import main
 from qvtune.data.load import load_data
 from qvtune.data.options import DataOptions
 from qvtune.data.packaged import locate_model
 from qvtune.data.records import text_dataset
+from qvtune.data.task import Task
 from qvtune.data.tokens import tokenize
 from qvtune.roles.find import find_attention
 from qvtune.train.inference import load_run, score_texts
+from qvtune.train.model import ModelSource, load_config, load_model, load_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +92,37 @@ def test_smollm2_trains_and_its_predictions_do_not_depend_on_the_batch(tmp_path:
     counts = json.loads((tmp_path / "run" / "result.json").read_text())["trainable_parameters"]
     assert counts == {"query": 30 * 8 * (576 + 576), "value": 30 * 8 * (576 + 192), "head": 2 * 576, "total": 461952}
     assert_same_without_qvtune(tmp_path / "run", "smollm2", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["minilm", "smollm2"])
+def test_fast_and_plain_have_the_same_loss_and_gradients(name: str) -> None:
+    folder, gguf = locate_model(name)
+    source = ModelSource(name, str(folder), {"gguf_file": gguf} if gguf else {})
+    config = load_config(source)
+    tokenizer = load_tokenizer(source, config)
+    set_seed(0)
+    model = load_model(
+        source,
+        config,
+        Task("reviews", "classification", ("bad", "good"), "accuracy", "accuracy", ("text",), "label"),
+        tokenizer,
+    )
+    model = qvtune.adapt(model, roles="qv", dropout=0.0).eval()  # no dropout
+    for parameter in (p for n, p in model.named_parameters() if "lora_B" in n):
+        parameter.data.normal_(std=0.02)
+    batch = tokenizer(TEXTS, padding=True, return_tensors="pt") | {"labels": torch.tensor([1, 0, 0, 1])}
+    results = []
+    for change in (lambda model: model, qvtune.accelerate):
+        change(model).zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        results.append((loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+    (plain, gradients), (fast, fast_gradients) = results
+    assert any(hasattr(type(module), "qvtune_plain") for module in model.modules())
+    assert fast == pytest.approx(plain, rel=1e-5)
+    assert gradients.keys() == fast_gradients.keys()
+    for parameter, gradient in gradients.items():
+        assert (fast_gradients[parameter] - gradient).norm() <= 1e-5 * gradient.norm(), parameter
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from conftest import leave_out_kernels
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -87,7 +88,7 @@ def loss_and_gradients(model: nn.Module) -> tuple[float, dict[str, torch.Tensor]
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("name", MODELS)
-def test_loss_and_gradients_are_the_same(name: str, method: str) -> None:
+def test_loss_and_gradients_are_the_same(name: str, method: str, either: str) -> None:
     plain = make_model(name, method=method)
     fast = qvtune.accelerate(copy.deepcopy(plain))
     own = any(hasattr(type(module), "qvtune_plain") for module in fast.modules())
@@ -119,7 +120,23 @@ def test_hidden_states_are_whole_where_they_are_asked_for(name: str) -> None:
     assert torch.allclose(body[real], whole[real], atol=1e-5)
 
 
-def test_dropout_drops_and_is_seeded() -> None:
+@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.parametrize("name", MODELS)
+def test_kernels_and_torch_train_alike_under_dropout(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for use in ("kernels", "torch"):
+        if use == "torch":
+            leave_out_kernels(monkeypatch)
+        model = qvtune.accelerate(make_model(name, dropout=0.1))
+        torch.manual_seed(3)
+        results.append(loss_and_gradients(model))
+    (loss, gradients), (other, others) = results
+    assert loss == pytest.approx(other, rel=1e-5)
+    for parameter, gradient in gradients.items():
+        assert (others[parameter] - gradient).norm() <= 1e-5 * gradient.norm(), parameter
+
+
+def test_dropout_drops_and_is_seeded(either: str) -> None:
     model = qvtune.accelerate(make_model("bert", dropout=0.1))
     losses = []
     for seed in (1, 1, 2):
@@ -128,7 +145,7 @@ def test_dropout_drops_and_is_seeded() -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_checkpointed_activations_meet_the_same_masks() -> None:
+def test_checkpointed_activations_meet_the_same_masks(either: str) -> None:
     gradients = []
     for checkpointing in (False, True):
         model = qvtune.accelerate(make_model("bert", dropout=0.1))

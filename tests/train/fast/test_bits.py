@@ -5,15 +5,15 @@ import pytest
 import torch
 from scipy import stats
 
-from qvtune.train.fast import bits
-from qvtune.train.fast.bits import RESOLUTION, apply_mask, keep_mask, realized
+from qvtune.train.fast.bits import NOTHING, RESOLUTION, apply_mask, draw, keep_mask, random_words, realized
+from qvtune.train.fast.native.library import random_bits
 
 FALSE_ALARM = 1e-6
 Z = stats.norm.isf(FALSE_ALARM / 2)
 
 
 def dropped(shape: tuple[int, ...], rate: float) -> np.ndarray:
-    return (keep_mask(torch.Size(shape), rate) == 0).numpy()
+    return (keep_mask(torch.Size(shape), draw(rate)) == 0).numpy()
 
 
 def z_of_rate(mask: np.ndarray, rate: float) -> float:
@@ -34,7 +34,7 @@ def test_rate(rate: float) -> None:
 
 
 def test_only_two_values() -> None:
-    assert set(np.unique(keep_mask(torch.Size((999,)), 0.1).numpy())) == {0, -1}
+    assert set(np.unique(keep_mask(torch.Size((999,)), draw(0.1)).numpy())) == {0, -1}
 
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 8, 32, 384, 4096, 65536])
@@ -63,10 +63,40 @@ def test_masks_of_successive_calls_do_not_depend_on_each_other() -> None:
 
 def test_every_bit_of_a_word_is_even() -> None:
     torch.manual_seed(5)
-    words = bits._random_words(1 << 19).view(np.uint32)
+    key = int(torch.empty((), dtype=torch.int64).random_())
+    words = random_words(key, 1 << 19).view(np.uint32)
     for bit in range(32):
         ones = ((words >> bit) & 1).mean()
         assert abs(ones - 0.5) * 2 * np.sqrt(words.size) < stats.norm.isf(FALSE_ALARM / 64), bit
+
+
+def test_words_are_those_of_splitmix64() -> None:
+    # From the generator's published test vectors, for the seed 1234567.
+    published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    assert random_words(1234567, 4).tolist() == published
+
+
+@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.parametrize("count", [1, 7, 1024, 100_001])
+def test_kernels_make_the_same_words(count: int) -> None:
+    key = 2**63 - 12345
+    assert np.array_equal(random_bits(key, count).numpy().view(np.uint64), random_words(key, count))
+
+
+def test_masks_are_the_same_with_kernels_and_without(either: str) -> None:
+    torch.manual_seed(8)
+    mask = dropped((3, 5, 13), 0.4)
+    torch.manual_seed(8)
+    key = int(torch.empty((), dtype=torch.int64).random_())
+    # Every row begins with a word of its own: 4 words of 4 elements for 13.
+    pieces = random_words(key, 15 * 4).view(np.uint16).reshape(3, 5, 16)[..., :13]
+    assert np.array_equal(mask, (pieces & 0x7FFF) < round(0.4 * 2**15))
+
+
+def test_nothing_is_drawn_for_rates_at_the_ends() -> None:
+    before = torch.get_rng_state()
+    assert draw(0.0) == draw(1e-7) == draw(1.0) == NOTHING
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_seed_and_state_bring_masks_back() -> None:

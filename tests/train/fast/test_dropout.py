@@ -13,7 +13,7 @@ Z = stats.norm.isf(1e-6 / 2)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3])
-def test_mean_and_variance_are_those_of_dropout(rate: float) -> None:
+def test_mean_and_variance_are_those_of_dropout(rate: float, either: str) -> None:
     torch.manual_seed(0)
     out = FastDropout(rate)(torch.ones(1 << 20)).double().numpy()
     odds = realized(rate) / (1 - realized(rate))
@@ -23,17 +23,19 @@ def test_mean_and_variance_are_those_of_dropout(rate: float) -> None:
     assert abs(out.var() - odds) < Z * np.sqrt(spread / out.size)
 
 
-def test_gradient_is_of_the_same_elements() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("width", [1, 33, 5000])
+def test_gradient_is_of_the_same_elements(dtype: torch.dtype, width: int, either: str) -> None:
     torch.manual_seed(1)
-    x = torch.randn(64, 33, requires_grad=True)
+    x = torch.randn(64, width, dtype=dtype, requires_grad=True)
     out = FastDropout(0.3)(x)
     gradient = torch.randn_like(out)
     out.backward(gradient)
-    scale = 1 / (1 - realized(0.3))
+    scale = torch.tensor(1 / (1 - realized(0.3)), dtype=torch.float32 if dtype != torch.float64 else dtype)
     kept = out.detach() != 0
     assert 0 < kept.sum() < kept.numel()
-    assert torch.equal(out[kept].detach(), x[kept].detach() * scale)
-    assert torch.equal(x.grad, torch.where(kept, gradient * scale, 0))
+    assert torch.equal(out[kept].detach(), (x[kept].detach() * scale).to(dtype))
+    assert torch.equal(x.grad, torch.where(kept, gradient * scale, 0).to(dtype))
 
 
 def test_columns_of_a_transposed_input_stay_where_they_are() -> None:
@@ -51,3 +53,17 @@ def test_rates_at_the_ends_are_torch_s(rate: float) -> None:
 def test_evaluation_drops_nothing() -> None:
     x = torch.randn(4, 4)
     assert torch.equal(FastDropout(0.5).eval()(x), x)
+
+
+def test_nothing_is_kept_for_backward(either: str) -> None:
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        FastDropout(0.3)(torch.randn(8, 8, requires_grad=True))
+    assert not kept
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_what_is_dropped_is_zero_whatever_it_was() -> None:
+    x = torch.full((100, 100), float("nan"))
+    out = FastDropout(0.5)(x)
+    assert set(out.nan_to_num(7).unique().tolist()) == {0.0, 7.0}

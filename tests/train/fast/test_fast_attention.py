@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qvtune.train.fast.attention import Attended, attention_forward
-from qvtune.train.fast.bits import keep_mask, realized
+from qvtune.train.fast.attention import AttendedByTorch, attention_forward
+from qvtune.train.fast.bits import draw, keep_mask, realized
 
 SHAPE = (3, 4, 9, 8)
 
@@ -31,7 +31,7 @@ def masks() -> dict[str, Tensor | None]:
 
 @pytest.mark.parametrize("rate", [0.0, 0.25])
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
-def test_output_and_gradients_are_the_formula_s(mask: Tensor | None, rate: float) -> None:
+def test_output_and_gradients_are_the_formula_s(mask: Tensor | None, rate: float, either: str) -> None:
     torch.manual_seed(0)
     given = [torch.randn(SHAPE, requires_grad=True) for _ in range(3)]
     exact = [x.detach().double().requires_grad_() for x in given]
@@ -39,7 +39,7 @@ def test_output_and_gradients_are_the_formula_s(mask: Tensor | None, rate: float
     torch.manual_seed(1)
     out, _ = attention_forward(module, *given, mask, dropout=rate)
     torch.manual_seed(1)
-    keep = keep_mask(torch.Size((*SHAPE[:3], SHAPE[2])), rate) if rate else None
+    keep = keep_mask(torch.Size((*SHAPE[:3], SHAPE[2])), draw(rate)) if rate else None
     expected = formula(*exact, mask, keep, rate)
     gradient = torch.randn_like(out)
     out.backward(gradient)
@@ -49,14 +49,14 @@ def test_output_and_gradients_are_the_formula_s(mask: Tensor | None, rate: float
         assert torch.allclose(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_causal_modules_need_no_mask() -> None:
+def test_causal_modules_need_no_mask(either: str) -> None:
     q, k, v = (torch.randn(SHAPE) for _ in range(3))
     out, _ = attention_forward(SimpleNamespace(is_causal=True), q, k, v, None)
     expected = formula(q.double(), k.double(), v.double(), masks()["causal and padding"][:1], None, 0.0)
     assert torch.allclose(out.double(), expected, atol=1e-6)
 
 
-def test_grouped_query_heads_share_keys() -> None:
+def test_grouped_query_heads_share_keys(either: str) -> None:
     q, k, v = torch.randn(SHAPE), torch.randn(3, 2, 9, 8), torch.randn(3, 2, 9, 8)
     module = SimpleNamespace(is_causal=False, num_key_value_groups=2)
     out, _ = attention_forward(module, q, k, v, None)
@@ -65,7 +65,7 @@ def test_grouped_query_heads_share_keys() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_kept_for_backward_is_one_tensor_of_probabilities(dtype: torch.dtype) -> None:
+def test_torch_keeps_one_tensor_of_probabilities_for_backward(dtype: torch.dtype) -> None:
     q = torch.randn(2, 2, 50, 8, dtype=dtype, requires_grad=True)
     sizes: list[int] = []
 
@@ -74,6 +74,88 @@ def test_kept_for_backward_is_one_tensor_of_probabilities(dtype: torch.dtype) ->
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        Attended.apply(q, q, q, None, 0.5, 0.1)
+        AttendedByTorch.apply(q, q, q, None, 0.5, draw(0.1))
     assert sizes.count(2 * 2 * 50 * 50) == 1
+    assert len(sizes) == 4
+
+
+# Sizes that fill no vector, no tile and no block of rows, and some that fill several.
+ODD = [(2, 3, 50, 70, 20), (1, 2, 130, 130, 32), (1, 1, 1, 5, 64), (2, 2, 17, 16, 33), (1, 2, 300, 260, 8)]
+
+
+@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.parametrize("kind", ["none", "padding", "holes", "hidden queries", "added", "causal"])
+@pytest.mark.parametrize("sizes", ODD, ids=str)
+def test_kernels_compute_every_size_and_mask(sizes: tuple[int, ...], kind: str) -> None:
+    batch, heads, queries, keys, size = sizes
+    torch.manual_seed(0)
+    q = torch.randn(batch, queries, heads, size).transpose(1, 2).requires_grad_()
+    k, v = (torch.randn(batch, keys, heads, size).transpose(1, 2).requires_grad_() for _ in range(2))
+    mask: Tensor | None = None
+    if kind == "padding":
+        mask = torch.ones(batch, 1, 1, keys, dtype=torch.bool)
+        mask[-1, ..., -3:] = False
+    if kind in ("holes", "hidden queries"):
+        mask = torch.rand(batch, 1, queries, keys) > 0.3
+        mask[..., 0] = True
+    if kind == "added":
+        mask = torch.randn(1, heads, queries, keys)
+    module = SimpleNamespace(is_causal=kind == "causal")
+    allowed = mask
+    if kind == "causal" and queries > 1:
+        allowed = torch.ones(queries, keys, dtype=torch.bool).tril()
+    torch.manual_seed(1)
+    out, _ = attention_forward(module, q, k, v, mask, dropout=0.2)
+    torch.manual_seed(1)
+    keep = keep_mask(torch.Size((batch, heads, queries, keys)), draw(0.2))
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    if kind == "added":
+        scores = exact[0] @ exact[1].transpose(-1, -2) / size**0.5 + mask.double()
+        weights = scores.softmax(-1) * (keep != 0) / (1 - realized(0.2))
+        expected = (weights @ exact[2]).transpose(1, 2)
+    else:
+        expected = formula(*exact, allowed, keep, 0.2)
+    gradient = torch.randn_like(out)
+    out.backward(gradient)
+    expected.backward(gradient.double())
+    assert (out - expected).norm() <= 2e-6 * expected.norm()
+    for ours, theirs in zip((q, k, v), exact, strict=True):
+        assert (ours.grad - theirs.grad).norm() <= 2e-6 * theirs.grad.norm()
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_a_query_that_sees_nothing_gives_zeros_and_no_gradient() -> None:
+    q, k, v = (torch.randn(2, 2, 5, 8, requires_grad=True) for _ in range(3))
+    mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    mask[0, :, 2] = False
+    out, _ = attention_forward(SimpleNamespace(is_causal=False), q, k, v, mask, dropout=0.1)
+    assert not out[0, 2].any()
+    out.sum().backward()
+    assert not q.grad[0, :, 2].any()
+    assert all(x.grad.isfinite().all() for x in (q, k, v))
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_in_bfloat16_errors_are_those_of_rounding() -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 40, 32, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
+    torch.manual_seed(1)
+    out, _ = attention_forward(SimpleNamespace(is_causal=False), q, k, v, None, dropout=0.1)
+    torch.manual_seed(1)
+    expected = formula(*exact, None, keep_mask(torch.Size((2, 4, 40, 40)), draw(0.1)), 0.1)
+    gradient = torch.randn_like(out)
+    out.backward(gradient)
+    expected.backward(gradient.double())
+    for ours, theirs in ((out, expected), *((x.grad, y.grad) for x, y in zip((q, k, v), exact, strict=True))):
+        assert (ours.double() - theirs).norm() < 4e-3 * theirs.norm()  # half a unit in the last place is 2 ** -9
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_kernels_keep_no_matrix_for_backward() -> None:
+    q = torch.randn(2, 2, 50, 8, requires_grad=True)
+    sizes: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+        attention_forward(SimpleNamespace(is_causal=False), q, q, q, None, dropout=0.1)
+    assert max(sizes) == q.numel()
     assert len(sizes) == 4

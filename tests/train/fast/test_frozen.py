@@ -1,4 +1,4 @@
-"""Frozen layers with packed weights beside plain ones, bit for bit."""
+"""Frozen layers with packed weights beside plain ones."""
 
 import copy
 
@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from qvtune.train.fast.frozen import FastFrozenLinear, can_pack
+from qvtune.train.fast.frozen import FastFrozenLinear, Reordered, Tiles, can_pack, packed_weights
+from qvtune.train.fast.native.library import has_tiles
 
 needs_bf16 = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bfloat16 products"
 )
 
 
-def make_layer(*, bias: bool = True) -> nn.Linear:
+def make_layer(*, bias: bool = True, inputs: int = 48, outputs: int = 80) -> nn.Linear:
     torch.manual_seed(0)
-    return nn.Linear(48, 80, bias=bias).bfloat16().requires_grad_(False)
+    return nn.Linear(inputs, outputs, bias=bias).bfloat16().requires_grad_(False)
 
 
 def output_and_gradient(layer: nn.Linear, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,3 +57,37 @@ def test_other_types_and_trained_weights_are_left_to_torch() -> None:
     assert torch.equal(layer(x), expected)
     assert not can_pack(layer.weight, x)
     assert not can_pack(make_layer().requires_grad_(True).weight, x.bfloat16())
+
+
+@pytest.mark.skipif(not has_tiles(), reason="this processor has no AMX, or its system does not allow it")
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 200])
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 32), (96, 64), (1536, 384)])
+def test_tiles_multiply_as_float64_does(inputs: int, outputs: int, rows: int, bias: bool) -> None:
+    layer = make_layer(bias=bias, inputs=inputs, outputs=outputs)
+    layer.__class__ = FastFrozenLinear
+    assert isinstance(packed_weights(layer).forward, Tiles)
+    out, gradient = output_and_gradient(layer, (rows, inputs))
+    torch.manual_seed(1)
+    x, given = torch.randn(rows, inputs, dtype=torch.bfloat16).double(), torch.randn(rows, outputs).bfloat16().double()
+    expected = x @ layer.weight.double().T + (layer.bias.double() if bias else 0)
+    for ours, theirs in ((out, expected), (gradient, given @ layer.weight.double())):
+        assert (ours.double() - theirs).norm() < 2**-8 * theirs.norm()
+
+
+@pytest.mark.skipif(not has_tiles(), reason="this processor has no AMX, or its system does not allow it")
+def test_two_threads_multiply_as_one_does() -> None:
+    layer, x = make_layer(inputs=96, outputs=64), torch.randn(2000, 96, dtype=torch.bfloat16)
+    layer.__class__ = FastFrozenLinear
+    alone = layer(x)
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(layer(x), alone)
+    finally:
+        torch.set_num_threads(1)
+
+
+@needs_bf16
+def test_sides_that_fill_no_tile_are_left_to_onednn() -> None:
+    layer = make_layer()
+    assert isinstance(packed_weights(layer).forward, Reordered)

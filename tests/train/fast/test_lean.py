@@ -1,11 +1,14 @@
-"""A loop with few walks through the model."""
+"""A loop with few walks through the model, in memory that is kept."""
 
 import copy
+import ctypes
+import sys
 
+import pytest
 import torch
 from torch import nn
 
-from qvtune.train.fast.lean import few_walks
+from qvtune.train.fast.lean import few_walks, kept_memory
 
 
 def make_model() -> nn.Module:
@@ -43,3 +46,24 @@ def test_afterwards_the_model_is_as_it_was() -> None:
     twin.eval()
     assert not twin[1].training
     assert model[1].training
+
+
+def faults_of_a_step() -> int:
+    import resource
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(48 << 20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+HAS_GLIBC = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "malloc_trim")
+
+
+@pytest.mark.skipif(not HAS_GLIBC, reason="glibc alone does that")
+def test_memory_is_kept_and_given_back() -> None:
+    pages = (48 << 20) // 65536  # of the largest size that is common
+    assert faults_of_a_step() > pages
+    with kept_memory():
+        faults_of_a_step()
+        assert faults_of_a_step() < pages / 10
+    assert faults_of_a_step() > pages

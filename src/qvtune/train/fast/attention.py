@@ -114,7 +114,8 @@ class Attended(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask, logs = ctx.saved_tensors
         # The positions come before the heads, as projections have them: no copy turns them back.
-        of_query, of_key, of_value = (x.new_empty(x.shape[0], x.shape[2], x.shape[1], x.shape[3]) for x in (query, key, value))
+        sizes = [(b, positions, heads, s) for b, heads, positions, s in (x.shape for x in (query, key, value))]
+        of_query, of_key, of_value = map(query.new_empty, sizes)
         call(
             "attention_backward", query.dtype, query, key, value, mask, ctx.numbers, ctx.scaling,
             gradient.contiguous(), logs, of_query, of_key, of_value, *ctx.drop,

@@ -1,10 +1,10 @@
 """Cheap random bits for dropout on a CPU, where torch draws every sample apart.
 
-Every mask has a key of 64 bits, drawn from torch's global CPU generator. So masks are seeded by `torch.manual_seed`, and
-come back when that generator's state does, as on resuming a checkpoint or computing activations a second time. Word i
-of a key is the (i + 1)-th output of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators,
-OOPSLA 2014) with that seed, and decides over four neighbours in a row. So a mask can be made again from its key in place
-of being kept, in any order and by any number of threads.
+Every mask has a key of 64 bits, drawn from torch's global CPU generator. So masks are seeded by `torch.manual_seed`,
+and come back when that generator's state does, as on resuming a checkpoint or computing activations a second time.
+Word i of a key is the (i + 1)-th output of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
+Generators, OOPSLA 2014) with that seed, and decides over four neighbours in a row. So a mask can be made again from its
+key in place of being kept, in any order and by any number of threads.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ _BLOCK = 1 << 15
 
 
 class Drop(NamedTuple):
-    """A mask as kernels take it: its key, the number of 2 ** RESOLUTION that is dropped, and what the others grow by."""
+    """A mask as kernels take it: its key, how many of 2 ** RESOLUTION are dropped, and what the others grow by."""
 
     key: int
     below: int

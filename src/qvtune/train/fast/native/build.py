@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def find_compiler() -> str | None:
     if not sys.platform.startswith("linux") or not torch.backends.openmp.is_available():
         return None
     named = os.environ.get("CXX", "")
-    return shutil.which(named if "g++" in Path(named).name else "g++")
+    return shutil.which(named if re.search(r"(^|-)g\+\+", Path(named).name) else "g++")
 
 
 def _key(compiler: str) -> str:

@@ -1,0 +1,69 @@
+"""Compiling the kernels: once, for this processor, and doing without."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from qvtune.train.fast.native import build
+from qvtune.train.fast.native.library import has_kernels
+
+
+@pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("QVTUNE_CACHE", str(tmp_path / "empty"))
+    return tmp_path / "empty" / "kernels"
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_compiled_once(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = build.compiled_kernels()
+    assert path is not None
+    assert [file.name for file in empty_cache.iterdir()] == [path.name]
+    monkeypatch.setattr(build, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert build.compiled_kernels() == path
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_other_flags_are_another_library(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = build.find_compiler()
+    assert compiler is not None
+    key = build._key(compiler)
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DX"))
+    assert build._key(compiler) != key
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_a_compiler_that_fails_is_told_of(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(build, "FLAGS", ("-no-such-flag",))
+    with caplog.at_level(logging.WARNING):
+        assert build.compiled_kernels() is None
+    assert "could not be compiled" in caplog.text
+    assert "no-such-flag" in caplog.text
+    assert not list(empty_cache.iterdir())
+
+
+def test_without_a_compiler_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    assert build.compiled_kernels() is None
+
+
+def test_other_compilers_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(build.shutil, "which", lambda name: asked.append(name))
+    for named, wanted in (("", "g++"), ("clang++", "g++"), ("/usr/bin/g++-12", "/usr/bin/g++-12")):
+        monkeypatch.setenv("CXX", named)
+        build.find_compiler()
+        assert asked.pop() == wanted
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_they_compute_in_two_types_on_the_cpu() -> None:
+    assert has_kernels(torch.zeros(1))
+    assert has_kernels(torch.zeros(1, dtype=torch.bfloat16))
+    assert not has_kernels(torch.zeros(1, dtype=torch.float64))
+    assert not has_kernels(torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16))
+    assert not has_kernels(torch.zeros(1, device="meta"))
