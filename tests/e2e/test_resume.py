@@ -163,3 +163,21 @@ def test_another_seed_ends_elsewhere(folder: Path, straight: Path, tmp_path: Pat
     assert main([*command(folder, out)[3:], "--seed", "1"]) == 0
     trained, other = (load_file(path / "adapter" / "adapter_model.safetensors") for path in (out, straight))
     assert not all(trained[name].equal(other[name]) for name in other)
+
+
+def test_killed_run_of_token_batches_ends_like_the_straight_one(folder: Path, tmp_path: Path) -> None:
+    def words(name: str) -> list[str]:
+        given = command(folder, tmp_path / name)
+        place = given.index("--batch-size")
+        return [*given[:place], "--batch-tokens", "60", *given[place + 2 :]]
+
+    process = subprocess.Popen(words("killed"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not has_lines(9)(tmp_path / "killed"):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.0002)
+    process.kill()
+    process.communicate()
+    assert (tmp_path / "killed" / "checkpoints").exists()
+    for name in ("killed", "straight"):
+        assert main(words(name)[3:]) == 0
+    assert_same_end(tmp_path / "killed", tmp_path / "straight")

@@ -19,7 +19,12 @@ def test_defaults_by_method() -> None:
 
 
 def test_yaml_of_a_configuration_gives_it_back(tmp_path: Path) -> None:
-    for extra in ({}, {"value_lr": 1e-3}, {"layers": "0,2-4", "text_column": ["a", "b"], "glue_dir": "/glue"}):
+    for extra in (
+        {},
+        {"value_lr": 1e-3},
+        {"batch_tokens": 500},
+        {"layers": "0,2-4", "text_column": ["a", "b"], "glue_dir": "/glue"},
+    ):
         config = make_config(BASE | extra)
         path = tmp_path / "config.yaml"
         path.write_text(config.to_yaml())
@@ -73,3 +78,15 @@ def test_unknown_keys_name_file_and_nearest(tmp_path: Path) -> None:
     path.write_text("modle: m\nepoch: 3\n")
     with pytest.raises(ConfigError, match=r"(?s)run.yaml: unknown option 'modle'.*'model'.*'epoch'.*'epochs'"):
         read_config(path)
+
+
+def test_a_batch_has_one_size(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--batch-tokens and --batch-size both set"):
+        make_config(BASE | {"batch_tokens": 500, "batch_size": 8})
+    with pytest.raises(ConfigError, match="--batch-tokens is a part of the fast path"):
+        make_config(BASE | {"batch_tokens": 500, "fast": False})
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(BASE | {"batch_size": 8}))
+    assert make_config({"batch_tokens": "500"}, path).pass_tokens == 500
+    assert make_config({"batch_tokens": "5"}, path).pass_tokens == 128
+    assert make_config({}, path).pass_tokens == 8 * 128

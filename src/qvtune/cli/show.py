@@ -111,7 +111,8 @@ def _generic(name: str) -> str:
 def print_cost(console: Console, plan: Plan, config: TrainConfig) -> None:
     """Print what a step costs."""
     passes = f"{config.accumulation} x " if config.accumulation > 1 else ""
-    console.out(f"Estimated for a step of {passes}{config.batch_size} x {config.max_length} tokens", highlight=False)
+    batch = f"{config.batch_size} x {config.max_length}" if config.batch_tokens is None else f"{config.pass_tokens:,}"
+    console.out(f"Estimated for a step of {passes}{batch} tokens", highlight=False)
     table = Table()
     table.add_column("what")
     table.add_column("amount", justify="right")

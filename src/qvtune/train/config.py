@@ -85,6 +85,12 @@ class OptimizationOptions(Options):
     epochs: float = Field(3.0, gt=0, description="Passes over the training examples.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many steps, in place of --epochs.")
     batch_size: int = Field(32, ge=1, description="Examples per forward pass and device.")
+    batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens per forward pass at most, padding included, in place of --batch-size: a batch of short "
+        "texts holds more of them. In one process.",
+    )
     accumulation: int = Field(1, ge=1, description="Forward passes per step: gradients add up before an update.")
     schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="Course of the rates after warmup.")
     warmup: float = Field(0.0, ge=0, lt=1, description="Part of the steps over which the rates rise from zero.")
@@ -140,6 +146,12 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
         method = values.get("method", "lora")
         if "value_lr" in values and "lr_ratio" in values:
             raise ValueError("--value-lr and --lr-ratio both set the value's rate; give one of them.")
+        if values.get("batch_tokens") is not None and "batch_size" in values:
+            raise ValueError("--batch-tokens and --batch-size both set the size of a batch; give one of them.")
+        if values.get("batch_tokens") is not None and values.get("fast") in (False, "false", "False"):
+            raise ValueError(
+                "--batch-tokens is a part of the fast path, and --no-fast is given. Leave one of them out."
+            )
         useless = [name for name in LORA_OPTIONS if name in values] if method == "full" else []
         if useless:
             raise ValueError(f"{option_name(useless[0])} is of LoRA, and --method is full. Leave it out.")
@@ -155,6 +167,11 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
                 raise ValueError(f"--{name}-lr is given, and --roles is {self.roles}: the {name} does not train.")
         return self
 
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens of a forward pass at most."""
+        return max(self.batch_tokens or self.batch_size * self.max_length, self.max_length)
+
     def fingerprint(self) -> str:
         """Return a hash of every option that can change a result, the same wherever files are."""
         values = self.model_dump(mode="json")
@@ -169,6 +186,8 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
         values |= {name: str(Path(values[name]).absolute()) for name in PATHS if self._is_here(values.get(name))}
         if "value_lr" in values:
             del values["lr_ratio"]
+        if "batch_tokens" in values:
+            del values["batch_size"]
         if self.method == "full":
             values = {name: value for name, value in values.items() if name not in LORA_OPTIONS}
         start = "# qvtune train --config config.yaml\n"
@@ -190,6 +209,8 @@ def make_config(values: dict[str, Any], config_file: Path | None = None) -> Trai
     loaded = read_config(config_file) if config_file else {}
     if {"value_lr", "lr_ratio"} & set(values):
         loaded = {k: v for k, v in loaded.items() if k not in ("value_lr", "lr_ratio")}
+    if {"batch_size", "batch_tokens"} & set(values):
+        loaded = {k: v for k, v in loaded.items() if k not in ("batch_size", "batch_tokens")}
     merged = _translate({**loaded, **values})
     return parse_options(TrainConfig, merged, {name: str(config_file) for name in loaded if name not in values})
 

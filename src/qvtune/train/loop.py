@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerState
 
 from qvtune.data.load import TUNING
 from qvtune.data.metrics import combine_splits, compute_metrics
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.errors import DivergedError, Interrupted
-from qvtune.train.fast.batches import LengthBatches, token_lengths
+from qvtune.train.fast.batches import LengthBatches, TokenBatches, token_lengths
 from qvtune.train.fast.lean import few_walks, kept_memory
 from qvtune.train.fast.precision import widen
 from qvtune.train.folder import RunFolder, writing
@@ -31,10 +31,19 @@ class RunTrainer(Trainer):
         task: says the loss and the metrics.
         eval_dataset: tokenised evaluation sets by name.
         folder: where checkpoints go.
+        batch_tokens: tokens of a batch, in place of a number of examples.
         **kwargs: the arguments of `Trainer`.
     """
 
-    def __init__(self, *, task: Task, eval_dataset: Mapping[str, Dataset], folder: RunFolder, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        task: Task,
+        eval_dataset: Mapping[str, Dataset],
+        folder: RunFolder,
+        batch_tokens: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             compute_loss_func=task_loss(task),
             # Encoder-decoders return their encoder's states beside the logits.
@@ -44,6 +53,7 @@ class RunTrainer(Trainer):
         )
         self.task = task
         self.folder = folder
+        self.batch_tokens = batch_tokens
         self.stop_requested = False
         # Seconds spent on anything but training steps, to be taken off the speed.
         self.aside_seconds = 0.0
@@ -59,6 +69,20 @@ class RunTrainer(Trainer):
     def floating_point_ops(self, inputs: Any) -> int:
         """Count nothing: transformers walks through the model for it in every step, and `plan.json` has the count."""
         return 0
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the batches of an epoch."""
+        if self.batch_tokens is None:
+            return super().get_train_dataloader()
+        batches = TokenBatches(token_lengths(self.train_dataset), self.batch_tokens, self.args.data_seed or 0)
+        loader = DataLoader(
+            self._remove_unused_columns(self.train_dataset, description="Training"),
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         if not self.args.fast:

@@ -135,7 +135,7 @@ def _memory(inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, c
     layers = _layer_calls(adaptation)
     width = adaptation.attention.layers[0]["q"].shape[1]
     heads = adaptation.attention.layers[0].heads
-    tokens = config.batch_size * config.max_length
+    tokens = config.pass_tokens
     scale = 1 if config.precision in ("bf16", "fp16") else 2
     per_layer = 2 * width if config.gradient_checkpointing else 34 * width + 5 * heads * config.max_length
     return {
@@ -148,7 +148,7 @@ def _memory(inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, c
 
 def _operations(inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, config: TrainConfig) -> int:
     """Count operations of one step: each matrix forward and for its input's gradient, trained ones a third time."""
-    tokens = config.batch_size * config.max_length * config.accumulation
+    tokens = config.pass_tokens * config.accumulation
     uses = {layer.name: max(1, layer.uses) for layer in adaptation.attention}
     shared = max(uses.values())
     body = {id(m) for m in getattr(inner, "base_model", inner).modules()}

@@ -17,7 +17,7 @@ LINE_SECONDS = 10.0
 class ProgressReport(TrainerCallback):
     """Prints steps, loss, examples per second and time left, and the metrics of every evaluation."""
 
-    def __init__(self, console: Console, examples_per_step: int) -> None:
+    def __init__(self, console: Console, examples_per_step: float) -> None:
         self.console = console
         self.examples_per_step = examples_per_step
         self.loss = ""

@@ -130,10 +130,12 @@ def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Con
     metric = _selection_metric(config, prepared)
     arguments = training_arguments(config, folder, metric)
     stopping = EarlyStopping(metric, config.early_stopping) if config.early_stopping else None
-    progress = ProgressReport(console, config.batch_size * config.accumulation * arguments.world_size)
     clock = _MetricsFile(folder)
+    if config.batch_tokens and arguments.world_size > 1:
+        raise ConfigError(f"--batch-tokens is for one process, and here are {arguments.world_size}. Give --batch-size.")
     trainer = RunTrainer(
         task=prepared.data.task,
+        batch_tokens=config.batch_tokens,
         eval_dataset={s: longest_first(d)[0] if config.fast else d for s, d in prepared.splits.items()},
         folder=folder,
         model=prepared.model,
@@ -141,8 +143,10 @@ def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Con
         train_dataset=prepared.train,
         processing_class=prepared.tokenizer,
         data_collator=DataCollatorWithPadding(prepared.tokenizer),
-        callbacks=[clock, progress, *([stopping] if stopping else [])],
+        callbacks=[clock, *([stopping] if stopping else [])],
     )
+    progress = ProgressReport(console, _examples_per_step(config, trainer, len(prepared.train)))
+    trainer.add_callback(progress)
     clock.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     checkpoint = folder.last_checkpoint()
@@ -163,6 +167,12 @@ def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Con
         result["saved_bytes"] = sum(file.stat().st_size for file in saved.glob("*.safetensors"))
         write_json(folder.result, result)
     return result
+
+
+def _examples_per_step(config: TrainConfig, trainer: RunTrainer, examples: int) -> float:
+    if config.batch_tokens is None:
+        return config.batch_size * config.accumulation * trainer.args.world_size
+    return examples / len(trainer.get_train_dataloader()) * config.accumulation
 
 
 def training_arguments(config: TrainConfig, folder: RunFolder, metric: str) -> TrainingArguments:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from qvtune.train.fast.batches import LengthBatches, longest_first, token_lengths
+from qvtune.train.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
 
 LENGTHS = np.random.default_rng(0).integers(3, 129, size=1000)
 
@@ -59,3 +59,31 @@ def test_longest_first_tells_where_rows_were() -> None:
     assert token_lengths(tokens.select([2, 1])).tolist() == [1, 5]
     by_length, order = longest_first(tokens)
     assert list(by_length["row"]) == order.tolist() == [1, 3, 0, 2]
+
+
+@pytest.mark.parametrize("budget", [1, 128, 500, 10_000, 10**6])
+def test_no_batch_has_more_tokens_than_allowed(budget: int) -> None:
+    sampler = TokenBatches(LENGTHS, budget, seed=1)
+    found = list(sampler)
+    assert len(found) == len(sampler)
+    assert sorted(index for batch in found for index in batch) == list(range(1000))
+    sizes = [len(batch) * LENGTHS[batch].max() for batch in found]
+    assert all(size <= budget or len(batch) == 1 for size, batch in zip(sizes, found, strict=True))
+    assert sizes[0] == max(sizes)
+    if budget == 500:  # little is padded, and batches are full
+        assert sum(sizes) < 1.1 * LENGTHS.sum()
+        assert len(found) < 1.3 * LENGTHS.sum() / budget + 1
+
+
+def test_epochs_have_as_many_batches_and_others() -> None:
+    lengths = LENGTHS // 16 + 3  # of each there are many, whose order is new in every epoch
+    sampler = TokenBatches(lengths, 100, seed=1)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert len(first) == len(second)
+    repeated = {frozenset(b) for b in first} & {frozenset(b) for b in second}
+    assert len(repeated) < len(first) / 10
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+    assert list(TokenBatches(lengths, 100, seed=2)) != first

@@ -54,6 +54,46 @@ class LengthBatches(Sampler[int]):
         yield from rest.tolist()
 
 
+class TokenBatches(Sampler[list[int]]):
+    """Yields batches of at most so many tokens, padding included, shuffled anew every epoch, the largest one first.
+
+    Examples are sorted by length, equal ones in a new order each time, and cut where the next one would not fit; so
+    every epoch has the same number of batches. An example that is longer than the budget is a batch by itself.
+
+    Args:
+        lengths: tokens of every example.
+        budget: tokens of a batch.
+        seed: the same seed and epoch give the same batches.
+    """
+
+    def __init__(self, lengths: ArrayLike, budget: int, seed: int) -> None:
+        self.lengths = np.asarray(lengths)
+        self.seed = seed
+        self.epoch = 0
+        self.starts = [0]
+        for place, length in enumerate(np.sort(self.lengths)):
+            if place and (place + 1 - self.starts[-1]) * length > budget:
+                self.starts.append(place)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches are yielded next."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = np.lexsort((generator.permutation(len(self.lengths)), self.lengths))
+        batches = np.split(order, self.starts[1:])
+        tokens = [len(batch) * self.lengths[batch[-1]] for batch in batches]
+        largest = int(np.argmax(tokens))
+        yield batches[largest].tolist()
+        for index in generator.permutation(len(batches)):
+            if index != largest:
+                yield batches[index].tolist()
+
+
 def token_lengths(tokens: Dataset) -> np.ndarray:
     """Return the number of tokens of every example."""
     ids = tokens.with_format("arrow")["input_ids"].combine_chunks()
