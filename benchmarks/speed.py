@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 WAYS = ("public", "flags", "qvtune")
+# "flags" under torch.compile, which compilation.py measures.
+COMPILED = "compiled"
 BATCH, RANK, LR = 32, 8, 4e-4
 
 
@@ -163,7 +165,9 @@ def train_plain(case: Case, way: str, glue_dir: Path, out: Path) -> dict[str, An
         return dataset.map(encode, batched=True, remove_columns=columns).rename_column("label", "labels")
 
     train, evaluation = tokens(data.train), tokens(next(iter(data.evaluation.values())))
-    flags: dict[str, Any] = {"bf16": True, "train_sampling_strategy": "group_by_length"} if way == "flags" else {}
+    flags: dict[str, Any] = {}
+    if way != "public":
+        flags = {"bf16": True, "train_sampling_strategy": "group_by_length", "torch_compile": way == COMPILED}
     arguments = TrainingArguments(
         output_dir=str(out), per_device_train_batch_size=BATCH, per_device_eval_batch_size=config.eval_batch_size,
         num_train_epochs=1, learning_rate=LR, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",

@@ -164,6 +164,12 @@ def test_transformers_arguments_are_refused(tmp_path: Path) -> None:
         qvtune.Trainer(make_model(), arguments(tmp_path, transformers.TrainingArguments))
 
 
+def test_torch_compile_and_the_fast_path_are_not_combined_on_a_cpu(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Give fast=False for torch\.compile"):
+        qvtune.Trainer(make_model(), arguments(tmp_path, torch_compile=True))
+    qvtune.Trainer(make_model(), arguments(tmp_path, torch_compile=True, fast=False))
+
+
 def test_optimizer_with_groups_of_its_own_is_refused(tmp_path: Path) -> None:
     trainer = qvtune.Trainer(make_model(), arguments(tmp_path), train_dataset=make_data())
     trainer.optimizer_cls_and_kwargs = (torch.optim.AdamW, {"params": [], "lr": 1e-3})

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
+from qvtune.train.fast.native.library import has_tiles, load_kernels
+
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return versions of Python and the libraries, the processor, threads and the accelerator."""
+    """Return versions of Python and the libraries, processor, threads, accelerator and the kernels of the fast path."""
     versions = {name: importlib.metadata.version(name) for name in ("qvtune", *LIBRARIES)}
     accelerator = None
     if torch.cuda.is_available():
@@ -24,6 +26,7 @@ def describe_environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": accelerator,
+        "kernels": {"compiled": load_kernels() is not None, "amx": has_tiles()},
         "versions": versions,
     }
 

@@ -65,7 +65,7 @@ class Trainer(transformers.Trainer):
         **kwargs: transformers.Trainer's other arguments.
 
     Raises:
-        ConfigError: if `args` are not qvtune's.
+        ConfigError: if `args` are not qvtune's, or ask for the fast path and for torch.compile on a CPU.
         RoleError, AdaptError: if the model cannot be adapted.
         RunError: on resuming from a checkpoint with other groups or rates.
     """
@@ -81,6 +81,11 @@ class Trainer(transformers.Trainer):
         args = args or TrainingArguments(output_dir="tmp_trainer")
         if not isinstance(args, TrainingArguments):
             raise ConfigError("args are transformers' TrainingArguments. Make qvtune.TrainingArguments of them.")
+        if args.fast and args.torch_compile and not torch.accelerator.is_available():
+            raise ConfigError(
+                "torch_compile is given, and on a CPU the fast path is compiled already, in another way. Give fast=False for "
+                "torch.compile, or leave torch_compile out."
+            )
         if model is not None:
             model = _prepared(model, args)
         super().__init__(model=model, args=args, **kwargs)

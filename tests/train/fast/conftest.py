@@ -1,17 +1,12 @@
 """The fast path with its kernels and without them, as on a machine that has no compiler."""
 
 import pytest
+from kernels import leave_out_kernels
 
-from qvtune.train.fast import frozen
 from qvtune.train.fast.native import library
 from qvtune.train.fast.native.build import find_compiler
 
 WITH, WITHOUT = "kernels", "torch"
-
-
-def leave_out_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library, "load_kernels", lambda: None)
-    monkeypatch.setattr(frozen, "has_tiles", lambda: False)
 
 
 @pytest.fixture

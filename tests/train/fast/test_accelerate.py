@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import leave_out_kernels
+from kernels import leave_out_kernels
 from torch import nn
 from transformers import (
     AlbertConfig,
