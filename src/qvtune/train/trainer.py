@@ -83,8 +83,8 @@ class Trainer(transformers.Trainer):
             raise ConfigError("args are transformers' TrainingArguments. Make qvtune.TrainingArguments of them.")
         if args.fast and args.torch_compile and not torch.accelerator.is_available():
             raise ConfigError(
-                "torch_compile is given, and on a CPU the fast path is compiled already, in another way. Give fast=False for "
-                "torch.compile, or leave torch_compile out."
+                "torch_compile is given, and on a CPU the fast path is compiled already, in another way. Give "
+                "fast=False for it, or leave torch_compile out."
             )
         if model is not None:
             model = _prepared(model, args)

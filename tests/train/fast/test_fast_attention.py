@@ -84,7 +84,7 @@ ODD = [(2, 3, 50, 70, 20), (1, 2, 130, 130, 32), (1, 1, 1, 5, 64), (2, 2, 17, 16
 
 
 @pytest.mark.usefixtures("with_kernels")
-@pytest.mark.parametrize("kind", ["none", "padding", "holes", "hidden queries", "added", "causal"])
+@pytest.mark.parametrize("kind", ["none", "padding", "holes", "by head", "added", "causal"])
 @pytest.mark.parametrize("sizes", ODD, ids=str)
 def test_kernels_compute_every_size_and_mask(sizes: tuple[int, ...], kind: str) -> None:
     batch, heads, queries, keys, size = sizes
@@ -95,8 +95,9 @@ def test_kernels_compute_every_size_and_mask(sizes: tuple[int, ...], kind: str) 
     if kind == "padding":
         mask = torch.ones(batch, 1, 1, keys, dtype=torch.bool)
         mask[-1, ..., -3:] = False
-    if kind in ("holes", "hidden queries"):
-        mask = torch.rand(batch, 1, queries, keys) > 0.3
+    if kind in ("holes", "by head"):
+        mask = torch.rand(batch, heads if kind == "by head" else 1, queries, keys) > 0.3
+        mask[:, 0, :, keys // 2 :] = False
         mask[..., 0] = True
     if kind == "added":
         mask = torch.randn(1, heads, queries, keys)
@@ -121,6 +122,17 @@ def test_kernels_compute_every_size_and_mask(sizes: tuple[int, ...], kind: str) 
     assert (out - expected).norm() <= 2e-6 * expected.norm()
     for ours, theirs in zip((q, k, v), exact, strict=True):
         assert (ours.grad - theirs.grad).norm() <= 2e-6 * theirs.grad.norm()
+
+
+@pytest.mark.usefixtures("with_kernels")
+def test_heads_that_share_keys_see_what_their_own_masks_show() -> None:
+    torch.manual_seed(0)
+    q, (k, v) = torch.randn(2, 4, 20, 8), torch.randn(2, 2, 2, 20, 8)
+    mask = torch.ones(2, 4, 1, 20, dtype=torch.bool)
+    mask[0, 1, :, 15:] = mask[1, 2, :, 3:9] = mask[1, 3, :, 1:] = False
+    out, _ = attention_forward(SimpleNamespace(is_causal=False, num_key_value_groups=2), q, k, v, mask)
+    doubled = [x.double().repeat_interleave(2, dim=1) for x in (k, v)]
+    assert torch.allclose(out.double(), formula(q.double(), *doubled, mask, None, 0.0), atol=1e-6)
 
 
 @pytest.mark.usefixtures("with_kernels")

@@ -77,25 +77,48 @@ template <class T> struct Attention {
         return rows < 8 ? 8 : rows > 48 ? 48 : rows;
     }
 
-    // Of a head's keys, those up to the last that any of its queries sees, and whether some before it are hidden.
+    // Of a text's keys, those up to the last that any of its queries sees, and whether some before it are hidden.
     struct Seen {
         Index keys;
         bool holes;
     };
 
-    Seen seen_keys(Index b, Index first_head) const {
-        if (!seen) return {keys, bias != nullptr};
-        Index rows = ms.row ? queries : 1, all = ms.head ? groups : 1, last = 0, shown = 0;
-        for (Index h = first_head; h < first_head + all; h++)
+    Index mask_heads() const { return seen && ms.head ? heads : 1; }
+
+    // Of every text, and of every head that has a mask of its own.
+    Seen* seen_keys() const {
+        Index masks = mask_heads();
+        Seen* found = (Seen*)malloc(batch * masks * sizeof(Seen));
+#pragma omp parallel for schedule(static)
+        for (Index unit = 0; unit < batch * masks; unit++) {
+            found[unit] = {keys, bias != nullptr};
+            if (!seen) continue;
+            const uint8_t* text = seen + unit / masks * ms.batch + unit % masks * ms.head;
+            Index rows = ms.row ? queries : 1, last = 0, shown = 0;
             for (Index i = 0; i < rows; i++) {
-                const uint8_t* row = seen + b * ms.batch + h * ms.head + i * ms.row;
-                for (Index j = 0; j < keys; j++)
-                    if (row[j * mask_column]) {
-                        shown++;
-                        last = j + 1 > last ? j + 1 : last;
-                    }
+                const uint8_t* row = text + i * ms.row;
+                if (mask_column == 1)
+                    for (Index j = 0; j < keys; j++) shown += row[j];
+                else
+                    for (Index j = 0; j < keys; j++) shown += row[j * mask_column];
+                Index end = keys;
+                while (end > last && !row[(end - 1) * mask_column]) end--;
+                last = end;
             }
-        return {last, shown < rows * all * last};
+            found[unit] = {last, shown < rows * last};
+        }
+        return found;
+    }
+
+    // What the query heads that share a key head see together.
+    Seen seen_by_group(const Seen* found, Index b, Index key_head) const {
+        if (mask_heads() == 1) return found[b];
+        Seen all = found[b * heads + key_head * groups];
+        for (Index h = 1; h < groups; h++) {
+            Seen other = found[b * heads + key_head * groups + h];
+            all = {other.keys > all.keys ? other.keys : all.keys, all.holes || other.holes || other.keys != all.keys};
+        }
+        return all;
     }
 
     // Turns a head's scores of query i into what the softmax sees; what is not seen becomes -inf, up to n.
@@ -148,10 +171,11 @@ template <class T> struct Attention {
     // out (batch, queries, heads, size); logs (batch, heads, queries), log of the sum of exp of a row's scores, or null.
     void forward(T* out, float* logs) const {
         Index w = width(), nb = block(), kv = heads / groups, full = room();
+        Seen* found = seen_keys();
 #pragma omp parallel for schedule(static)
         for (Index unit = 0; unit < batch * kv; unit++) {
             Index b = unit / kv, hk = unit % kv;
-            Seen visible = seen_keys(b, hk * groups);
+            Seen visible = seen_by_group(found, b, hk);
             Index used = visible.keys, n = padded(used);
             float* turned_key = scratch(size * full + full * w + w + nb * (w + full + w) + bits_room(full));
             float *v = turned_key + size * full, *line = v + full * w, *q = line + w, *s = q + nb * w, *o = s + nb * full;
@@ -174,6 +198,7 @@ template <class T> struct Attention {
                         narrow(o + i * w, out + ((b * queries + first + i) * heads + h) * size, size);
                 }
         }
+        free(found);
     }
 
     // Scores -> dropped probabilities, in place; a row that sees nothing becomes zeros.
@@ -203,10 +228,11 @@ template <class T> struct Attention {
     // Gradients as (batch, queries or keys, heads or key heads, size).
     void backward(const T* gradient, const float* logs, T* grad_query, T* grad_key, T* grad_value) const {
         Index w = width(), nb = block(), kv = heads / groups, full = room();
+        Seen* found = seen_keys();
 #pragma omp parallel for schedule(static)
         for (Index unit = 0; unit < batch * kv; unit++) {
             Index b = unit / kv, hk = unit % kv;
-            Seen visible = seen_keys(b, hk * groups);
+            Seen visible = seen_by_group(found, b, hk);
             Index used = visible.keys, n = padded(used);
             float* turned_key = scratch(2 * size * full + 3 * full * w + w + nb * (3 * w + 2 * full) + bits_room(full));
             float *turned_value = turned_key + size * full, *k = turned_value + size * full, *gk = k + full * w,
@@ -245,6 +271,7 @@ template <class T> struct Attention {
                 narrow(gv + j * w, grad_value + ((b * keys + j) * kv + hk) * size, size);
             }
         }
+        free(found);
     }
 
     // Scores and gradients of dropped probabilities -> dropped probabilities and gradients of scores.
