@@ -42,6 +42,28 @@ PARTS = {
 OTHER = "everything else in torch"
 PYTHON = "Python between the operations"
 
+# What the time of a part goes into, and why it is not spared.
+WHY = {
+    "frozen products": "Key, output and both feed-forward matrices, forward and for the gradient of their inputs: the "
+    "arithmetic that fine-tuning is.",
+    "LoRA layers, frozen product included": "Query and value: their frozen products, and the low-rank ones in "
+    "float32, in one pass over the rows forward and one backward, with masks.",
+    "attention": "Products in float32 vectors, forward and once more for the backward pass, which keeps no scores; and "
+    "an exponential for each. On short texts, turning keys and values into the order of the products.",
+    "activation": "Exponentials of every element of the widest activation, whose slope is written beside it; then one "
+    "product with it. Bound by memory on long texts.",
+    "norms, residual sums included": "One pass over the rows forward and one backward, with a mask.",
+    "dropout": "The embeddings' dropout and the head's.",
+    "summing gradients": "What comes to a layer's input by query, key, value and residual, added up by torch.",
+    "embeddings": "Rows of the tables, which no kernel joins with the norm after them.",
+    "head, pooler and loss": "Small products by the library, in autocast.",
+    "optimizer and clipping": "A hundred small tensors, whose norms torch takes one by one.",
+    "allocation": "torch's allocator, for a few hundred tensors.",
+    "data loading": "The batch is put together by Python when it is asked for.",
+    OTHER: "Views, copies, types: hundreds of operations of a few microseconds.",
+    PYTHON: "transformers' modules and the trainer's loop.",
+}
+
 
 def measure(case: Case, glue_dir: Path) -> dict[str, Any]:
     """Train once, and return self times by event and what the steps took."""
@@ -128,13 +150,15 @@ def table(name: str, summary: dict[str, Any]) -> str:
         f"{name}: a step took {summary['profiled_step_ms']:.1f} ms under the profiler and "
         f"{summary['plain_step_ms']:.1f} ms without it (medians).",
         "",
-        "| part | share of wall time | ms a step |",
-        "| --- | --- | --- |",
+        "| part | share of wall time | ms a step | what it is, and why it is there |",
+        "| --- | --- | --- | --- |",
     ]
-    lines += [f"| {part} | {shares[part]:.1%} | {times[part]:.2f} |" for part in shares if part not in rest]
+    lines += [
+        f"| {part} | {shares[part]:.1%} | {times[part]:.2f} | {WHY[part]} |" for part in shares if part not in rest
+    ]
     if rest:
         share, ms = sum(shares[part] for part in rest), sum(times[part] for part in rest)
-        lines.append(f"| parts below {LEAST:.0%} | {share:.1%} | {ms:.2f} |")
+        lines.append(f"| parts below {LEAST:.0%} | {share:.1%} | {ms:.2f} | {', '.join(rest)} |")
     return "\n".join(lines)
 
 
