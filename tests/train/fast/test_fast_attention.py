@@ -148,6 +148,20 @@ def test_a_query_that_sees_nothing_gives_zeros_and_no_gradient() -> None:
 
 
 @pytest.mark.usefixtures("with_kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("at", [0, 1, 2], ids=["query", "key", "value"])
+def test_what_is_not_a_number_is_not_hidden(at: int, dtype: torch.dtype) -> None:
+    given = [torch.randn(1, 2, 5, 8, dtype=dtype) for _ in range(3)]
+    given[at][:, 0] = float("nan")
+    given = [x.requires_grad_() for x in given]
+    out, _ = attention_forward(SimpleNamespace(is_causal=False), *given, None)
+    assert out[:, :, 0].isnan().all()
+    assert not out[:, :, 1].isnan().any()
+    out.sum().backward()
+    assert given[0].grad[:, 0].isnan().all()
+
+
+@pytest.mark.usefixtures("with_kernels")
 def test_in_bfloat16_errors_are_those_of_rounding() -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 4, 40, 32, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))

@@ -62,6 +62,16 @@ def test_a_gradient_that_nothing_needs_is_not_computed() -> None:
     assert residual.grad is None
 
 
+@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_what_cannot_be_normed_is_not_a_number(value: float) -> None:
+    block = make_block().eval()
+    shorten_residual_blocks(block)
+    residual = torch.zeros(2, 50)
+    residual[0, :2] = torch.tensor([value, -value])
+    assert block(torch.zeros(2, 70), residual).isnan().all(dim=1).tolist() == [True, False]
+
+
 def test_without_kernels_a_block_computes_as_before(without_kernels: None) -> None:
     plain = results(make_block().eval(), torch.float32)
     block = make_block().eval()

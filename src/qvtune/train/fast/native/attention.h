@@ -207,8 +207,12 @@ template <class T> struct Attention {
         for (Index j = 0; j < n; j += W) top = larger(load(row + j), top);
         float highest = largest(top);
         if (highest == -INFINITY) {
-            for (Index j = 0; j < n; j++) row[j] = 0;
-            return INFINITY;
+            // Nothing is seen, or nothing is a number: that must not end in numbers, or a run would not see it diverge.
+            Vec seen_at_all{};
+            for (Index j = 0; j < n; j += W) seen_at_all += load(row + j);
+            float nothing = std::isnan(sum(seen_at_all)) ? NAN : 0.0f;
+            for (Index j = 0; j < n; j++) row[j] = nothing;
+            return nothing == 0 ? INFINITY : NAN;
         }
         Vec total{};
         for (Index j = 0; j < n; j += W) {

@@ -121,7 +121,8 @@ void residual_norm(const T* x, const T* residual, const float* gain, const float
             y[i] -= mean;
             squares[0] += y[i] * y[i];
         }
-        float scale = 1.0f / sqrtf(sum(squares) / d + epsilon);
+        // Rows too large to be squared would all become zeros: a run would not see that it diverges.
+        float variance = sum(squares) / d, scale = std::isfinite(variance) ? 1.0f / sqrtf(variance + epsilon) : NAN;
         if (inverse) inverse[row] = scale;
         for (i = 0; i + W <= d; i += W) {
             Vec v = load(y + i) * scale;
