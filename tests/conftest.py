@@ -27,9 +27,8 @@ def kernels_folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch, kernels_folder):
-    folder = tmp_path / "qvtune-cache"
-    folder.mkdir()
+def own_cache(tmp_path_factory, monkeypatch, kernels_folder):
+    folder = tmp_path_factory.mktemp("qvtune-cache")
     if kernels_folder.is_dir():
         (folder / "kernels").symlink_to(kernels_folder)
     monkeypatch.setenv("QVTUNE_CACHE", str(folder))

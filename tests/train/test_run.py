@@ -111,10 +111,12 @@ def test_best_checkpoint_is_kept_and_reported(place: Path, tmp_path: Path) -> No
     options = {"epochs": 20, "lr": 0.3, "warmup": 0.95, "dropout": 0.0, "eval_steps": 4}
     best = train(place, tmp_path / "best", **options)
     last = train(place, tmp_path / "last", **options, keep_best=False)
-    scores = [r["eval_accuracy"] for r in records(tmp_path / "best") if "eval_accuracy" in r]
+    evaluations = [r for r in records(tmp_path / "best") if "eval_accuracy" in r]
+    scores = [r["eval_accuracy"] for r in evaluations]
     assert best["metrics"]["accuracy"] == max(scores) > last["metrics"]["accuracy"] == scores[-1]
     assert best["checkpoint"]["chosen"] == "best"
-    assert best["checkpoint"]["step"] == 4 * (scores.index(max(scores)) + 1)
+    ranked = max(evaluations, key=lambda r: (r["eval_accuracy"], -r["eval_loss"]))
+    assert best["checkpoint"]["step"] == ranked["step"]
     assert last["checkpoint"] == {"step": last["steps"], "chosen": "last", "chosen_by": None, "chosen_on": None}
     kept = weights(
         tmp_path / "best" / "checkpoints" / f"checkpoint-{best['checkpoint']['step']}", "adapter_model.safetensors"
