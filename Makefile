@@ -12,10 +12,10 @@ demo: install
 test: install lint
 	$(BIN)/python -m pytest
 
-# Minutes to an hour, on a machine that does nothing else. GLUE=DIR says where GLUE is.
+# Half an hour and more, on a machine that does nothing else. GLUE=DIR says where GLUE is.
 GLUE ?= glue
 bench: install
-	$(BIN)/python benchmarks/speed.py --glue-dir $(GLUE)
+	$(BIN)/python benchmarks/speed.py --glue-dir $(GLUE) --out docs/benchmarks/speed
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Does torch.compile pay? Trainer with PEFT and its best flags as it is, compiled, and compiled from a warm cache.
 
-    python benchmarks/compilation.py --glue-dir glue --out docs/compilation
+    python benchmarks/compilation.py --glue-dir glue --out docs/benchmarks/compilation
 
 Each way trains on the same sample of SST-2 as in speed.py, in a process of its own. "compiled" starts with an empty
 cache of torch.compile, "compiled again" with what the former left there. From the seconds to the first step and the
@@ -9,13 +9,13 @@ first slow too, and counts in the samples per second.
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+from results import write_results
 from speed import COMPILED, in_process
 
 CASE = "sst2"
@@ -37,8 +37,7 @@ def main() -> None:
     text = table(found)
     print(text)
     if args.out:
-        args.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        args.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+        write_results(args.out, "Does torch.compile pay?", text, {"ways": found})
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:

@@ -1,6 +1,6 @@
 """How the cost of a training step grows with the length of texts, the batch and the width of the model.
 
-    python benchmarks/cost.py --out docs/cost
+    python benchmarks/cost.py --out docs/benchmarks/cost
 
 Trains LoRA of rank 8 on query and value, and the head, of a random BERT of six layers on random tokens, nothing padded.
 "flags" is plain PEFT under bfloat16 autocast; "qvtune" is `adapt` and `accelerate`. Loop, optimizer and clipping are
@@ -17,6 +17,8 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from results import write_results
 
 WAYS = ("flags", "qvtune")
 LAYERS, RANK, DROPOUT, LR, VOCABULARY = 6, 8, 0.1, 4e-4, 30522
@@ -225,13 +227,8 @@ def main() -> None:
     text = table(sweeps)
     print(text)
     if args.out:
-        from qvtune.report.curves import save_figure
-        from qvtune.train.environment import describe_environment
-
-        whole = {"about": describe_environment(), "steps": args.steps, "sweeps": sweeps}
-        args.out.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-        args.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-        save_figure(draw(sweeps), args.out.with_suffix(".png"))
+        numbers = {"steps": args.steps, "sweeps": sweeps}
+        write_results(args.out, "How cost grows", text, numbers, draw(sweeps))
 
 
 if __name__ == "__main__":

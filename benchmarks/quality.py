@@ -1,6 +1,6 @@
 """Quality of the fast default, against plain float32: the same configuration trained both ways, seed by seed.
 
-    python benchmarks/quality.py --glue-dir glue --runs runs/quality --out docs/quality
+    python benchmarks/quality.py --glue-dir glue --runs runs/quality --out docs/benchmarks/quality
 
 "fast" is `qvtune train` as it is; "plain" is `qvtune train --no-fast --precision fp32`. Both train LoRA on query and
 value of MiniLM, and the head. The last checkpoint counts, so nothing is chosen on the validation set, which is
@@ -16,9 +16,7 @@ memory allocator than it found. The ways take turns. The same command again goes
 """
 
 import argparse
-import json
 import math
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +24,8 @@ import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from results import write_results
 
 MODEL = "pkg:minilm"
 WAYS: dict[str, dict[str, Any]] = {
@@ -220,32 +220,22 @@ def table(summary: dict[str, Any], cases: list[Case], seeds: int, samples: int |
 
 def report(cases: list[Case], outcomes: list[Outcome], args: argparse.Namespace) -> None:
     """Print the table, and write it and all numbers."""
-    import torch
-
     from qvtune.train.fast.precision import resolve_precision
 
     precision = resolve_precision(WAYS["fast"]["precision"])
     summary = summarize(cases, outcomes)
     text = table(summary, cases, args.seeds, args.samples, precision)
     print(text)
-    whole = {
-        "about": {
-            "processor": platform.processor(),
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "threads": torch.get_num_threads(),
-            "fast_precision": precision,
-        },
+    numbers = {
         "model": MODEL,
+        "precision": precision,
         "cases": [asdict(case) for case in cases],
         "seeds": args.seeds,
         "samples": args.samples,
         "summary": summary,
         "runs": [asdict(outcome) for outcome in outcomes],
     }
-    numbers = json.dumps(whole, indent=1, sort_keys=True)
-    args.out.with_suffix(".json").write_text(numbers + "\n", encoding="utf-8")
-    args.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
+    write_results(args.out, "Quality of the fast default", text, numbers)
 
 
 def parse_arguments() -> tuple[argparse.Namespace, list[Case]]:
@@ -287,7 +277,6 @@ def main() -> None:
             RunFolder(config.out).claim(config)
     except QVTuneError as error:
         raise SystemExit(str(error)) from error
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
     for number, run in enumerate(runs, 1):
         outcomes.append(finish(run, configs[run]))

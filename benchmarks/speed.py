@@ -1,6 +1,6 @@
 """Speed of fine-tuning, against transformers' Trainer with PEFT: the common way, its best flags, and qvtune.
 
-    python benchmarks/speed.py --glue-dir glue --out docs/speed
+    python benchmarks/speed.py --glue-dir glue --out docs/benchmarks/speed
 
 All three train LoRA of rank 8 on query and value, and the head, on the same examples with the same batch size, dropout
 and optimizer. "public" pads every example to the length limit in float32; "flags" groups by length, pads to the batch
@@ -11,7 +11,6 @@ and medians over the rounds count. An epoch is trained on a sample of the exampl
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from results import write_results
 
 WAYS = ("public", "flags", "qvtune")
 # "flags" under torch.compile, which compilation.py measures.
@@ -358,19 +359,9 @@ def main() -> None:
     text = table(summary)
     print(text)
     if args.out:
-        from qvtune.report.curves import save_figure
-
-        about = {"processor": platform.processor(), "python": platform.python_version()}
-        whole = {
-            "about": about,
-            "cases": [asdict(c) for c in CASES],
-            "summary": summary,
-            "rounds": rounds,
-            "rates": rates,
-        }
-        args.out.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-        args.out.with_suffix(".md").write_text(text + "\n", encoding="utf-8")
-        save_figure(draw(summary), args.out.with_suffix(".png"))
+        numbers = {"cases": [asdict(c) for c in CASES], "summary": summary, "rounds": rounds, "rates": rates}
+        title = "Speed against transformers' Trainer with PEFT"
+        write_results(args.out, title, text, numbers, draw(summary))
 
 
 if __name__ == "__main__":

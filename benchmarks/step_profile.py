@@ -1,6 +1,6 @@
 """Where the time of a training step goes: shares of wall time by part.
 
-    python benchmarks/step_profile.py --glue-dir glue --out docs/profile
+    python benchmarks/step_profile.py --glue-dir glue --out docs/benchmarks/profile
 
 Trains each case as `qvtune train` does, on the examples of speed.py. After warm-up, torch's profiler records steps; the
 self time of every event, its children not counted, goes to the part that its name belongs to, and what is left of the
@@ -10,7 +10,6 @@ own module of that name from torch.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -18,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from results import write_results
 from speed import CASES, Case, configuration
 
 WARM_UP, PROFILED, PLAIN = 10, 30, 30
@@ -178,11 +178,7 @@ def main() -> None:
         tables.append(table(name, summaries[name]))
         print(tables[-1] + "\n", flush=True)
     if args.out:
-        from qvtune.train.environment import describe_environment
-
-        whole = {"about": describe_environment(), "cases": summaries}
-        args.out.with_suffix(".json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
-        args.out.with_suffix(".md").write_text("\n\n".join(tables) + "\n", encoding="utf-8")
+        write_results(args.out, "Where the time of a step goes", "\n\n".join(tables), {"cases": summaries})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,50 @@
+"""Files of a benchmark: its numbers, and a page that says what printed them and on which machine."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+# Libraries whose versions matter for speed.
+LIBRARIES = ("torch", "transformers", "peft")
+
+
+def about() -> dict[str, Any]:
+    """Return the processor, threads, kernels and versions of this measurement."""
+    from qvtune.train.environment import describe_environment
+
+    environment = describe_environment()
+    kept = {name: environment[name] for name in ("python", "processor", "threads", "accelerator", "kernels")}
+    return kept | {name: environment["versions"][name] for name in LIBRARIES}
+
+
+def write_results(out: Path, title: str, text: str, numbers: dict[str, Any], figure: Any = None) -> None:
+    """Write OUT.json, OUT.md, and OUT.png where there is a figure.
+
+    Args:
+        out: the files without their endings.
+        title: heading of the page.
+        text: the tables in Markdown.
+        numbers: what they are made from.
+        figure: of matplotlib.
+    """
+    from qvtune.report.curves import save_figure
+
+    here = about()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {"about": here, **numbers}
+    out.with_suffix(".json").write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    versions = ", ".join(f"{name} {here[name]}" for name in LIBRARIES)
+    kernels = "kernels compiled" if here["kernels"]["compiled"] else "no kernels"
+    lines = [
+        f"# {title}",
+        "",
+        f"Printed by `benchmarks/{Path(sys.argv[0]).name}` on {here['processor']}, {here['threads']} threads, {kernels}"
+        f"{' for AMX' if here['kernels']['amx'] else ''}; {versions}.",
+        "",
+        text,
+    ]
+    if figure is not None:
+        save_figure(figure, out.with_suffix(".png"))
+        lines += ["", f"![{title}]({out.stem}.png)"]
+    out.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
