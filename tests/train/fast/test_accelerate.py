@@ -2,10 +2,12 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from kernels import leave_out_kernels
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AlbertConfig,
@@ -187,6 +189,80 @@ def test_a_copy_is_accelerated_too_and_apart() -> None:
     kinds = {type(module) for module in twin.modules()}
     assert {FastDropout, FastLora} <= kinds
     assert twin(**make_batch()).loss.item() == pytest.approx(model(**make_batch()).loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_second_call_changes_nothing(precision: str) -> None:
+    model = qvtune.accelerate(make_model("bert"), precision=precision)
+    classes = {path: type(module) for path, module in model.named_modules()}
+    kinds = {path: parameter.dtype for path, parameter in model.named_parameters()}
+    qvtune.accelerate(model, precision=precision)
+    assert {path: type(module) for path, module in model.named_modules()} == classes
+    assert {path: parameter.dtype for path, parameter in model.named_parameters()} == kinds
+    qvtune.decelerate(model)
+    assert not any(hasattr(type(module), "qvtune_plain") for module in model.modules())
+
+
+def test_a_saved_adapter_is_that_of_the_plain_model(tmp_path: Path) -> None:
+    model = make_model("bert")
+    qvtune.save_adapter(model, tmp_path / "plain")
+    qvtune.save_adapter(qvtune.accelerate(model, precision="bf16"), tmp_path / "fast")
+    saved = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plain", "fast")]
+    assert saved[0].keys() == saved[1].keys()
+    assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
+
+
+def test_models_without_an_adapter_compute_the_same(either: str) -> None:
+    torch.manual_seed(0)
+    plain = without_dropout(MODELS["bert"]()).eval()
+    fast = qvtune.accelerate(copy.deepcopy(plain))
+    batch = make_batch()
+    assert fast(**batch).loss.item() == pytest.approx(plain(**batch).loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("ids", [[[7]], [[7, 8, 9]], [[7], [9]]], ids=str)
+def test_the_shortest_texts(ids: list[list[int]], either: str) -> None:
+    plain = make_model("bert").eval()
+    fast = qvtune.accelerate(copy.deepcopy(plain))
+    batch = {"input_ids": torch.tensor(ids)}
+    assert torch.allclose(fast(**batch).logits, plain(**batch).logits, atol=1e-6)
+
+
+def test_a_head_size_that_fills_no_vector(either: str) -> None:
+    torch.manual_seed(0)
+    sizes = {**COMMON, "hidden_size": 36}
+    plain = qvtune.adapt(BertForSequenceClassification(BertConfig(**sizes)), roles="qv", dropout=0.0)
+    plain = without_dropout(plain)
+    fast = qvtune.accelerate(copy.deepcopy(plain))
+    (loss, gradients), (other, others) = loss_and_gradients(plain), loss_and_gradients(fast)
+    assert loss == pytest.approx(other, rel=1e-5)
+    assert all((others[name] - g).norm() <= 1e-5 * g.norm() for name, g in gradients.items())
+
+
+def test_padding_before_the_text(either: str) -> None:
+    plain = make_model("llama").eval()
+    fast = qvtune.accelerate(copy.deepcopy(plain))
+    batch = {"input_ids": make_batch()["input_ids"], "attention_mask": torch.ones(4, 12, dtype=torch.long)}
+    batch["input_ids"][0, :5], batch["attention_mask"][0, :5] = 0, 0
+    with torch.no_grad():
+        ours, theirs = (model.get_base_model().model(**batch).last_hidden_state for model in (fast, plain))
+    real = batch["attention_mask"].bool()
+    assert torch.allclose(ours[real], theirs[real], atol=1e-5)
+    assert ours.isfinite().all()
+
+
+def test_rounding_moves_a_gradient_less_than_another_mask_does() -> None:
+    def gradients(precision: str, seed: int) -> dict[str, torch.Tensor]:
+        model = qvtune.accelerate(make_model("bert", dropout=0.1), precision=precision)
+        torch.manual_seed(seed)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            return loss_and_gradients(model)[1]
+
+    exact, rounded, other = gradients("fp32", 1), gradients("bf16", 1), gradients("fp32", 2)
+    matrices = {name: gradient for name, gradient in exact.items() if "lora_" in name}
+    assert len(matrices) == 8
+    for name, gradient in matrices.items():
+        assert (rounded[name] - gradient).norm() < 0.2 * (other[name] - gradient).norm(), name
 
 
 def test_bf16_is_near_fp32() -> None:

@@ -28,7 +28,7 @@ def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
 
     Dropout draws cheap random bits; LoRA runs as one function that keeps little for its backward pass; on a CPU,
     attention with dropout is computed in few passes; and of an encoder that classifies by its first position, the
-    last layer computes that one alone. `decelerate` undoes it, as `restore` does.
+    last layer computes that one alone. A second call changes nothing more. `decelerate` undoes it, as `restore` does.
 
     Args:
         model: what `adapt` returned. A part that does not fit a model is left out.

@@ -69,6 +69,8 @@ class Normed(Function):
 
 
 def _has_parts(module: nn.Module) -> bool:
+    if isinstance(module, ResidualNorm):
+        return False
     norm = getattr(module, "LayerNorm", None)
     parts = {name for name, _ in module.named_children()}
     return (
