@@ -62,10 +62,11 @@ HAS_GLIBC = sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "mal
 
 @pytest.mark.skipif(not HAS_GLIBC, reason="glibc alone does that")
 def test_memory_is_kept_and_given_back() -> None:
-    pages = 3 * (48 << 20) // 65536  # of the largest size that is common
-    assert faults_of_a_step() > pages
+    before = faults_of_a_step()
+    assert before > 3 * (48 << 20) // 65536  # pages of the largest size that is common
     with kept_memory():
         for _ in range(3):
             faults_of_a_step()
-        assert faults_of_a_step() < pages / 10
-    assert faults_of_a_step() > pages
+        # All of it, or all but one block where the heap could not grow in one piece.
+        assert faults_of_a_step() < before / 2
+    assert faults_of_a_step() > before / 2
