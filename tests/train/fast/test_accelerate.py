@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,21 @@ def test_a_second_call_changes_nothing(precision: str) -> None:
     assert {path: parameter.dtype for path, parameter in model.named_parameters()} == kinds
     qvtune.decelerate(model)
     assert not any(hasattr(type(module), "qvtune_plain") for module in model.modules())
+
+
+def test_threads_do_not_meet_in_the_last_layer(either: str) -> None:
+    model = qvtune.accelerate(make_model("bert")).eval()
+    texts = [torch.randint(3, 100, (2, length)) for length in (4, 9, 30, 50)] * 25
+    with torch.no_grad():
+        expected = [model(input_ids=ids).logits for ids in texts]
+
+        def logits(ids: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return model(input_ids=ids).logits
+
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(logits, texts))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_saved_adapter_is_that_of_the_plain_model(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The last layer computed at the first position alone, where nothing reads the others."""
 
+import threading
 from typing import Any
 
 import torch
@@ -15,12 +16,15 @@ from qvtune.train.fast.swap import combined
 SAME = 1e-5
 
 
-class Shared:
-    """What a classifier and its last layer know of each other during a forward pass."""
+class Shared(threading.local):
+    """What a classifier and its last layer know of each other during a forward pass; each thread has its own."""
 
     def __init__(self) -> None:
         self.is_on = False
         self.hidden: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Shared":
+        return Shared()
 
 
 class PooledClassifier:

@@ -1,5 +1,6 @@
 """Compile the kernels for the processor that is here, once."""
 
+import atexit
 import hashlib
 import logging
 import os
@@ -29,7 +30,7 @@ def compiled_kernels() -> Path | None:
         return None
     try:
         key = _key(compiler)
-        folder = writable_cache("kernels") or Path(tempfile.mkdtemp(prefix="qvtune-"))
+        folder = writable_cache("kernels") or _folder_of_this_process()
         library = folder / f"{key}.so"
         if not library.is_file():
             with tempfile.TemporaryDirectory(dir=folder) as workplace:
@@ -46,7 +47,14 @@ def find_compiler() -> str | None:
     if not sys.platform.startswith("linux") or not torch.backends.openmp.is_available():
         return None
     named = os.environ.get("CXX", "")
-    return shutil.which(named if re.search(r"(^|-)g\+\+", Path(named).name) else "g++")
+    is_gcc = re.search(r"(^|-)g\+\+", Path(named).name) is not None
+    return (shutil.which(named) if is_gcc else None) or shutil.which("g++")
+
+
+def _folder_of_this_process() -> Path:
+    folder = tempfile.TemporaryDirectory(prefix="qvtune-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def _key(compiler: str) -> str:
@@ -55,9 +63,9 @@ def _key(compiler: str) -> str:
     for source in sorted((*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp"))):
         digest.update(source.read_bytes())
     macros = subprocess.run(
-        [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, check=True
+        [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=True
     )
-    digest.update(macros.stdout)
+    digest.update(macros.stdout.encode())
     return digest.hexdigest()[:32]
 
 
