@@ -1,0 +1,106 @@
+"""`Outcome`: what came of one run of a store, read from its files."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from qvtune.errors import RunError
+from qvtune.train.folder import RunFolder
+
+FINISHED = "finished"
+PENDING = "pending"
+FAILED = "failed"
+DIVERGED = "diverged"
+# Given up by successive halving.
+STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run of a store.
+
+    Attributes:
+        name: hash of its configuration, 16 hexadecimal digits.
+        labels: what tells it from the other runs, by the name of the axis, as in {"lr": 0.0001, "seed": 0}.
+        folder: its run folder; empty or not there while the status is "pending".
+        status: "finished", "failed", "diverged", "stopped" or "pending".
+        reason: why it did not finish, or None.
+        result: contents of `result.json`, or of a run that did not finish what is known: "seconds" and, of a stopped
+            one, "steps", "main_metric" and "metrics".
+    """
+
+    name: str
+    labels: dict[str, Any]
+    folder: RunFolder
+    status: str
+    reason: str | None
+    result: dict[str, Any]
+
+    @property
+    def metric(self) -> float | None:
+        """The task's main metric, None where there is none or it is not defined."""
+        return self.result.get("metrics", {}).get(self.result.get("main_metric"))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the lines of `metrics.jsonl`: a dictionary per logged step."""
+        if not self.folder.metrics.is_file():
+            return []
+        return [json.loads(line) for line in self.folder.metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def read_outcome(folder: RunFolder, labels: dict[str, Any]) -> Outcome:
+    """Read what came of the run in `folder`."""
+    name, end = folder.path.name, end_file(folder)
+    try:
+        if folder.is_finished:
+            return Outcome(name, labels, folder, FINISHED, None, json.loads(folder.result.read_text(encoding="utf-8")))
+        if end.is_file():
+            known = json.loads(end.read_text(encoding="utf-8"))
+            return Outcome(name, labels, folder, known.pop("status"), known.pop("reason"), known)
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{folder.path}: what came of this run is damaged: {error}. Remove it to run it again."
+        ) from None
+    return Outcome(name, labels, folder, PENDING, None, {})
+
+
+def end_file(folder: RunFolder) -> Any:
+    """Return the file beside a run's folder that says why the run ended without a result."""
+    return folder.path.with_name(f"{folder.path.name}.end.json")
+
+
+def results_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+    """Return a row per run.
+
+    Columns: `run`; one per label, in the order in which the runs have them; `status`; `metric` and `metric_name`;
+    `seconds` of training; `samples_per_second`; `trained_parameters`, and of these `adapter_parameters` and
+    `head_parameters`; `saved_bytes`; `peak_memory_bytes`; `steps`; `best_step`; `reason`. Empty where not known.
+    """
+    names = list(dict.fromkeys(label for outcome in outcomes for label in outcome.labels))
+    return pd.DataFrame([_row(outcome, names) for outcome in outcomes])
+
+
+def _row(outcome: Outcome, names: list[str]) -> dict[str, Any]:
+    result = outcome.result
+    counts = result.get("trainable_parameters", {})
+    total, head = counts.get("total"), counts.get("head")
+    return {
+        "run": outcome.name,
+        **{name: outcome.labels.get(name) for name in names},
+        "status": outcome.status,
+        "metric": outcome.metric,
+        "metric_name": result.get("main_metric"),
+        "seconds": result.get("seconds"),
+        "samples_per_second": result.get("train_samples_per_second"),
+        "trained_parameters": total,
+        "adapter_parameters": None if total is None else total - head,
+        "head_parameters": head,
+        "saved_bytes": result.get("saved_bytes"),
+        "peak_memory_bytes": result.get("peak_memory_bytes"),
+        "steps": result.get("steps"),
+        "best_step": result.get("checkpoint", {}).get("step"),
+        "reason": outcome.reason,
+    }

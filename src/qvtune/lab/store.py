@@ -1,0 +1,157 @@
+"""`Store`: a folder of runs, each named by the hash of its configuration."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from qvtune import __version__
+from qvtune.errors import RunError
+from qvtune.lab.outcome import Outcome, read_outcome
+from qvtune.train.config import TrainConfig
+from qvtune.train.folder import LOCK, RunFolder, write_json, writing
+
+MANIFEST = "store.json"
+# Raised when a store of this version can no longer be read as one of the last.
+FORMAT = 1
+
+SWEEP, COMPARISON, REPRODUCTION = "sweep", "comparison", "reproduction"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The files of many runs: `store.json` says which, and `runs/NAME/` is the run folder of each.
+
+    Several processes may add runs to one store and train them at the same time: the manifest is merged under a lock,
+    and a run is trained by whoever holds its own.
+    """
+
+    path: Path
+
+    manifest = property(lambda self: self.path / MANIFEST)
+    results = property(lambda self: self.path / "results.csv")
+    heatmap = property(lambda self: self.path / "heatmap.png")
+    report = property(lambda self: self.path / "report.html")
+
+    @property
+    def is_store(self) -> bool:
+        """Whether there is a store here."""
+        return self.manifest.is_file()
+
+    def run_folder(self, name: str) -> RunFolder:
+        """Return the folder of a run, which may not exist."""
+        return RunFolder(self.path / "runs" / name)
+
+    def read(self) -> dict[str, Any]:
+        """Return the manifest: `kind`, `labels` by run, `given` options, `details` of the kind.
+
+        Raises:
+            RunError: if there is none, it is damaged, or another version of qvtune wrote it in another format.
+        """
+        try:
+            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
+            written_in = manifest["format"]
+        except FileNotFoundError:
+            raise RunError(
+                f"{self.path}: is no folder of a sweep or a comparison; it has no {MANIFEST}. Give the --out of one."
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.manifest}: is damaged: {error}. Start anew in another --out.") from None
+        if written_in != FORMAT:
+            raise RunError(
+                f"{self.path}: was written by qvtune {manifest.get('qvtune')} in format {written_in}, and this is "
+                f"{__version__} with format {FORMAT}. Use that version, or start anew in another --out."
+            )
+        return manifest
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what came of every run, in the order in which they were asked for."""
+        return [read_outcome(self.run_folder(name), labels) for name, labels in self.read()["labels"].items()]
+
+    def add(
+        self, kind: str, runs: Mapping[str, dict[str, Any]], given: Mapping[str, Any], details: Mapping[str, Any]
+    ) -> None:
+        """Add runs to the store, which is made if there is none.
+
+        Args:
+            kind: SWEEP, COMPARISON or REPRODUCTION.
+            runs: labels by the name of the run.
+            given: options that all runs share because the user said so, with their resolved values.
+            details: what a report of this kind needs further; replaces what was there.
+
+        Raises:
+            RunError: if nothing can be written, the folder holds something else or a store of another kind or version,
+                or its runs share other options.
+        """
+        self._check_place()
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path / LOCK):
+                before = self._before(kind)
+                labels = _merged(before, runs, given)
+                _check_given(self.path, before["given"], given, labels)
+                write_json(
+                    self.manifest,
+                    {
+                        "format": FORMAT,
+                        "qvtune": __version__,
+                        "options": sorted(TrainConfig.model_fields),
+                        "kind": kind,
+                        "given": before["given"] | dict(given),
+                        "details": dict(details),
+                        "labels": labels,
+                    },
+                )
+
+    def _check_place(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path}: is a file. Give --out a folder.")
+        if self.path.exists() and not self.is_store and any(path.name != LOCK for path in self.path.iterdir()):
+            raise RunError(f"{self.path}: is not empty and holds no sweep. Give --out an empty or new folder.")
+
+    def _before(self, kind: str) -> dict[str, Any]:
+        if not self.is_store:
+            return {"labels": {}, "given": {}}
+        before = self.read()
+        if before["kind"] != kind:
+            raise RunError(f"{self.path}: holds a {before['kind']}, and this is a {kind}. Give another --out.")
+        if before["options"] != sorted(TrainConfig.model_fields):
+            raise RunError(
+                f"{self.path}: was written by qvtune {before['qvtune']}, which had other options, so its runs would be "
+                "repeated under other names. Use that version, or give another --out; 'qvtune report' and 'qvtune "
+                "runs' still read it."
+            )
+        return before
+
+
+def _merged(
+    before: Mapping[str, Any], runs: Mapping[str, dict[str, Any]], given: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the labels of all runs; one that was fixed for some of them tells these from the others from now on."""
+    merged = {name: dict(labels) for name, labels in before["labels"].items()}
+    names = list(dict.fromkeys(name for labels in (*merged.values(), *runs.values()) for name in labels))
+    for labels in merged.values():
+        labels |= {name: _shared(name, before["given"]) for name in names if name not in labels}
+    for run, labels in runs.items():
+        merged[run] = {name: labels.get(name, _shared(name, given)) for name in names}
+    return merged
+
+
+def _shared(option: str, given: Mapping[str, Any]) -> Any:
+    field = TrainConfig.model_fields.get(option)
+    return given.get(option, None if field is None else field.default)
+
+
+def _check_given(path: Path, before: Mapping[str, Any], given: Mapping[str, Any], labels: dict[str, Any]) -> None:
+    varied = {name for run in labels.values() for name in run}
+    for name in sorted({*before, *given} - varied) if before else []:
+        default = TrainConfig.model_fields[name].default
+        old, new = before.get(name, default), given.get(name, default)
+        if old != new:
+            raise RunError(
+                f"{path}: holds runs with other {name} ({old} there, {new} here). Give another --out, or vary it: "
+                f"--axis {name}={old},{new}"
+            )
