@@ -3,8 +3,8 @@
     python benchmarks/evidence.py --glue-dir GLUE --store runs/evidence   # some two hours on two cores
     python benchmarks/evidence.py                                         # the page alone, from the raw results
 
-The first form trains what the store does not hold and writes the raw results, runs.csv, curves.csv and heatmap.csv, into
-docs/evidence. Both make docs/evidence.md and its pictures from those.
+The first form trains what the store does not hold and writes the raw results, runs.csv, curves.csv and heatmap.csv,
+into docs/evidence. Both make docs/evidence.md and its pictures from those.
 """
 
 import argparse
