@@ -67,8 +67,8 @@ def show_savings(console: Console, store: Store) -> None:
         taken = sum(result["seconds"] for result in given_up)
         whole = sum(result["seconds"] / result["part"] for result in given_up)
         console.out(
-            f"{len(given_up)} runs were given up after {format_seconds(taken)}; to their end they would have taken about "
-            f"{format_seconds(whole)}.",
+            f"{len(given_up)} runs were given up after {format_seconds(taken)}; to their end they would have taken "
+            f"about {format_seconds(whole)}.",
             highlight=False,
         )
 
