@@ -49,8 +49,8 @@ TEX = Markup(escape_latex, {1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}, "% nee
 HTML = Markup(html.escape, {1: "<strong>{}</strong>", 2: "<u>{}</u>"})
 
 LEGEND = (
-    "Mean ± standard deviation over seeds. The best mean of a task is bold, the second best is {second}; the difference "
-    "is to the baseline, with a 95 % confidence interval."
+    "Mean ± standard deviation over seeds. The best mean of a task is bold, the second best is {second}; the "
+    "difference is to the baseline, with a 95 % confidence interval."
 )
 
 
@@ -89,7 +89,7 @@ def results(summary: pd.DataFrame, markup: Markup, digits: int = 4) -> TextTable
     return TextTable([markup.escape(text) for text in header], rows)
 
 
-def tests(summary: pd.DataFrame, markup: Markup, digits: int = 4) -> TextTable:
+def differences(summary: pd.DataFrame, markup: Markup, digits: int = 4) -> TextTable:
     """Return a row per method and task with its difference from the baseline, and how sure that is."""
     name = str(summary.columns[0])
     header = [name, "task", "difference", "95 % interval", "pairs", "p (t)", "p (Wilcoxon)", "note"]
@@ -181,7 +181,7 @@ def _page(
     second: str,
 ) -> str:
     parts = [render(results(summary, markup), 1)]
-    compared = tests(summary, markup)
+    compared = differences(summary, markup)
     parts += [render(compared, 2)] if compared.rows else []
     text = [paragraph.format(markup.escape(line)) for line in (LEGEND.format(second=second), *remarks)]
     return "\n\n".join(part.strip("\n") for part in (*parts, *text)) + "\n"

@@ -48,7 +48,7 @@ def summarize(results: pd.DataFrame, baseline: str, name: str = "method") -> pd.
                 row |= _tested(PairedTest(0, note="the baseline"))
     summary = pd.DataFrame(rows)
     summary.insert(summary.columns.get_loc("n") + 1, "place", _places(summary))
-    return summary.astype({column: "Int64" for column in ("place", *WHOLE)})
+    return summary.astype(dict.fromkeys(("place", *WHOLE), "Int64"))
 
 
 WHOLE = (
