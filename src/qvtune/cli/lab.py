@@ -7,6 +7,7 @@ from rich.table import Table
 from qvtune.lab.cells import Cell
 from qvtune.lab.execution import Execution
 from qvtune.lab.outcome import FINISHED
+from qvtune.lab.progress import describe
 from qvtune.lab.store import Store
 
 MOST_ROWS = 20
@@ -57,6 +58,28 @@ def show_results(store: Store, table: pd.DataFrame) -> None:
         labels = " ".join(f"{name}={row[name]}" for name in table.columns[1:end])
         console.out(f"{labels}: {row['status']}, {row['reason']}", highlight=False)
     console.out(f"Results: {store.results}, page: {store.report}", highlight=False)
+
+
+def show_summary(store: Store, summary: pd.DataFrame, baseline: str) -> None:
+    """Print what a comparison found, what failed, and where the tables are."""
+    from qvtune.lab import formats
+
+    console = Console()
+    formats.print_table(console, formats.results(summary, formats.TERMINAL))
+    tested = formats.differences(summary, formats.TERMINAL)
+    if tested.rows:
+        console.out(f"against {baseline}, over the pairs of task and seed", highlight=False)
+        formats.print_table(console, tested, left=2)
+    show_failures(console, store)
+    console.out(f"Tables: {store.path / 'table'}.csv, .md, .tex and .html", highlight=False)
+
+
+def show_failures(console: Console, store: Store) -> None:
+    """Print every run that has no result, and why."""
+    for outcome in store.outcomes():
+        if outcome.status != FINISHED:
+            reason = f", {outcome.reason}" if outcome.reason else ""
+            console.out(f"{describe(outcome.labels)}: {outcome.status}{reason}", highlight=False)
 
 
 def _cell(name: str, value: object) -> str:

@@ -12,7 +12,7 @@ from qvtune.train.config import TrainConfig, make_config
 METHODS: tuple[str, ...] = get_args(TrainConfig.model_fields["method"].annotation)
 
 # What the cells of a comparison set themselves, and the option that says it instead.
-LISTED = {"method": "--methods", "seed": "--seeds"}
+LISTED = {"method": "--methods", "seed": "--seeds", "task": "--tasks"}
 
 # Each pair sets one and the same thing.
 ALTERNATIVES = ({"value_lr", "lr_ratio"}, {"batch_size", "batch_tokens"})
@@ -69,9 +69,7 @@ def parse_seeds(seeds: int | str | Sequence[int]) -> list[int]:
         words = [word.strip() for word in seeds.split(",") if word.strip()]
         wrong = [word for word in words if not re.fullmatch(r"\d+", word)]
         if wrong or not words:
-            raise ConfigError(
-                f"--seeds is '{seeds}'; it should be how many (3 means 0,1,2) or a list such as 1,5,7."
-            )
+            raise ConfigError(f"--seeds is '{seeds}'; it should be how many (3 means 0,1,2) or a list such as 1,5,7.")
         seeds = [int(word) for word in words] if "," in seeds else int(seeds)
     listed = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not listed:

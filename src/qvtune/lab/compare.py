@@ -159,9 +159,7 @@ def _check_distinct(cells: Sequence[Cell]) -> None:
             )
 
 
-def _given(
-    shared: Mapping[str, Any], cells: Sequence[Cell], sources: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _given(shared: Mapping[str, Any], cells: Sequence[Cell], sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the shared options, each with its value in the first run that takes it."""
     given = {}
     for option, value in shared.items():

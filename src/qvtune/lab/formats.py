@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape as escape_rich
 from rich.table import Table
 
+from qvtune.amounts import format_bytes, format_seconds
 from qvtune.lab.summary import AVERAGE
 from qvtune.train.folder import write_text
-from qvtune.train.progress import format_bytes, format_seconds
 
 
 def escape_markdown(text: str) -> str:

@@ -8,7 +8,7 @@ import importlib.resources
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
@@ -103,7 +103,8 @@ class Preset:
     @property
     def axes(self) -> list[str]:
         """The options that tell the rows apart."""
-        return list(max(self.rows, key=len))
+        longest: Mapping[str, Any] = max(self.rows, key=len)
+        return list(longest)
 
 
 PRESETS = {
@@ -202,12 +203,12 @@ def published_numbers(preset: Preset) -> dict[tuple[str, str], float]:
         return {}
     with file.open(encoding="utf-8") as text:
         table = pd.read_csv(text)
-    numbers = {}
+    numbers: dict[tuple[str, str], float] = {}
     for record in table.to_dict("records"):
         row = {name: record[name] for name in preset.axes if pd.notna(record[name])}
         name = row_name(BEFORE if row.get("method") == BEFORE["method"] else row)
         numbers |= {(name, task): float(record[task]) for task in preset.tasks if pd.notna(record[task])}
-    return cast(dict[tuple[str, str], float], numbers)
+    return numbers
 
 
 def _fits(row: Mapping[str, Any], term: Sequence[str]) -> bool:
