@@ -70,8 +70,8 @@ def test_agrees_with_scipy() -> None:
     [
         ([], [], None, "no pair: no test"),
         ([0.8], [0.7], 0.1, "1 pair: no test"),
-        ([0.8, 0.7, 0.6], [0.7, 0.6, 0.5], 0.1, "all differences are equal: no test"),
-        ([0.8, 0.7], [0.8, 0.7], 0.0, "all differences are equal: no test"),
+        ([0.8, 0.7, 0.6], [0.7, 0.6, 0.5], 0.1, "all equal: no test"),
+        ([0.8, 0.7], [0.8, 0.7], 0.0, "all equal: no test"),
     ],
 )
 def test_says_why_there_is_no_test(

@@ -65,21 +65,22 @@ def show_summary(store: Store, summary: pd.DataFrame, baseline: str) -> None:
     from qvtune.lab import formats
 
     console = Console()
-    formats.print_table(console, formats.results(summary, formats.TERMINAL))
-    tested = formats.differences(summary, formats.TERMINAL)
-    if tested.rows:
-        console.out(f"against {baseline}, over the pairs of task and seed", highlight=False)
-        formats.print_table(console, tested, left=2)
+    formats.print_table(console, formats.by_task(summary, formats.TERMINAL))
+    console.out(f"The difference is to {baseline}, over the pairs of task and seed.", highlight=False)
+    formats.print_table(console, formats.costs(summary, formats.TERMINAL))
     show_failures(console, store)
     console.out(f"Tables: {store.path / 'table'}.csv, .md, .tex and .html", highlight=False)
 
 
 def show_failures(console: Console, store: Store) -> None:
-    """Print every run that has no result, and why."""
+    """Print the runs that have no result, those of one reason together."""
+    alike: dict[tuple[str, str | None], list[str]] = {}
     for outcome in store.outcomes():
         if outcome.status != FINISHED:
-            reason = f", {outcome.reason}" if outcome.reason else ""
-            console.out(f"{describe(outcome.labels)}: {outcome.status}{reason}", highlight=False)
+            alike.setdefault((outcome.status, outcome.reason), []).append(describe(outcome.labels))
+    for (status, reason), runs in alike.items():
+        more = f" and {len(runs) - 1} more" if runs[1:] else ""
+        console.out(f"{runs[0]}{more}: {status}{f', {reason}' if reason else ''}", highlight=False)
 
 
 def _cell(name: str, value: object) -> str:

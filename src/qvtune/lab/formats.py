@@ -13,7 +13,7 @@ from rich.markup import escape as escape_rich
 from rich.table import Table
 
 from qvtune.amounts import format_bytes, format_seconds
-from qvtune.lab.summary import AVERAGE
+from qvtune.lab.summary import AVERAGE, BASELINE
 from qvtune.train.folder import write_text
 
 
@@ -40,12 +40,11 @@ class Markup:
 
     escape: Callable[[str], str]
     places: Mapping[int, str]
-    start: str = ""
 
 
 TERMINAL = Markup(escape_rich, {1: "[bold]{}[/bold]", 2: "[underline]{}[/underline]"})
 MARKDOWN = Markup(escape_markdown, {1: "**{}**", 2: "*{}*"})
-TEX = Markup(escape_latex, {1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}, "% needs \\usepackage{booktabs}\n")
+TEX = Markup(escape_latex, {1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"})
 HTML = Markup(html.escape, {1: "<strong>{}</strong>", 2: "<u>{}</u>"})
 
 LEGEND = (
@@ -56,45 +55,59 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table whose cells are escaped and marked for one format: heading above each column, then rows."""
+    """A table whose cells are escaped and marked for one format.
+
+    `align` has a letter per column, l or r; `groups` are the rows before which a line is drawn where there is room.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    align: str
+    groups: Sequence[int] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """Return it as pandas has it."""
         return pd.DataFrame(self.rows, columns=pd.Index(self.header))
 
 
-def results(summary: pd.DataFrame, markup: Markup, digits: int = 4) -> TextTable:
-    """Return a row per method: the mean of every task, then what the method costs."""
+def means(summary: pd.DataFrame, markup: Markup, digits: int = 4) -> TextTable:
+    """Return a row per method with the mean of every task."""
     name = str(summary.columns[0])
     tasks = list(summary["task"].unique())
-    header = [name, *tasks, "adapter", "head", "on disk", "time", "memory", "failed"]
     rows = []
     for method in summary[name].unique():
         own = summary[summary[name] == method]
-        single = own[own["task"] != AVERAGE]
         cells = [_mean(own[own["task"] == task].iloc[0], markup, digits) for task in tasks]
-        seconds, memory = single["seconds"].astype(float).mean(), single["peak_memory_bytes"].max()
-        costs = [
-            _range(single["adapter_parameters"], "{:,}".format),
-            _range(single["head_parameters"], "{:,}".format),
-            _range(single["saved_bytes"], format_bytes),
+        rows.append([markup.escape(str(method)), *cells])
+    return TextTable([markup.escape(text) for text in (name, *tasks)], rows, "l" + "r" * len(tasks))
+
+
+def costs(summary: pd.DataFrame, markup: Markup) -> TextTable:
+    """Return a row per method: parameters, size on disk, time and memory over all tasks, and what failed."""
+    name = str(summary.columns[0])
+    rows = []
+    for method in summary[name].unique():
+        own = summary[(summary[name] == method) & (summary["task"] != AVERAGE)]
+        seconds, memory = own["seconds"].astype(float).mean(), own["peak_memory_bytes"].max()
+        cells = [
+            str(method),
+            _range(own["adapter_parameters"], "{:,}".format),
+            _range(own["head_parameters"], "{:,}".format),
+            _range(own["saved_bytes"], format_bytes),
             "" if pd.isna(seconds) else format_seconds(seconds),
             "" if pd.isna(memory) else format_bytes(memory),
-            f"{single['failed'].sum()} of {single['runs'].sum()}",
+            f"{own['failed'].sum()} of {own['runs'].sum()}",
         ]
-        rows.append([markup.escape(str(method)), *cells, *map(markup.escape, costs)])
-    return TextTable([markup.escape(text) for text in header], rows)
+        rows.append([markup.escape(cell) for cell in cells])
+    header = [name, "adapter", "head", "on disk", "time of a run", "memory", "failed"]
+    return TextTable([markup.escape(text) for text in header], rows, "lrrrrrr")
 
 
 def differences(summary: pd.DataFrame, markup: Markup, digits: int = 4) -> TextTable:
     """Return a row per method and task with its difference from the baseline, and how sure that is."""
     name = str(summary.columns[0])
-    header = [name, "task", "difference", "95 % interval", "pairs", "p (t)", "p (Wilcoxon)", "note"]
     rows = []
-    for row in summary[summary["note"] != "the baseline"].to_dict("records"):
+    for row in summary[summary["note"] != BASELINE].to_dict("records"):
         cells = [
             str(row[name]),
             row["task"],
@@ -107,7 +120,30 @@ def differences(summary: pd.DataFrame, markup: Markup, digits: int = 4) -> TextT
             row["note"],
         ]
         rows.append([markup.escape(cell) for cell in cells])
-    return TextTable([markup.escape(text) for text in header], rows)
+    header = [name, "task", "difference", "95 % interval", "pairs", "p (t)", "p (Wilcoxon)", "note"]
+    return TextTable([markup.escape(text) for text in header], rows, "llrrrrrl")
+
+
+def by_task(summary: pd.DataFrame, markup: Markup, digits: int = 4) -> TextTable:
+    """Return a row per task and method, narrow enough for a terminal."""
+    name = str(summary.columns[0])
+    rows: list[list[str]] = []
+    groups = []
+    for task in summary["task"].unique():
+        groups.append(len(rows))
+        for _, row in summary[summary["task"] == task].iterrows():
+            certainty = row["note"] if pd.isna(row["p_t"]) else f"{row['p_t']:.3g}"
+            cells = [signed(row["difference"], digits), certainty]
+            rows.append(
+                [
+                    *map(markup.escape, (task, str(row[name]))),
+                    _mean(row, markup, digits),
+                    str(row["n"]),
+                    *map(markup.escape, cells),
+                ]
+            )
+    header = ["task", name, "mean", "seeds", "difference", "p (t)"]
+    return TextTable([markup.escape(text) for text in header], rows, "llrrrl", groups[1:])
 
 
 def signed(value: Any, digits: int) -> str:
@@ -128,26 +164,28 @@ def _range(values: pd.Series, form: Callable[[int], str]) -> str:
     return " to ".join(form(value) for value in dict.fromkeys((known[0], known[-1]))) if known else ""
 
 
-def print_table(console: Console, table: TextTable, left: int = 1) -> None:
-    """Print a table of TERMINAL markup; all but the first `left` columns are numbers."""
+def print_table(console: Console, table: TextTable) -> None:
+    """Print a table of TERMINAL markup."""
     shown = Table()
-    for index, heading in enumerate(table.header):
-        shown.add_column(heading, justify="left" if index < left else "right", overflow="fold")
-    for row in table.rows:
+    for heading, align in zip(table.header, table.align, strict=True):
+        is_number = align == "r"
+        shown.add_column(heading, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number)
+    for index, row in enumerate(table.rows):
+        if index in table.groups:
+            shown.add_section()
         shown.add_row(*row)
     console.print(shown)
 
 
-def to_markdown(table: TextTable, left: int = 1) -> str:
+def to_markdown(table: TextTable) -> str:
     """Return a table of MARKDOWN markup."""
-    align = ["left"] * left + ["right"] * (len(table.header) - left)
+    align = ["left" if letter == "l" else "right" for letter in table.align]
     return table.to_frame().to_markdown(index=False, disable_numparse=True, colalign=align if table.rows else None)
 
 
-def to_latex(table: TextTable, left: int = 1) -> str:
+def to_latex(table: TextTable) -> str:
     """Return a table of TEX markup with booktabs' rules."""
-    columns = "l" * left + "r" * (len(table.header) - left)
-    return table.to_frame().to_latex(index=False, escape=False, column_format=columns)
+    return table.to_frame().to_latex(index=False, escape=False, column_format=table.align)
 
 
 def to_html(table: TextTable) -> str:
@@ -160,11 +198,16 @@ def write_tables(folder: Path, summary: pd.DataFrame, remarks: Sequence[str] = (
 
     The first holds the summary's plain numbers; the others what a reader wants, and `remarks` below it.
     """
+
+    def page(markup: Markup, render: Callable[[TextTable], str], paragraph: str, second: str) -> str:
+        tables = [means(summary, markup), costs(summary, markup), differences(summary, markup)]
+        return join_page(tables, [LEGEND.format(second=second), *remarks], markup, render, paragraph)
+
     texts = {
         "csv": summary.to_csv(index=False, lineterminator="\n"),
-        "md": _page(summary, remarks, MARKDOWN, to_markdown, "{}\n", "italic"),
-        "tex": TEX.start + _page(summary, remarks, TEX, to_latex, "\\par {}\n", "underlined"),
-        "html": _page(summary, remarks, HTML, lambda table, left: to_html(table), "<p>{}</p>\n", "underlined"),
+        "md": page(MARKDOWN, to_markdown, "{}", "italic"),
+        "tex": "% needs \\usepackage{booktabs}\n" + page(TEX, to_latex, "\\par {}", "underlined"),
+        "html": page(HTML, to_html, "<p>{}</p>", "underlined"),
     }
     paths = [folder / f"table.{ending}" for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
@@ -172,16 +215,13 @@ def write_tables(folder: Path, summary: pd.DataFrame, remarks: Sequence[str] = (
     return paths
 
 
-def _page(
-    summary: pd.DataFrame,
-    remarks: Sequence[str],
+def join_page(
+    tables: Sequence[TextTable],
+    lines: Sequence[str],
     markup: Markup,
-    render: Callable[[TextTable, int], str],
-    paragraph: str,
-    second: str,
+    render: Callable[[TextTable], str],
+    paragraph: str = "{}",
 ) -> str:
-    parts = [render(results(summary, markup), 1)]
-    compared = differences(summary, markup)
-    parts += [render(compared, 2)] if compared.rows else []
-    text = [paragraph.format(markup.escape(line)) for line in (LEGEND.format(second=second), *remarks)]
-    return "\n\n".join(part.strip("\n") for part in (*parts, *text)) + "\n"
+    """Return the tables that have rows, and below them the lines, escaped, each a paragraph."""
+    parts = [render(table).strip("\n") for table in tables if table.rows]
+    return "\n\n".join([*parts, *(paragraph.format(markup.escape(line)) for line in lines)]) + "\n"

@@ -76,7 +76,7 @@ def paired_test(values: Sequence[float], baseline: Sequence[float]) -> PairedTes
     if n < 2:
         return PairedTest(n, mean, note="1 pair: no test")
     if np.ptp(differences) <= ROUNDING:
-        return PairedTest(n, mean, note="all differences are equal: no test")
+        return PairedTest(n, mean, note="all equal: no test")
     test = ttest_rel(method, other)
     interval = test.confidence_interval(CONFIDENCE)
     differing = np.count_nonzero(np.abs(differences) > ROUNDING)

@@ -9,6 +9,8 @@ from qvtune.lab.outcome import DIVERGED, FAILED, FINISHED
 from qvtune.lab.statistics import PairedTest, paired_test, spread
 
 AVERAGE = "average"
+# The note of the baseline, which is not tested against itself.
+BASELINE = "the baseline"
 
 # Means that differ by less than this are one and the same number, added up in another order.
 TIE_DECIMALS = 10
@@ -45,7 +47,7 @@ def summarize(results: pd.DataFrame, baseline: str, name: str = "method") -> pd.
             rows.append({name: method} | _average(own, other, rows[-len(tasks) :]))
         if method == baseline:
             for row in rows[-len(tasks) - (len(tasks) > 1) :]:
-                row |= _tested(PairedTest(0, note="the baseline"))
+                row |= _tested(PairedTest(0, note=BASELINE))
     summary = pd.DataFrame(rows)
     summary.insert(summary.columns.get_loc("n") + 1, "place", _places(summary))
     return summary.astype(dict.fromkeys(("place", *WHOLE), "Int64"))
