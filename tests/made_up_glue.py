@@ -4,8 +4,14 @@ from pathlib import Path
 
 from tiny import make_reviews
 
-HEADER = {"rte": "index\tsentence1\tsentence2\tlabel\n", "sst2": "sentence\tlabel\n", "cola": ""}
-FOLDER = {"rte": "RTE", "sst2": "SST-2", "cola": "CoLA"}
+STSB = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2"
+HEADER = {
+    "rte": "index\tsentence1\tsentence2\tlabel\n",
+    "sst2": "sentence\tlabel\n",
+    "cola": "",
+    "stsb": f"{STSB}\tscore\n",
+}
+FOLDER = {"rte": "RTE", "sst2": "SST-2", "cola": "CoLA", "stsb": "STS-B"}
 
 
 def write_glue(root: Path, *tasks: str, train: int = 40, dev: int = 16) -> Path:
@@ -26,4 +32,6 @@ def _row(task: str, index: int, text: str, good: bool) -> str:
         return f"{index}\t{text}\tthe film was good\t{'entailment' if good else 'not_entailment'}\n"
     if task == "sst2":
         return f"{text}\t{int(good)}\n"
+    if task == "stsb":
+        return f"{index}\t\t\t\t\t\t\t{text}\tthe film was good\t{(5 if good else 2) - index % 7 / 4}\n"
     return f"made\t{int(good)}\t\t{text}\n"

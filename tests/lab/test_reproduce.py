@@ -10,7 +10,7 @@ import torch
 from made_up_glue import write_glue
 from rich.console import Console
 from tiny import save_tiny_bert
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from qvtune.cli.main import main
 from qvtune.errors import ConfigError, RunError
@@ -18,7 +18,7 @@ from qvtune.lab.outcome import Outcome
 from qvtune.lab.presets import find_preset
 from qvtune.lab.reproduce import make_table, plan_reproduction, reproduce
 from qvtune.lab.store import Store
-from qvtune.lab.untrained import measure_untrained
+from qvtune.lab.untrained import measure_untrained, read_untrained
 from qvtune.train.config import make_config
 from qvtune.train.folder import RunFolder
 from qvtune.train.run import prepare
@@ -122,32 +122,25 @@ def test_the_papers_own_options_are_no_deviation() -> None:
     )
 
 
-def test_before_training_is_the_plain_model_with_a_fresh_head(place: Path, reproduced: Path) -> None:
-    files = sorted((reproduced / "before").glob("*.json"))
-    assert len(files) == 4
-    kept = {(r["task"], r["seed"]): r["metrics"] for r in (json.loads(file.read_text()) for file in files)}
+def test_before_training_is_the_plain_model_with_a_fresh_head(place: Path, tmp_path: Path) -> None:
+    write_glue(tmp_path / "glue", "stsb")
     config = make_config(
-        {"model": str(place / "bert"), "data": "glue/rte", "glue_dir": place / "glue", "seed": 1, "out": "none"}
+        {"model": str(place / "bert"), "data": "glue/stsb", "glue_dir": tmp_path / "glue", "seed": 1, "out": "none"}
     )
-    model = prepare(config).model.get_base_model().eval()
-    # Against plain transformers: pair by pair, without adapters, read from the file by hand.
-    model.load_state_dict(model.state_dict())
+    measured = measure_untrained(Store(tmp_path / "store"), config, QUIET)
+    head = {name: value for name, value in prepare(config).model.named_parameters() if ".classifier." in name}
+    plain = AutoModelForSequenceClassification.from_pretrained(place / "bert", num_labels=1).eval()
+    for part in ("weight", "bias"):
+        (value,) = (value for name, value in head.items() if name.endswith(part) and value.requires_grad)
+        getattr(plain.classifier, part).data.copy_(value)
     tokenizer = AutoTokenizer.from_pretrained(place / "bert")
-    rows = [line.split("\t") for line in (place / "glue/RTE/dev.tsv").read_text().splitlines()[1:]]
-    right = 0
-    for _, left, other, label in rows:
-        with torch.no_grad():
-            scores = _without_adapters(model, tokenizer(left, other, return_tensors="pt"))
-        right += ["entailment", "not_entailment"][int(scores.argmax())] == label
-    assert kept["glue/rte", 1]["accuracy"] == pytest.approx(right / len(rows))
-
-
-def _without_adapters(model: torch.nn.Module, batch: dict) -> torch.Tensor:
-    for module in model.modules():
-        if hasattr(module, "lora_B"):
-            for factor in module.lora_B.values():
-                torch.nn.init.zeros_(factor.weight)
-    return model(**batch).logits
+    lines = (tmp_path / "glue/STS-B/dev.tsv").read_text().splitlines()[1:]
+    rows = [line.split("\t")[7:] for line in lines]
+    with torch.no_grad():
+        scores = [float(plain(**tokenizer(a, b, return_tensors="pt")).logits) for a, b, _ in rows]
+    expected = np.corrcoef(scores, [float(score) for _, _, score in rows])[0, 1]
+    assert 0.001 < abs(expected) < 0.999
+    assert measured["pearson"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_before_training_is_measured_once(place: Path, reproduced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +156,8 @@ def test_before_training_is_measured_once(place: Path, reproduced: Path, monkeyp
     assert not plan.cells
     monkeypatch.setattr("qvtune.lab.untrained._measure", lambda *_: pytest.fail("measured again"))
     assert "accuracy" in measure_untrained(Store(reproduced), plan.untrained[0].config)
+    found = {(record["task"], record["seed"]) for record in read_untrained(Store(reproduced))}
+    assert found == {(task, seed) for task in ("rte", "cola") for seed in (0, 1)}
 
 
 def test_mnli_and_stsb_take_the_published_metric(tmp_path: Path) -> None:
@@ -223,7 +218,7 @@ def test_a_store_of_another_experiment_is_refused(place: Path, reproduced: Path)
 MISTAKES = {
     "experiment": ({"experiment": "tabel2"}, "unknown experiment 'tabel2'. Did you mean 'table2'?"),
     "family": ({"family": "llama"}, "table2 was run with roberta"),
-    "task": ({"tasks": "wnli"}, "table2 has no wnli. Did you mean 'mnli'?"),
+    "task": ({"tasks": "wnli"}, "table2 has no wnli. Its tasks are rte, stsb"),
     "row": ({"rows": "lora qq"}, "no row of table2 is 'lora qq'"),
     "axis as an option": ({"options": {"rank": 4}}, "--rank is what the rows of table2 differ in"),
     "axis by another name": ({"options": {"target": "q_proj"}}, "--target is what the rows of table2 differ in"),

@@ -99,7 +99,7 @@ def costs(summary: pd.DataFrame, markup: Markup) -> TextTable:
             f"{own['failed'].sum()} of {own['runs'].sum()}",
         ]
         rows.append([markup.escape(cell) for cell in cells])
-    header = [name, "adapter", "head", "on disk", "time of a run", "memory", "failed"]
+    header = [name, "adapter", "head", "on disk", "time", "memory", "failed"]
     return TextTable([markup.escape(text) for text in header], rows, "lrrrrrr")
 
 

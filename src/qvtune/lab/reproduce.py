@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from qvtune.errors import ConfigError, RunError, nearest
+from qvtune.errors import ConfigError, RunError
 from qvtune.lab.cells import Cell, make_cell
 from qvtune.lab.choices import ALTERNATIVES, METHODS, check_shared, overlay, parse_seeds, parse_tasks, untaken
 from qvtune.lab.deviations import list_deviations
@@ -27,7 +27,7 @@ from qvtune.lab.presets import (
 from qvtune.lab.store import REPRODUCTION, Store
 from qvtune.lab.summary import AVERAGE, summarize
 from qvtune.lab.sweep import train_cells, write_results
-from qvtune.lab.untrained import measure_untrained
+from qvtune.lab.untrained import measure_untrained, read_untrained
 from qvtune.train.config import make_config
 from qvtune.train.folder import write_text
 
@@ -148,11 +148,17 @@ def run_reproduction(
     _check_experiment(store, details)
     train_cells(store, REPRODUCTION, plan.cells, plan.given, details, execution, console)
     write_results(store)
+    for cell in plan.untrained:
+        measure_untrained(store, cell.config, console)
     before = [
-        {"row": row_name(BEFORE), "task": cell.labels["task"], "seed": cell.labels["seed"]}
-        | {"metric": _published_metric(cell.labels["task"], measure_untrained(store, cell.config, console))}
-        | {"metric_name": _metric_name(cell.labels["task"])}
-        for cell in plan.untrained
+        {
+            "row": row_name(BEFORE),
+            "task": found["task"],
+            "seed": found["seed"],
+            "metric": _published_metric(found["task"], found["metrics"]),
+            "metric_name": _metric_name(found["task"]),
+        }
+        for found in read_untrained(store)
     ]
     table = make_table(preset, store.outcomes(), before)
     write_text(store.path / "table.csv", table.to_csv(index=False, lineterminator="\n"))
@@ -167,7 +173,8 @@ def make_table(preset: Preset, outcomes: Sequence[Outcome], before: Sequence[Map
     Args:
         preset: the experiment, whose published numbers are looked up.
         outcomes: its runs.
-        before: `row`, `task`, `seed`, `metric` (in percent) and `metric_name` of every model that was measured before training.
+        before: `row`, `task`, `seed`, `metric` (in percent) and `metric_name` of every model that was measured before
+            training.
     """
     results = results_table(outcomes)
     if len(results):
@@ -176,9 +183,7 @@ def make_table(preset: Preset, outcomes: Sequence[Outcome], before: Sequence[Map
             _published_metric(outcome.labels["task"], outcome.result.get("metrics", {})) for outcome in outcomes
         ]
     untrained = pd.DataFrame([dict(record) | {"status": FINISHED} for record in before])
-    known = (
-        pd.concat([untrained, results]) if len(results) and len(untrained) else results if before == [] else untrained
-    )
+    known = pd.concat([frame for frame in (untrained, results) if len(frame)])
     known = known.reindex(columns=list(dict.fromkeys((*known.columns, *results.columns, *COSTS))))
     table = summarize(known, "", "row").drop(columns=[*UNUSED, "place"])
     published = published_numbers(preset)
@@ -236,8 +241,7 @@ def _choose(preset: Preset, tasks: str | Sequence[str] | None, rows: str | Seque
         for name in names:
             if name not in preset.tasks:
                 raise ConfigError(
-                    f"--tasks: {preset.experiment} has no {name}.{nearest(name, preset.tasks)} Its tasks are "
-                    f"{', '.join(preset.tasks)}."
+                    f"--tasks: {preset.experiment} has no {name}. Its tasks are {', '.join(preset.tasks)}."
                 )
         preset = replace(preset, tasks={name: preset.tasks[name] for name in names})
     return preset if rows is None else replace(preset, rows=choose_rows(preset, rows))

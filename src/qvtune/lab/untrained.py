@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from qvtune.data.glue import PREFIX
 from qvtune.lab.store import Store
 from qvtune.train.config import TrainConfig
 from qvtune.train.folder import write_json
@@ -25,13 +26,19 @@ def measure_untrained(store: Store, config: TrainConfig, console: Console | None
     if file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))["metrics"]
     metrics = _measure(config, console or Console(stderr=True))
-    write_json(file, {"task": config.data, "seed": config.seed, "metrics": metrics})
+    write_json(file, {"task": config.data.removeprefix(PREFIX), "seed": config.seed, "metrics": metrics})
     return metrics
 
 
 def untrained_file(store: Store, config: TrainConfig) -> Path:
     """Return where the metrics of `measure_untrained` are kept."""
     return store.path / "before" / f"{config.fingerprint()}.json"
+
+
+def read_untrained(store: Store) -> list[dict[str, Any]]:
+    """Return `task`, `seed` and `metrics` of every model of a store that was measured before training."""
+    files = sorted((store.path / "before").glob("*.json"))
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
