@@ -6,12 +6,13 @@ from tiny import make_reviews
 
 STSB = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2"
 HEADER = {
+    "qqp": "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n",
     "rte": "index\tsentence1\tsentence2\tlabel\n",
     "sst2": "sentence\tlabel\n",
     "cola": "",
     "stsb": f"{STSB}\tscore\n",
 }
-FOLDER = {"rte": "RTE", "sst2": "SST-2", "cola": "CoLA", "stsb": "STS-B"}
+FOLDER = {"qqp": "QQP", "rte": "RTE", "sst2": "SST-2", "cola": "CoLA", "stsb": "STS-B"}
 
 
 def write_glue(root: Path, *tasks: str, train: int = 40, dev: int = 16) -> Path:
@@ -30,6 +31,8 @@ def write_glue(root: Path, *tasks: str, train: int = 40, dev: int = 16) -> Path:
 def _row(task: str, index: int, text: str, good: bool) -> str:
     if task == "rte":
         return f"{index}\t{text}\tthe film was good\t{'entailment' if good else 'not_entailment'}\n"
+    if task == "qqp":
+        return f"{index}\t1\t2\t{text}\tthe film was good\t{int(good)}\n"
     if task == "sst2":
         return f"{text}\t{int(good)}\n"
     if task == "stsb":

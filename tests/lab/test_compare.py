@@ -147,6 +147,17 @@ def test_seeds_tasks_and_methods_can_be_added(place: Path, tmp_path: Path) -> No
     assert average["pairs"] == 4
 
 
+def test_glue_named_as_data_keeps_its_name_and_a_file_gives_the_shared_options(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "shared.yaml").write_text(f"model: {place}/bert\nglue_dir: {place}/glue\nmax_steps: 2\nlr: 1e-3\n")
+    words = "compare --methods lora,full --data glue/rte --seeds 1 --baseline full --lr 2e-3"
+    out = tmp_path / "store"
+    assert main([*words.split(), "--config", str(tmp_path / "shared.yaml"), "--out", str(out)]) == 0
+    table = pd.read_csv(out / "table.csv").set_index("method")
+    assert list(table["task"]) == ["rte", "rte"]
+    assert table.loc["full", "note"] == "the baseline"
+    assert {outcome.folder.read_config().lr for outcome in Store(out).outcomes()} == {2e-3}
+
+
 def test_a_store_of_other_options_is_refused(place: Path, compared: Path) -> None:
     with pytest.raises(RunError, match="holds runs with other epochs"):
         compare(
@@ -179,7 +190,7 @@ MISTAKES = {
     "task as an option": (f"{BASE} --task sst2 --methods lora", "Give --tasks instead"),
     "option that no method takes": (
         f"{BASE} --data @reviews.csv --methods full --rank 4",
-        "--rank is of LoRA, and --method is full",
+        "method=full, task=reviews, seed=0: --rank is ",
     ),
     "bad value of a shared option": (
         f"{BASE} --data @reviews.csv --methods lora,full --lr -1",

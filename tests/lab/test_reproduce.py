@@ -203,6 +203,29 @@ def test_a_grid_has_the_rates_as_labels() -> None:
     assert "not stated in the paper, so as qvtune has it: precision, dropout" in plan.deviations
 
 
+def test_cells_of_a_grid_without_published_numbers(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_glue(tmp_path / "glue", "qqp")
+    words = (
+        f"reproduce figure1 --tasks qqp --model {place}/bert --glue-dir {tmp_path}/glue --max-steps 2 --head-lr 1e-3"
+    )
+    rows = "lr=1e-4 value_lr=1e-4,lr=1e-4 value_lr=1e-3"
+    assert main([*words.split(), "--rows", rows, "--out", str(tmp_path / "store")]) == 0
+    shown = capsys.readouterr().out
+    assert "The published numbers of these cells of figure1 are not known here." in shown
+    assert "- head_lr: 0.001 instead of the rate of query and key" in shown
+    assert "the head trains at the rate of query and key" not in shown
+    assert "- not stated in the paper, so as qvtune has it: the roles (qv here)" in shown
+    table = pd.read_csv(tmp_path / "store" / "table.csv")
+    assert list(table["row"]) == ["lr=0.0001 value_lr=0.0001", "lr=0.0001 value_lr=0.001"]
+    assert table["published"].isna().all()
+    outcomes = Store(tmp_path / "store").outcomes()
+    assert [100 * outcome.metric for outcome in outcomes] == pytest.approx(list(table["mean"]))
+    for outcome in outcomes:
+        config = outcome.folder.read_config()
+        assert (config.lr, config.value_lr) == (outcome.labels["lr"], outcome.labels["value_lr"])
+        assert (config.head_lr, config.roles, config.rank) == (1e-3, "qv", 8)
+
+
 def test_a_store_of_another_experiment_is_refused(place: Path, reproduced: Path) -> None:
     with pytest.raises(RunError, match="holds table2 with the options of roberta, and this is figure1"):
         reproduce(

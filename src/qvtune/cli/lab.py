@@ -4,9 +4,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from qvtune.amounts import format_seconds
 from qvtune.lab.cells import Cell
 from qvtune.lab.execution import Execution
-from qvtune.lab.outcome import FINISHED
+from qvtune.lab.outcome import FINISHED, STOPPED
 from qvtune.lab.progress import describe
 from qvtune.lab.store import Store
 
@@ -16,7 +17,6 @@ COLUMNS_AFTER = ("status", "metric", "seconds", "trained_parameters")
 
 def show_estimate(store: Store, cells: list[Cell], execution: Execution) -> None:
     """Print how many runs there are, how many are done, and what the others would take."""
-    from qvtune.amounts import format_seconds
     from qvtune.lab.estimate import estimate
     from qvtune.lab.sweep import missing_cells
 
@@ -57,6 +57,7 @@ def show_results(store: Store, table: pd.DataFrame) -> None:
     for _, row in table[(table["status"] != FINISHED)].iterrows():
         labels = " ".join(f"{name}={row[name]}" for name in table.columns[1:end])
         console.out(f"{labels}: {row['status']}, {row['reason']}", highlight=False)
+    show_savings(console, store)
     console.out(f"Results: {store.results}, page: {store.report}", highlight=False)
 
 
@@ -81,6 +82,19 @@ def show_failures(console: Console, store: Store) -> None:
     for (status, reason), runs in alike.items():
         more = f" and {len(runs) - 1} more" if runs[1:] else ""
         console.out(f"{runs[0]}{more}: {status}{f', {reason}' if reason else ''}", highlight=False)
+
+
+def show_savings(console: Console, store: Store) -> None:
+    """Print what the runs that were given up took, and what they would have taken to their end."""
+    given_up = [outcome.result for outcome in store.outcomes() if outcome.status == STOPPED]
+    if given_up:
+        taken = sum(result["seconds"] for result in given_up)
+        whole = sum(result["seconds"] / result["part"] for result in given_up)
+        console.out(
+            f"{len(given_up)} runs were given up after {format_seconds(taken)}; to their end they would have taken "
+            f"about {format_seconds(whole)}.",
+            highlight=False,
+        )
 
 
 def _cell(name: str, value: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from qvtune.data.glue import PREFIX
 from qvtune.errors import ConfigError, nearest
 from qvtune.lab.cells import Cell, make_cell
 from qvtune.lab.choices import (
@@ -134,10 +135,11 @@ def _data_by_task(tasks: str | Sequence[str] | None, shared: Mapping[str, Any]) 
     if tasks is not None and data is not None:
         raise ConfigError(f"--tasks names tasks of GLUE, and --data is {data}. Give one of them.")
     if tasks is not None:
-        return {task: f"glue/{task}" for task in parse_tasks(tasks)}
+        return {task: f"{PREFIX}{task}" for task in parse_tasks(tasks)}
     if data is None:
         raise ConfigError("--tasks or --data is required: tasks of GLUE, as in --tasks rte,mrpc, or data of your own.")
-    return {Path(data).stem if Path(data).exists() else str(data): str(data)}
+    name = Path(data).stem if Path(data).exists() else str(data).removeprefix(PREFIX)
+    return {name: str(data)}
 
 
 def _options_of(

@@ -46,7 +46,7 @@ def run_workers(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str
                         yield names[future], LOST
                     except (Interrupted, CancelledError):
                         assert stopped
-            pool.stop() if stopped else pool.close()
+            pool.close()  # ends the workers when they have nothing left to do
         if stopped:
             raise Interrupted("stopped; every run that was in work is saved. Give the same command again to go on.")
 
