@@ -160,6 +160,18 @@ def test_before_training_is_measured_once(place: Path, reproduced: Path, monkeyp
     assert found == {(task, seed) for task in ("rte", "cola") for seed in (0, 1)}
 
 
+def test_rows_can_be_added_one_after_another(place: Path, tmp_path: Path) -> None:
+    def again(rows: str) -> pd.DataFrame:
+        options = {"model": str(place / "bert"), "glue_dir": str(place / "glue"), "max_steps": 1, "alpha": 16}
+        return reproduce("table2", out=tmp_path / "store", tasks="rte", rows=rows, options=options, console=QUIET)
+
+    assert list(again("full qv lr_ratio=2")["row"]) == ["full qv lr_ratio=2"]
+    assert list(again("before")["row"]) == ["before", "full qv lr_ratio=2"]
+    assert len(again("lora qv rank=8 lr_ratio=2")) == 3
+    given = Store(tmp_path / "store").read()["given"]
+    assert (given["alpha"], given["max_steps"], given["model"]) == (16, 1, str(place / "bert"))
+
+
 def test_mnli_and_stsb_take_the_published_metric(tmp_path: Path) -> None:
     def outcome(task: str, metrics: dict[str, float]) -> Outcome:
         labels = {"method": "lora", "roles": "qv", "rank": 8, "lr_ratio": 2.0, "task": task, "seed": 0}

@@ -43,7 +43,7 @@ class Reproduction:
     """The runs of a reproduction, checked and not yet trained.
 
     Attributes:
-        preset: the experiment.
+        preset: the whole experiment, whatever part of it is run.
         cells: the runs; their labels are those of the row, and `task` and `seed`.
         untrained: a run for every task and seed whose model is measured before training, for the row "before".
         given: options that the user gave for all runs, resolved.
@@ -123,15 +123,8 @@ def plan_reproduction(
             cells.append(replace(cell, labels=named))
             differing.append((published, cell.config))
     untrained = _untrained_cells(store, chosen, shared, listed) if BEFORE in chosen.rows else []
-    given = cells[0].config if cells else untrained[0].config
-    resolved = given.model_dump(mode="json")
-    return Reproduction(
-        chosen,
-        tuple(cells),
-        tuple(untrained),
-        {name: resolved[name] for name in ("model", *(options or {})) if name in resolved and name != "out"},
-        tuple(list_deviations(full, chosen, differing, listed)),
-    )
+    deviations = tuple(list_deviations(full, chosen, differing, listed))
+    return Reproduction(full, tuple(cells), tuple(untrained), _given(full, options or {}), deviations)
 
 
 def run_reproduction(
@@ -258,6 +251,15 @@ def _check_options(preset: Preset, options: Mapping[str, Any]) -> None:
                 f"--{option.replace('_', '-')} is what the rows of {preset.experiment} differ in. Choose rows with "
                 f"--rows, as in --rows '{row_name(preset.rows[-1])}'."
             )
+
+
+def _given(preset: Preset, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the user's options, resolved, and the model; the same ones whichever rows are chosen."""
+    row = preset.row_options(max(preset.rows, key=len))
+    shared = {"model": preset.model, **options}
+    taken = {name: shared[name] for name in shared if name not in untaken(row["method"], shared, METHODS)}
+    config = make_config(overlay(row, taken) | {"data": "none", "out": "none"})
+    return {name: value for name, value in config.model_dump(mode="json").items() if name in taken}
 
 
 def _untrained_cells(store: Store, preset: Preset, shared: Mapping[str, Any], seeds: Iterable[int]) -> list[Cell]:
