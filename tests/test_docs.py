@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import qvtune
-from qvtune.cli.main import main
+from qvtune.cli.main import VERBS, main
 from qvtune.data.load import load_data
 from qvtune.data.options import DataOptions
 from qvtune.roles.declare import read_declaration
@@ -75,7 +75,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_every_option_named_in_the_documentation_exists(capsys: pytest.CaptureFixture) -> None:
     known = set()
-    for verb in ("train", "sweep", "evaluate", "predict", "merge", "plan", "download", "demo"):
+    for verb in VERBS:
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))

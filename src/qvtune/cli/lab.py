@@ -8,6 +8,7 @@ from qvtune.amounts import format_seconds
 from qvtune.lab.cells import Cell
 from qvtune.lab.execution import Execution
 from qvtune.lab.outcome import FINISHED, STOPPED
+from qvtune.lab.progress import describe
 from qvtune.lab.store import Store
 
 MOST_ROWS = 20
@@ -58,6 +59,29 @@ def show_results(store: Store, table: pd.DataFrame) -> None:
         console.out(f"{labels}: {row['status']}, {row['reason']}", highlight=False)
     show_savings(console, store)
     console.out(f"Results: {store.results}, page: {store.report}", highlight=False)
+
+
+def show_summary(store: Store, summary: pd.DataFrame, baseline: str) -> None:
+    """Print what a comparison found, what failed, and where the tables are."""
+    from qvtune.lab import formats
+
+    console = Console()
+    formats.print_table(console, formats.by_task(summary, formats.TERMINAL))
+    console.out(f"The difference is to {baseline}, over the pairs of task and seed.", highlight=False)
+    formats.print_table(console, formats.costs(summary, formats.TERMINAL))
+    show_failures(console, store)
+    console.out(f"Tables: {store.path / 'table'}.csv, .md, .tex and .html", highlight=False)
+
+
+def show_failures(console: Console, store: Store) -> None:
+    """Print the runs that have no result, those of one reason together."""
+    alike: dict[tuple[str, str | None], list[str]] = {}
+    for outcome in store.outcomes():
+        if outcome.status != FINISHED:
+            alike.setdefault((outcome.status, outcome.reason), []).append(describe(outcome.labels))
+    for (status, reason), runs in alike.items():
+        more = f" and {len(runs) - 1} more" if runs[1:] else ""
+        console.out(f"{runs[0]}{more}: {status}{f', {reason}' if reason else ''}", highlight=False)
 
 
 def show_savings(console: Console, store: Store) -> None:

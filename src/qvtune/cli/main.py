@@ -11,7 +11,7 @@ from qvtune import __version__
 from qvtune.cli.options import Parser
 from qvtune.errors import DivergedError, Interrupted, QVTuneError
 
-VERBS = ("train", "sweep", "evaluate", "predict", "merge", "plan", "download", "demo")
+VERBS = ("train", "sweep", "compare", "reproduce", "evaluate", "predict", "merge", "plan", "download", "demo")
 
 DIVERGED = 3
 USER_ERROR = 2

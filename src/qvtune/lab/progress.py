@@ -108,9 +108,11 @@ class RunsProgress:
 
 
 def describe(labels: dict[str, Any]) -> str:
-    """Return "lr=0.0001 lr_ratio=4"."""
+    """Return "lr=0.0001 lr_ratio=4", without what a run has no value for."""
     return " ".join(
-        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in labels.items()
+        f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in labels.items()
+        if value is not None
     )
 
 

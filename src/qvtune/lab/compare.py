@@ -1,0 +1,172 @@
+"""`compare`: methods side by side on tasks, over seeds."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from qvtune.data.glue import PREFIX
+from qvtune.errors import ConfigError, nearest
+from qvtune.lab.cells import Cell, make_cell
+from qvtune.lab.choices import (
+    Contender,
+    check_shared,
+    overlay,
+    parse_methods,
+    parse_seeds,
+    parse_tasks,
+    untaken,
+)
+from qvtune.lab.execution import DEFAULT_EXECUTION, Execution
+from qvtune.lab.formats import write_tables
+from qvtune.lab.store import COMPARISON, Store
+from qvtune.lab.summary import summarize
+from qvtune.lab.sweep import train_cells, write_results
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The runs of a comparison, checked and not yet trained.
+
+    `given` are the options that the user gave for all runs, resolved; `notes` say which of them some methods go
+    without.
+    """
+
+    cells: tuple[Cell, ...]
+    given: dict[str, Any]
+    baseline: str
+    notes: tuple[str, ...]
+
+
+def compare(
+    methods: str | Sequence[str],
+    *,
+    out: Path,
+    tasks: str | Sequence[str] | None = None,
+    seeds: int | str | Sequence[int] = 3,
+    baseline: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    execution: Execution | None = None,
+    console: Console | None = None,
+) -> pd.DataFrame:
+    """Train every method on every task with every seed, write the tables, and return the summary.
+
+    Runs that the folder holds are not trained again, so more methods, tasks or seeds cost the new runs alone. A run
+    that fails is counted and does not stop the others.
+
+    Args:
+        methods: as in ["lora", "full"] or "lora,lora:rank=16+lr_ratio=2", where a method may have options of its own.
+        out: folder of the runs, and of `table.csv`, `table.md`, `table.tex` and `table.html`.
+        tasks: of GLUE, as in ["rte", "mrpc"]; None when `options` has "data".
+        seeds: how many, from 0, or which.
+        baseline: the method that the others are tested against; the first when None.
+        options: of `train`, for all runs, as in {"model": "pkg:minilm", "data": "reviews.csv"}.
+        execution: where the runs are trained; one after another in this process when None.
+        console: where progress goes; standard error when None.
+
+    Returns:
+        What `qvtune.lab.summary.summarize` says, a row per method and task.
+
+    Raises:
+        ConfigError: for methods, tasks, seeds or options that make no sense, before anything is trained.
+        RunError: if `out` holds something else.
+        QVTuneError: for data or a model that cannot be read, before anything is trained.
+        Interrupted: after SIGINT or SIGTERM, when what was in work has been saved.
+    """
+    comparison = plan_comparison(methods, out=out, tasks=tasks, seeds=seeds, baseline=baseline, options=options)
+    return run_comparison(comparison, Store(Path(out)), execution or DEFAULT_EXECUTION, console)
+
+
+def plan_comparison(
+    methods: str | Sequence[str],
+    *,
+    out: Path,
+    tasks: str | Sequence[str] | None,
+    seeds: int | str | Sequence[int],
+    baseline: str | None,
+    options: Mapping[str, Any] | None,
+) -> Comparison:
+    """Check what `compare` was asked for, and return its runs."""
+    shared = dict(options or {})
+    check_shared(shared)
+    contenders, listed = parse_methods(methods), parse_seeds(seeds)
+    names = [contender.name for contender in contenders]
+    chosen = _check_baseline(baseline, names)
+    data = _data_by_task(tasks, shared)
+    cells, sources, notes = [], [], []
+    for contender in contenders:
+        own, left_out = _options_of(contender, shared, contenders)
+        notes += [f"{contender.name} has no {option}, so {option} {shared[option]} is left out." for option in left_out]
+        for task, source in data.items():
+            for seed in listed:
+                labels = {"method": contender.name, "task": task, "seed": seed}
+                values = own | {"data": source, "seed": seed}
+                cells.append(replace(make_cell(Store(Path(out)), labels, values), labels=labels))
+                sources.append(values)
+    _check_distinct(cells)
+    return Comparison(tuple(cells), _given(shared, cells, sources), chosen, tuple(notes))
+
+
+def run_comparison(
+    comparison: Comparison, store: Store, execution: Execution, console: Console | None = None
+) -> pd.DataFrame:
+    """Train what is missing, write `results.csv` and the tables, and return the summary of all runs of the store."""
+    details = {"baseline": comparison.baseline, "notes": comparison.notes}
+    train_cells(store, COMPARISON, comparison.cells, comparison.given, details, execution, console)
+    summary = summarize(write_results(store), comparison.baseline)
+    write_tables(store.path, summary, [f"The baseline is {comparison.baseline}.", *comparison.notes])
+    return summary
+
+
+def _check_baseline(baseline: str | None, names: Sequence[str]) -> str:
+    if baseline is not None and baseline not in names:
+        raise ConfigError(
+            f"--baseline: '{baseline}' is none of the methods.{nearest(baseline, names)} They are {', '.join(names)}."
+        )
+    return baseline or names[0]
+
+
+def _data_by_task(tasks: str | Sequence[str] | None, shared: Mapping[str, Any]) -> dict[str, str]:
+    """Return the value of --data by the name of the task."""
+    data = shared.get("data")
+    if tasks is not None and data is not None:
+        raise ConfigError(f"--tasks names tasks of GLUE, and --data is {data}. Give one of them.")
+    if tasks is not None:
+        return {task: f"{PREFIX}{task}" for task in parse_tasks(tasks)}
+    if data is None:
+        raise ConfigError("--tasks or --data is required: tasks of GLUE, as in --tasks rte,mrpc, or data of your own.")
+    name = Path(data).stem if Path(data).exists() else str(data).removeprefix(PREFIX)
+    return {name: str(data)}
+
+
+def _options_of(
+    contender: Contender, shared: Mapping[str, Any], contenders: Sequence[Contender]
+) -> tuple[dict[str, Any], list[str]]:
+    left_out = untaken(contender.options["method"], shared, {other.options["method"] for other in contenders})
+    kept = {option: value for option, value in shared.items() if option not in left_out}
+    return overlay(kept, contender.options), left_out
+
+
+def _check_distinct(cells: Sequence[Cell]) -> None:
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        other = seen.setdefault(cell.name, cell)
+        if other is not cell:
+            raise ConfigError(
+                f"--methods: {other.labels['method']} and {cell.labels['method']} are the same run, with other words "
+                "for the same options. Leave one out."
+            )
+
+
+def _given(shared: Mapping[str, Any], cells: Sequence[Cell], sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the shared options, each with its value in the first run that takes it."""
+    given = {}
+    for option, value in shared.items():
+        takers = (cell for cell, source in zip(cells, sources, strict=True) if source.get(option) == value)
+        taker = next(takers, None)
+        if taker is not None and option in type(taker.config).model_fields:
+            given[option] = taker.config.model_dump(mode="json")[option]
+    return given
