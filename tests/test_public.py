@@ -12,18 +12,23 @@ FUNCTIONS = [
     "accelerate",
     "adapt",
     "adaptation_of",
+    "compare",
     "count_parameters",
     "decelerate",
     "declare_attention",
     "find_attention",
     "load_adapter",
     "param_groups",
+    "reproduce",
     "restore",
     "save_adapter",
+    "sweep",
 ]
 
 # Functions with a second argument that nobody would want to name.
 TWO_SUBJECTS = {"declare_attention": "roles", "load_adapter": "folder", "save_adapter": "folder"}
+# Functions that do not start from a model.
+OTHER_SUBJECTS = {"compare": ["methods"], "reproduce": ["experiment"], "sweep": ["options", "axes"]}
 CLASSES = [
     "Adaptation",
     "AttentionLayer",
@@ -63,7 +68,8 @@ def test_classes(name):
 def test_arguments_after_the_subject_are_keyword_only(name):
     parameters = list(inspect.signature(getattr(qvtune, name)).parameters.values())
     positional = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    assert positional == ["model", *([TWO_SUBJECTS[name]] if name in TWO_SUBJECTS else [])]
+    from_model = ["model", *([TWO_SUBJECTS[name]] if name in TWO_SUBJECTS else [])]
+    assert positional == OTHER_SUBJECTS.get(name, from_model)
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters[len(positional) :])
 
 

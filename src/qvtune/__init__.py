@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from qvtune.adapters import load_adapter, save_adapter
     from qvtune.errors import QVTuneError
     from qvtune.groups import param_groups
+    from qvtune.lab.compare import compare
+    from qvtune.lab.reproduce import reproduce
     from qvtune.lab.sweep import sweep
     from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
     from qvtune.roles.declare import declare_attention
@@ -32,12 +34,14 @@ _HOMES = {
     "accelerate": "qvtune.train.fast.accelerate",
     "adapt": "qvtune.adaptation",
     "adaptation_of": "qvtune.adaptation",
+    "compare": "qvtune.lab.compare",
     "count_parameters": "qvtune.adaptation",
     "decelerate": "qvtune.train.fast.accelerate",
     "declare_attention": "qvtune.roles.declare",
     "find_attention": "qvtune.roles.find",
     "load_adapter": "qvtune.adapters",
     "param_groups": "qvtune.groups",
+    "reproduce": "qvtune.lab.reproduce",
     "restore": "qvtune.adaptation",
     "save_adapter": "qvtune.adapters",
     "sweep": "qvtune.lab.sweep",
@@ -56,12 +60,14 @@ __all__ = [
     "accelerate",
     "adapt",
     "adaptation_of",
+    "compare",
     "count_parameters",
     "decelerate",
     "declare_attention",
     "find_attention",
     "load_adapter",
     "param_groups",
+    "reproduce",
     "restore",
     "save_adapter",
     "sweep",
