@@ -44,7 +44,7 @@ class Comparison:
 def compare(
     methods: str | Sequence[str],
     *,
-    out: Path,
+    out: str | Path,
     tasks: str | Sequence[str] | None = None,
     seeds: int | str | Sequence[int] = 3,
     baseline: str | None = None,
@@ -83,7 +83,7 @@ def compare(
 def plan_comparison(
     methods: str | Sequence[str],
     *,
-    out: Path,
+    out: str | Path,
     tasks: str | Sequence[str] | None,
     seeds: int | str | Sequence[int],
     baseline: str | None,

@@ -60,7 +60,7 @@ class Reproduction:
 def reproduce(
     experiment: str,
     *,
-    out: Path,
+    out: str | Path,
     family: str | None = None,
     tasks: str | Sequence[str] | None = None,
     rows: str | Sequence[str] | None = None,
@@ -100,7 +100,7 @@ def reproduce(
 def plan_reproduction(
     experiment: str,
     *,
-    out: Path,
+    out: str | Path,
     family: str | None,
     tasks: str | Sequence[str] | None,
     rows: str | Sequence[str] | None,

@@ -24,7 +24,7 @@ def sweep(
     options: Mapping[str, Any],
     axes: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
     *,
-    out: Path,
+    out: str | Path,
     execution: Execution | None = None,
     console: Console | None = None,
 ) -> pd.DataFrame:
