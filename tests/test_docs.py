@@ -74,7 +74,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_every_option_named_in_the_documentation_exists(capsys: pytest.CaptureFixture) -> None:
     known = set()
-    for verb in ("train", "evaluate", "predict", "merge", "plan", "download", "demo"):
+    for verb in ("train", "evaluate", "predict", "merge", "plan", "runs", "report", "download", "demo"):
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))

@@ -74,7 +74,11 @@ def make_comparison(path: Path, options: dict[str, Any], kind: str = COMPARISON)
     store.add(kind, runs, {"epochs": 2}, {"baseline": "lora", "notes": [EVIL, "one GPU"], "cells": [{"a": EVIL}]})
     for name, (_, values) in options_of.items():
         train(store.run_folder(name), options | values)
-    lines = ["method,task,mean,sd,seeds", f'lora,"{EVIL.replace(chr(34), chr(34) * 2)}",0.5,0.01,2', "full,reviews,0.75,,1"]
+    lines = [
+        "method,task,mean,sd,seeds",
+        f'lora,"{EVIL.replace(chr(34), chr(34) * 2)}",0.5,0.01,2',
+        "full,reviews,0.75,,1",
+    ]
     (path / "table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return store
 

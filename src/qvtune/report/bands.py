@@ -17,15 +17,11 @@ def band_charts(outcomes: Sequence[Outcome]) -> list[Chart]:
     """Return metric and training loss over the steps, per task, with a series per combination of the other labels."""
     names = [name for name in varied(outcomes) if name != SEED]
     tasks = grouped(finished(outcomes), [name for name in names if name == TASK])
-    return [
-        chart for task, runs in tasks for chart in _charts(task, runs, [name for name in names if name != TASK])
-    ]
+    return [chart for task, runs in tasks for chart in _charts(task, runs, [name for name in names if name != TASK])]
 
 
 def _charts(task: dict[str, Any], runs: list[Outcome], names: list[str]) -> list[Chart]:
-    groups = sorted(
-        grouped(runs, names), key=lambda group: -mean_sd([run.metric or 0.0 for run in group[1]])[0]
-    )
+    groups = sorted(grouped(runs, names), key=lambda group: -mean_sd([run.metric or 0.0 for run in group[1]])[0])
     shown, left_out = groups[:MOST_SERIES], len(groups) - MOST_SERIES
     caption = "Mean over seeds; the band reaches from the lowest seed to the highest."
     if left_out > 0:

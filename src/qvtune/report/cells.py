@@ -56,7 +56,7 @@ class Grid:
         xs: values of the horizontal axis, rising.
         ys: values of the vertical axis, rising.
         cells: by place (column, row), those that have runs.
-        best: places of the highest mean, several where it is equal.
+        best: places of the highest mean, several where it is equal; none where all are.
         diagonal: points of the line λ = 1 in places: 0 is the middle of the first column or row, 0.5 its edge.
         skipped: number of runs that have no value on one of the axes.
     """
@@ -101,7 +101,8 @@ def _grid(labels: dict[str, Any], runs: list[Outcome], x_name: str, y_name: str)
         for at, members in grouped(placed, (x_name, y_name))
     }
     means = {place: cell.mean for place, cell in cells.items() if cell.mean is not None}
-    best = max(means.values(), default=None)
+    # Where all cells are equal none is better than the others.
+    best = max(means.values(), default=None) if len(set(means.values())) > 1 or len(means) == 1 else None
     metric = next((run.result["main_metric"] for run in finished(placed)), "metric")
     return Grid(
         labels=labels,

@@ -1,5 +1,6 @@
 """`Chart`: lines and points over one axis, drawn by matplotlib for files and by plotly for pages."""
 
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,14 +15,15 @@ from qvtune.report.theme import DASHES, MARKERS, PALETTE, as_it_stands, colour, 
 # Up to here every point is marked; a line of one point could not be seen otherwise.
 FEW_POINTS = 12
 LEGEND_WIDTH = 38
+MOST_TICKS = 12
 
 
 @dataclass(frozen=True)
 class Series:
     """One line, or points where `line` is false.
 
-    `low` and `high` are a band about a line and error bars of points. `hollow` tells points that stand for something
-    else than the others. `hover` is shown beside a point on the page; name and numbers where it is empty.
+    `low` and `high` are a band about a line and error bars of points. `crossed` marks points with a cross. `hover` is
+    shown beside a point on the page; name and numbers where it is empty.
     """
 
     name: str
@@ -29,7 +31,7 @@ class Series:
     y: list[float]
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
-    hollow: list[bool] = field(default_factory=list)
+    crossed: list[bool] = field(default_factory=list)
     hover: list[str] = field(default_factory=list)
     line: bool = True
     width: float = 1.8
@@ -49,16 +51,18 @@ class Chart:
     caption: str = ""
 
 
-def draw_charts(charts: Sequence[Chart]) -> Figure:
-    """Draw charts beside each other, three in a row."""
-    columns = min(len(charts), 3)
+def draw_charts(charts: Sequence[Chart], columns: int = 3) -> Figure:
+    """Draw charts beside each other, so many in a row."""
+    columns = min(len(charts), columns)
     rows = -(-len(charts) // columns)
+    below = max((len(chart.series) for chart in charts if _names_below(chart)), default=0)
     with as_it_stands():
-        figure = Figure(figsize=(max(3.4 * columns, 5), 3.4 * rows), layout="constrained")
-        grid = figure.subplots(rows, columns, squeeze=False).flat
-        for axes, chart in zip(grid, charts, strict=False):
+        height = 3.2 + 0.19 * below
+        figure = Figure(figsize=(max(3.7 * columns, 5), height * rows), layout="constrained")
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axes, chart in zip(panels, charts, strict=False):
             _draw(axes, chart)
-        for axes in list(grid)[len(charts) :]:
+        for axes in panels[len(charts) :]:
             axes.remove()
     return figure
 
@@ -75,26 +79,35 @@ def _draw(axes: Any, chart: Chart) -> None:
     if chart.log_y:
         axes.set_yscale("log")
     if chart.x_ticks:
-        axes.set_xticks(chart.x_ticks, [label_text(value) for value in chart.x_ticks])
+        ticks = _readable(chart)
+        axes.set_xticks(ticks, [label_text(value) for value in ticks])
         axes.xaxis.set_minor_formatter(NullFormatter())
     for place, series in enumerate(chart.series):
         _draw_series(axes, series, place)
     if chart.series:
-        names = len(chart.series) > 4 or max(len(series.name) for series in chart.series) > 14
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.2)} if names else {}
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 5} if _names_below(chart) else {}
         axes.legend(frameon=False, fontsize=8, **below)
+
+
+def _names_below(chart: Chart) -> bool:
+    """Whether the names of the series would cover the lines."""
+    return len(chart.series) > 4 or any(len(series.name) > 14 for series in chart.series)
 
 
 def _draw_series(axes: Any, series: Series, place: int) -> None:
     shade, marker = colour(place), MARKERS[place % len(MARKERS)][0]
     dash = DASHES[place // len(PALETTE) % len(DASHES)][0] if series.line else ""
-    style = {"color": shade, "linestyle": dash, "linewidth": series.width, "label": textwrap.fill(series.name, 38)}
+    style = {
+        "color": shade,
+        "linestyle": dash,
+        "linewidth": series.width,
+        "label": textwrap.fill(series.name, LEGEND_WIDTH),
+    }
     few = marker if not series.line or len(series.x) <= FEW_POINTS else None
-    if series.hollow:
-        (line,) = axes.plot(series.x, series.y, marker=few, **style)
-        points = [(x, y) for x, y, hollow in zip(series.x, series.y, series.hollow, strict=True) if hollow]
-        axes.plot(*zip(*points, strict=True), "x", color=shade, markersize=10, markeredgewidth=2) if points else None
-    elif series.low and not series.line:
+    points = [(x, y) for x, y, crossed in zip(series.x, series.y, series.crossed, strict=False) if crossed]
+    if points:
+        axes.plot(*zip(*points, strict=True), "x", color=shade, markersize=11, markeredgewidth=2)
+    if series.low and not series.line:
         spread = [
             [y - low for y, low in zip(series.y, series.low, strict=True)],
             [high - y for y, high in zip(series.y, series.high, strict=True)],
@@ -111,30 +124,60 @@ def plot_chart(chart: Chart) -> dict[str, Any]:
     import plotly.graph_objects as go
 
     traces = [trace for place, series in enumerate(chart.series) for trace in _traces(series, place)]
-    x_axis: dict[str, Any] = {"title": plain(chart.x_title), "type": "log" if chart.log_x else "linear"}
+    x_axis = _axis(chart.x_title, chart.log_x)
     if chart.x_ticks:
-        x_axis |= {"tickvals": chart.x_ticks, "ticktext": [label_text(value) for value in chart.x_ticks]}
+        ticks = _readable(chart)
+        x_axis |= {"tickvals": ticks, "ticktext": [label_text(value) for value in ticks]}
     layout = {
         "margin": {"l": 60, "r": 12, "t": 12, "b": 50},
-        "height": 340 + 19 * sum(1 + series.name.count(" ") // 8 for series in chart.series),
-        "showlegend": len(chart.series) > 0,
-        "legend": {"orientation": "h", "y": -0.22, "yanchor": "top", "x": 0},
+        "height": 320 + 22 * sum(len(_wrapped(series.name)) for series in chart.series),
+        "showlegend": True,
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "hovermode": "closest",
-        "xaxis": x_axis | {"automargin": True},
-        "yaxis": {
-            "title": plain(chart.y_title),
-            "type": "log" if chart.log_y else "linear",
-            "automargin": True,
-            "exponentformat": "e",
-        },
+        "xaxis": x_axis,
+        "yaxis": _axis(chart.y_title, chart.log_y) | _flat_range(chart),
         "template": "none",
     }
     return go.Figure(traces, layout).to_plotly_json()
 
 
+def _axis(title: str, logarithmic: bool) -> dict[str, Any]:
+    return {
+        "title": {"text": plain(title), "standoff": 10},
+        "type": "log" if logarithmic else "linear",
+        "automargin": True,
+        "exponentformat": "e",
+    }
+
+
+def _flat_range(chart: Chart) -> dict[str, Any]:
+    """Return a narrow range where all values are equal; plotly would show one unit above and below."""
+    values = {y for series in chart.series for y in (*series.y, *series.low, *series.high)}
+    if chart.log_y or len(values) != 1:
+        return {}
+    value = values.pop()
+    margin = abs(value) / 10 or 0.1
+    return {"range": [value - margin, value + margin]}
+
+
+def _readable(chart: Chart) -> list[float]:
+    """Return the ticks of the horizontal axis that have room for a number; one at 1 is kept before its neighbours."""
+    at = {tick: math.log(tick) if chart.log_x else tick for tick in chart.x_ticks}
+    apart = (max(at.values()) - min(at.values())) / MOST_TICKS
+    kept: list[float] = []
+    for tick in sorted(chart.x_ticks, key=lambda tick: (tick != 1, tick)):
+        if all(abs(at[tick] - at[other]) >= apart for other in kept):
+            kept.append(tick)
+    return sorted(kept)
+
+
+def _wrapped(name: str) -> list[str]:
+    return textwrap.wrap(name, LEGEND_WIDTH)
+
+
 def _traces(series: Series, place: int) -> list[dict[str, Any]]:
     shade, marker = colour(place), MARKERS[place % len(MARKERS)][1]
-    name = "<br>".join(textwrap.wrap(plain(series.name), LEGEND_WIDTH))
+    name = _lines("\n".join(_wrapped(series.name)))
     few = len(series.x) <= FEW_POINTS
     trace: dict[str, Any] = {
         "type": "scatter",
@@ -153,13 +196,15 @@ def _traces(series: Series, place: int) -> list[dict[str, Any]]:
     }
     if series.hover:
         trace |= {"hovertext": [_lines(text) for text in series.hover], "hovertemplate": "%{hovertext}<extra></extra>"}
-    if series.hollow:
-        trace["marker"] |= {"symbol": ["x-thin" if hollow else marker for hollow in series.hollow]}
-        trace["marker"] |= {"line": {"width": [3 if hollow else 0 for hollow in series.hollow], "color": shade}}
     if series.low and not series.line:
         above = [high - y for y, high in zip(series.y, series.high, strict=True)]
         below = [y - low for y, low in zip(series.y, series.low, strict=True)]
         trace["error_y"] = {"array": above, "arrayminus": below, "symmetric": False, "color": shade}
+    if series.crossed:
+        places = [place for place, crossed in enumerate(series.crossed) if crossed]
+        cross = {"symbol": "x-thin", "size": 15, "line": {"width": 3, "color": shade}}
+        points = {key: [trace[key][at] for at in places] for key in ("x", "y", "hovertext") if key in trace}
+        return [trace, trace | points | {"mode": "markers", "marker": cross, "showlegend": False}]
     if not series.low or not series.line:
         return [trace]
     band = {

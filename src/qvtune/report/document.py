@@ -21,6 +21,11 @@ class Entry:
     text: str
     number: float | None = None
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it is broken into lines."""
+        return len(self.text) > 40
+
 
 @dataclass(frozen=True)
 class Table:
@@ -111,8 +116,12 @@ def entry(value: Any) -> Entry:
     if isinstance(value, int):
         return Entry(f"{value:,}", float(value))
     if isinstance(value, float):
-        return Entry(label_text(value) if abs(value) < 1e5 else f"{value:,.0f}", value)
+        return Entry(_number(value), value)
     return Entry(", ".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _number(value: float) -> str:
+    return label_text(value) if abs(value) < 1e-2 else f"{value:.5g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 @cache

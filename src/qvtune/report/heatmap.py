@@ -20,7 +20,7 @@ AXIS_TITLES = {
     LR_RATIO: "λ = η_V / η_QK",
 }
 # The line λ = 1 leaves the middle of a cell, where the value is written, free: half its width and height.
-FREE = (0.42, 0.28)
+FREE = (0.34, 0.24)
 HATCHES = 5
 
 
@@ -91,15 +91,15 @@ def _draw(figure: Figure, axes: Any, grid: Grid, limits: tuple[float, float]) ->
     for (column, row), cell in grid.cells.items():
         ink = NEUTRAL if cell.mean is None else _ink(cell.mean, limits)
         if cell.mean is None:
-            edge = {"hatch": "///", "edgecolor": "#c0c0c0", "facecolor": "none", "linewidth": 0.0}
-            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **edge))
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, hatch="///", edgecolor="#c0c0c0", facecolor="none", linewidth=0))
             ink = "#303030"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if cell.mean is None else None
         star = "★ " if (column, row) in grid.best else ""
         axes.text(column, row, star + cell_text(cell), ha="center", va="center", color=ink, fontsize=9, bbox=box)
     for column, row in grid.best:
-        edge = {"fill": False, "edgecolor": ACCENT, "linewidth": 3}
-        axes.add_patch(Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, **edge))
+        frame = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=ACCENT, linewidth=3)
+        axes.add_patch(frame)
     if grid.diagonal:
         xs, ys = (np.array(part, dtype=float) for part in visible_line(grid))
         axes.plot(xs, ys, color="white", linewidth=4, solid_capstyle="butt")
@@ -120,7 +120,10 @@ def plot_heatmap(grid: Grid, limits: tuple[float, float]) -> dict[str, Any]:
 
     means = _means(grid)
     details = [
-        [_lines(cell_details(grid, grid.cells[i, j])) if (i, j) in grid.cells else "no run" for i in range(len(grid.xs))]
+        [
+            _lines(cell_details(grid, grid.cells[i, j])) if (i, j) in grid.cells else "no run"
+            for i in range(len(grid.xs))
+        ]
         for j in range(len(grid.ys))
     ]
     heat = {
@@ -172,13 +175,14 @@ def _texts(grid: Grid, limits: tuple[float, float]) -> list[dict[str, Any]]:
         trace = text | {
             "x": [column for column, _ in cells],
             "y": [row for _, row in cells],
-            "text": [
-                ("★ " if place in grid.best else "") + _lines(cell_text(cell)) for place, cell in cells.items()
-            ],
+            "text": [("★ " if place in grid.best else "") + _lines(cell_text(cell)) for place, cell in cells.items()],
             "textfont": {"size": 11},
         }
         if known:  # the others take the page's colour
-            trace["textfont"] = {"size": 11, "color": [_ink(c.mean, limits) for c in cells.values() if c.mean is not None]}
+            trace["textfont"] = {
+                "size": 11,
+                "color": [_ink(c.mean, limits) for c in cells.values() if c.mean is not None],
+            }
         traces += [trace] if cells else []
     return traces
 
@@ -204,7 +208,7 @@ def _shapes(grid: Grid) -> list[dict[str, Any]]:
 
 def _axis(name: str, values: list[float]) -> dict[str, Any]:
     return {
-        "title": plain(axis_title(name)),
+        "title": {"text": plain(axis_title(name)), "standoff": 10},
         "tickvals": list(range(len(values))),
         "ticktext": [label_text(value) for value in values],
         "range": [-0.5, len(values) - 0.5],

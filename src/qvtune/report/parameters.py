@@ -68,7 +68,8 @@ def _chart(task: dict[str, Any], runs: list[Outcome], points: list[Any]) -> Char
     if len(points) > MOST_POINTS:
         caption += f" {count(len(points) - MOST_POINTS, 'combination')} left out, those that train most."
     title = ", ".join([f"{word} by trained parameters", *map(str, task.values())])
-    return Chart(title, "adapter parameters", word, series, log_x=True, caption=caption)
+    ticks = sorted({x for point in series for x in point.x})
+    return Chart(title, "adapter parameters", word, series, log_x=True, x_ticks=ticks, caption=caption)
 
 
 def label_charts(outcomes: Sequence[Outcome]) -> list[Chart]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from qvtune.lab.outcome import Outcome
 from qvtune.report.bands import MOST_SERIES, TASK
@@ -30,17 +29,17 @@ class Reached:
 
     Attributes:
         ratio: λ.
-        steps: mean over the seeds that reached the target; the last step of the longest run where none did.
+        steps: until the mean over seeds is at least the target; the last step where it never is.
         seconds: the same in seconds of training.
         seeds: number of runs.
-        missed: how many of them did not reach it.
+        missed: whether it never is.
     """
 
     ratio: float
     steps: float
     seconds: float
     seeds: int
-    missed: int
+    missed: bool
 
 
 def reach_charts(outcomes: Sequence[Outcome], target: float | None = None) -> list[Chart]:
@@ -65,9 +64,9 @@ def reach_charts(outcomes: Sequence[Outcome], target: float | None = None) -> li
 
 
 def metric_at_one(runs: Sequence[Outcome]) -> float | None:
-    """Return the mean last metric of the runs with λ = 1, or None without any."""
-    last = [curve[-1][1] for run in runs if _is_one(value_ratio(run)) and (curve := _curve(run))]
-    return mean_sd(last)[0] if last else None
+    """Return the last metric of the runs with λ = 1, on average, or None without any."""
+    curve = mean_curve([run for run in runs if _is_one(value_ratio(run))])
+    return curve[-1][1] if curve else None
 
 
 def times_to_reach(runs: Sequence[Outcome], target: float) -> list[Reached]:
@@ -75,23 +74,27 @@ def times_to_reach(runs: Sequence[Outcome], target: float) -> list[Reached]:
     by_ratio: dict[float, list[Outcome]] = {}
     for run in runs:
         ratio = value_ratio(run)
-        if ratio is not None and _curve(run):
+        if ratio is not None:
             # 2e-4 / 1e-4 and 4e-4 / 2e-4 differ in the last digit.
             by_ratio.setdefault(float(f"{ratio:.6g}"), []).append(run)
-    return [_reached(ratio, by_ratio[ratio], target) for ratio in sorted(by_ratio)]
+    return [_reached(ratio, by_ratio[ratio], target) for ratio in sorted(by_ratio) if mean_curve(by_ratio[ratio])]
 
 
 def _reached(ratio: float, runs: list[Outcome], target: float) -> Reached:
-    curves = [_curve(run) for run in runs]
-    times = [time for curve in curves if (time := next((p for p in curve if p[1] >= target), None))]
-    missed = len(runs) - len(times)
-    if not times:
-        times = [max(curve[-1] for curve in curves)]
-    return Reached(ratio, mean_sd([t[0] for t in times])[0], mean_sd([t[2] for t in times])[0], len(runs), missed)
+    curve = mean_curve(runs)
+    first = next((point for point in curve if point[1] >= target), None)
+    steps, _, seconds = first or curve[-1]
+    return Reached(ratio, steps, seconds, len(runs), first is None)
+
+
+def mean_curve(runs: Sequence[Outcome]) -> list[tuple[float, float, float]]:
+    """Return step, mean metric and mean seconds of every evaluation that all of the runs had."""
+    curves = [{step: (metric, seconds) for step, metric, seconds in _curve(run)} for run in runs]
+    steps = sorted(set.intersection(*map(set, curves))) if curves else []
+    return [(s, mean_sd([c[s][0] for c in curves])[0], mean_sd([c[s][1] for c in curves])[0]) for s in steps]
 
 
 def _curve(run: Outcome) -> list[tuple[float, float, float]]:
-    """Return step, metric and seconds of every evaluation."""
     metric = run.result["main_metric"]
     for key in (f"eval_{metric}", f"eval_tuning_{metric}"):
         curve = [(r["step"], r[key], r.get("seconds", math.nan)) for r in read_records(run.folder) if key in r]
@@ -107,8 +110,8 @@ def _is_one(ratio: float | None) -> bool:
 def _charts(task: str, found: list[tuple[str, float, list[Reached]]], target: float | None) -> list[Chart]:
     shown = found[:MOST_SERIES]
     aim = "what λ = 1 has at its end" if target is None else f"{target:g}"
-    caption = f"Until the metric is at least {aim}; mean over seeds, measured at evaluations."
-    caption += " A cross stands at the last step of a λ for which one or more seeds did not reach it."
+    caption = f"Until the mean metric over seeds is at least {aim}, seen at evaluations."
+    caption += " A cross marks a λ that never reached it, at its last step."
     if len(found) > MOST_SERIES:
         caption += f" {count(len(found) - MOST_SERIES, 'combination')} left out."
     ratios = sorted({point.ratio for _, _, points in shown for point in points})
@@ -127,22 +130,21 @@ def _series(name: str, wanted: float, points: list[Reached], unit: str) -> Serie
         f"{name} (to {wanted:.3f})",
         [point.ratio for point in points],
         times,
-        hollow=[point.missed > 0 for point in points],
+        crossed=[point.missed for point in points],
         hover=[f"{name}\n{_words(point, wanted)}" for point in points],
     )
 
 
 def _words(point: Reached, wanted: float) -> str:
     start = f"λ {label_text(point.ratio)}, to {wanted:.4f}: "
-    if point.missed == point.seeds:
-        return start + f"not reached within {point.steps:g} steps, {point.seconds:.1f} s"
-    text = start + f"{point.steps:.4g} steps, {point.seconds:.1f} s ({count(point.seeds, 'seed')})"
-    return text + (f"\nnot reached by {point.missed} of {point.seeds}" if point.missed else "")
+    if point.missed:
+        start += "not reached within "
+    return start + f"{point.steps:g} steps, {point.seconds:.1f} s ({count(point.seeds, 'seed')})"
 
 
 def not_drawn(outcomes: Sequence[Outcome]) -> str | None:
-    """Return why there is no such picture although λ varies, or None where it does not."""
-    ratios: dict[Any, None] = dict.fromkeys(value_ratio(run) for run in finished(outcomes))
-    if len(ratios) < 2 or any(_is_one(ratio) for ratio in ratios):
+    """Return why there is no such picture although λ varies, or None where there is one or λ does not vary."""
+    rates_vary = not {VALUE_LR, LR_RATIO}.isdisjoint(varied(outcomes))
+    if not rates_vary or any(_is_one(value_ratio(run)) for run in finished(outcomes)):
         return None
     return "No run has λ = 1, so there is no metric to reach. Give one: qvtune report DIR --target METRIC."

@@ -73,7 +73,11 @@ def _trained(plan: dict[str, Any]) -> Table:
     counts = plan["parameters_by_role"] | ({"head": plan["parameters_head"]} if plan["parameters_head"] else {})
     rates = plan["learning_rates"]
     rows = [
-        [Entry(role), Entry(f"{count:,}", count), Entry(f"{rates[role]:g}", rates[role]) if role in rates else Entry("")]
+        [
+            Entry(role),
+            Entry(f"{count:,}", count),
+            Entry(f"{rates[role]:g}", rates[role]) if role in rates else Entry(""),
+        ]
         for role, count in counts.items()
     ]
     return Table("What trained", ["role", "parameters", "learning rate"], rows)

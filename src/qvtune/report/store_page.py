@@ -173,15 +173,17 @@ def _pictures(outcomes: Sequence[Outcome], target: float | None) -> tuple[list[P
     }
     for name, (heading, charts) in kinds.items():
         if charts:
-            pictures.append(Pictures(heading, [plot(chart) for chart in charts], charts[0].caption))
-            figures[name] = draw_charts(charts)
+            pictures.append(Pictures(heading, [plot(chart) for chart in charts], charts[0].caption, wide=True))
+            figures[name] = draw_charts(charts, columns=2)
     return pictures, figures
 
 
 def _heatmap(grid: Grid, grids: Sequence[Grid]) -> Plot:
     best = "; ".join(cell_details(grid, grid.cells[place]).replace("\n", ", ") for place in grid.best)
     axes = f"{axis_title(grid.x_name)} from left to right and {axis_title(grid.y_name)} upwards"
-    alternative = f"Heat map of {grid.metric} with {axes}. Best: {best or 'none yet'}. The table of runs has all numbers."
+    alternative = (
+        f"Heat map of {grid.metric} with {axes}. Best: {best or 'none yet'}. The table of runs has all numbers."
+    )
     return Plot(
-        describe(grid.labels), alternative, plot_heatmap(grid, colour_range(grid, grids)), 7 + 3.1 * len(grid.xs)
+        describe(grid.labels), alternative, plot_heatmap(grid, colour_range(grid, grids)), 7 + 3.9 * len(grid.xs)
     )

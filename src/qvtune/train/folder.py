@@ -12,12 +12,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from qvtune.data.files import changed_file, file_digests
 from qvtune.errors import QVTuneError, RunError
 from qvtune.train.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig, make_config
-from qvtune.train.trainer import STAGING
 
 LOCK = ".lock"
+# A folder under construction, also of a checkpoint; it gets its name when it is whole.
+STAGING = ".writing-"
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,9 @@ class RunFolder:
     def _compare_files(self, config: TrainConfig) -> None:
         if not self.plan.is_file():
             return  # killed before its first step
+        # Brings the readers of data along, which those who only read run folders do not need.
+        from qvtune.data.files import changed_file, file_digests
+
         changed = changed_file(self.read_json(self.plan)["files"], file_digests(config))
         if changed is not None:
             raise RunError(

@@ -22,9 +22,7 @@ from qvtune.roles.unwrap import unwrap
 from qvtune.train.config import TrainConfig
 from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.fast.precision import full_precision
-
-# A checkpoint under construction; it gets its name when it is whole.
-STAGING = ".writing-"
+from qvtune.train.folder import STAGING
 
 
 def _option(name: str, default: Any = None) -> Any:
