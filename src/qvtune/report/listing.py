@@ -13,7 +13,7 @@ from typing import Any
 from qvtune.errors import ConfigError, RunError, nearest
 from qvtune.lab.outcome import Outcome, read_outcome
 from qvtune.lab.store import Store
-from qvtune.report.labels import is_number
+from qvtune.report.labels import RATES, is_number
 from qvtune.train.config import TrainConfig
 from qvtune.train.folder import RunFolder
 
@@ -176,10 +176,16 @@ def _row(folder: RunFolder, labels: Mapping[str, Any], given: Mapping[str, Any])
         outcome = read_outcome(folder, dict(labels))
     except (RunError, ConfigError) as error:
         return row | dict(given) | dict(labels) | {"status": DAMAGED, "reason": str(error)}
-    row |= config or dict(given)
+    row |= (config or _unstarted(given)) | _results(outcome) | dict(labels)
     if row.get("value_lr") and row.get("lr"):
         row["lr_ratio"] = row["value_lr"] / row["lr"]
-    return row | _results(outcome) | dict(labels)
+    return row
+
+
+def _unstarted(given: Mapping[str, Any]) -> Row:
+    """Return the options of a run that has no configuration yet; the rates' defaults depend on the method."""
+    fields = TrainConfig.model_fields.items()
+    return {name: f.default for name, f in fields if not f.is_required() and name not in RATES} | dict(given)
 
 
 def _results(outcome: Outcome) -> Row:
