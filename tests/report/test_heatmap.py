@@ -77,7 +77,12 @@ def test_caption_says_what_is_left_out(grid):
 
 
 def test_dollar_signs_are_no_mathematics(make, tmp_path):
-    runs = [make({"m$_": f"$^{m}", "lr": x, "value_lr": y}, 0.5 + x) for m in "ab" for x in (1e-4, 1e-3) for y in (1e-4, 1e-3)]
+    runs = [
+        make({"m$_": f"$^{m}", "lr": x, "value_lr": y}, 0.5 + x)
+        for m in "ab"
+        for x in (1e-4, 1e-3)
+        for y in (1e-4, 1e-3)
+    ]
     figure = draw_heatmaps(make_grids(runs))
     figure.savefig(tmp_path / "x.png")
     assert [axes.get_title(loc="left") for axes in figure.get_axes()[:2]] == ["$^a", "$^b"]

@@ -18,7 +18,19 @@ def test_mean_and_deviation_are_those_of_numpy():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(4e-4, "4e-4"), (1.25e-5, "1.25e-5"), (0.5, "0.5"), (4.0, "4"), (8, "8"), (True, "yes"), (None, "none"), ([1, 2], "1, 2"), (0.0, "0"), ("qv", "qv"), (2e5, "2e5")],
+    [
+        (4e-4, "4e-4"),
+        (1.25e-5, "1.25e-5"),
+        (0.5, "0.5"),
+        (4.0, "4"),
+        (8, "8"),
+        (True, "yes"),
+        (None, "none"),
+        ([1, 2], "1, 2"),
+        (0.0, "0"),
+        ("qv", "qv"),
+        (2e5, "2e5"),
+    ],
 )
 def test_label_text(value, text):
     assert label_text(value) == text
@@ -113,8 +125,13 @@ def test_metric_by_parameters_takes_the_best_rates_and_has_error_bars(make):
         ("rank 4", [400], [pytest.approx(0.85)]),
     ]
     spread = np.std([0.6, 0.7], ddof=1)
-    assert (chart.series[0].low, chart.series[0].high) == ([pytest.approx(0.65 - spread)], [pytest.approx(0.65 + spread)])
-    assert chart.series[0].hover == [f"rank 2, η_QK 1e-3\n200 adapter parameters\naccuracy 0.6500 ± {spread:.4f} (2 seeds)"]
+    assert (chart.series[0].low, chart.series[0].high) == (
+        [pytest.approx(0.65 - spread)],
+        [pytest.approx(0.65 + spread)],
+    )
+    assert chart.series[0].hover == [
+        f"rank 2, η_QK 1e-3\n200 adapter parameters\naccuracy 0.6500 ± {spread:.4f} (2 seeds)"
+    ]
 
 
 def test_no_picture_of_parameters_where_all_train_equally_many(make):
@@ -122,7 +139,12 @@ def test_no_picture_of_parameters_where_all_train_equally_many(make):
 
 
 def test_metric_by_the_one_label_that_varies(make):
-    runs = [make({"rank": rank, "method": m, "seed": s}, rank / 10 + s / 100) for rank in (4, 2) for m in "ab" for s in (0, 1)]
+    runs = [
+        make({"rank": rank, "method": m, "seed": s}, rank / 10 + s / 100)
+        for rank in (4, 2)
+        for m in "ab"
+        for s in (0, 1)
+    ]
     (chart,) = label_charts(runs)
     assert [series.name for series in chart.series] == ["a", "b"]
     assert chart.series[0].x == [2, 4]
@@ -133,7 +155,9 @@ def test_metric_by_the_one_label_that_varies(make):
 
 def test_chart_is_drawn_alike_by_both_libraries():
     name = "<b>x</b> $_^ " + "long " * 12
-    chart = Chart("t", "λ", "y", [Series(name, [1, 2, 4], [3, 5, 4], crossed=[False, True, False])], log_x=True, x_ticks=[1, 2, 4])
+    chart = Chart(
+        "t", "λ", "y", [Series(name, [1, 2, 4], [3, 5, 4], crossed=[False, True, False])], log_x=True, x_ticks=[1, 2, 4]
+    )
     axes = draw_charts([chart]).get_axes()[0]
     cross, line = axes.get_lines()
     assert line.get_xydata().tolist() == [[1, 3], [2, 5], [4, 4]]

@@ -18,7 +18,10 @@ def read_run(folder: RunFolder, name: str) -> dict[str, Any]:
         RunError: if it is damaged.
     """
     path = getattr(folder, name)
-    return folder.read_json(path) if path.is_file() else {}
+    content = folder.read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: is damaged: it holds no names and values. Train again in another --out.")
+    return content
 
 
 def main_metric(result: dict[str, Any], plan: dict[str, Any]) -> str:
