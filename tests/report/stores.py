@@ -8,7 +8,7 @@ from rich.console import Console
 from tiny import save_tiny_bert, write_reviews
 
 from qvtune.lab.outcome import DIVERGED, FAILED, STOPPED, end_file
-from qvtune.lab.store import COMPARISON, REPRODUCTION, SWEEP, Store
+from qvtune.lab.store import COMPARISON, SWEEP, Store
 from qvtune.train.config import make_config
 from qvtune.train.folder import RunFolder, write_json
 from qvtune.train.run import run
@@ -61,7 +61,7 @@ def make_sweep(path: Path, options: dict[str, Any]) -> Store:
     return store
 
 
-def make_comparison(path: Path, options: dict[str, Any], kind: str = COMPARISON) -> Store:
+def make_comparison(path: Path, options: dict[str, Any]) -> Store:
     """Three methods on two data sets with two seeds, and the table that `compare` writes beside them."""
     store = Store(path)
     methods = {"lora": {}, f"lora:rank=2{EVIL}": {"rank": 2}, "full": {"method": "full"}}
@@ -71,7 +71,7 @@ def make_comparison(path: Path, options: dict[str, Any], kind: str = COMPARISON)
         labels = {"method": method, "task": task, "seed": seed}
         options_of[f"{place:016x}"] = labels, methods[method] | {"seed": seed, "max_train_samples": tasks[task] - 20}
     runs = {name: labels for name, (labels, _) in options_of.items()}
-    store.add(kind, runs, {"epochs": 2}, {"baseline": "lora", "notes": [EVIL, "one GPU"], "cells": [{"a": EVIL}]})
+    store.add(COMPARISON, runs, {"epochs": 2}, {"baseline": "lora", "notes": [EVIL, "one GPU"], "cells": [{"a": EVIL}]})
     for name, (_, values) in options_of.items():
         train(store.run_folder(name), options | values)
     lines = [
@@ -81,7 +81,3 @@ def make_comparison(path: Path, options: dict[str, Any], kind: str = COMPARISON)
     ]
     (path / "table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return store
-
-
-def make_reproduction(path: Path, options: dict[str, Any]) -> Store:
-    return make_comparison(path, options, REPRODUCTION)

@@ -8,10 +8,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from stores import EVIL, make_reproduction
+from stores import EVIL
 
 from qvtune.errors import RunError
-from qvtune.lab.store import Store
+from qvtune.lab.store import REPRODUCTION, Store
 from qvtune.report.curves import draw_curves
 from qvtune.report.document import Details, Entry, Page, Table, entry, render
 from qvtune.report.page import write_report
@@ -172,8 +172,10 @@ def test_comparison_page_has_the_table_and_escapes_it(comparison: Store) -> None
     assert not any("<script" in name for name in names)
 
 
-def test_reproduction_page(place: Path, options: dict, tmp_path: Path) -> None:
-    store = make_reproduction(tmp_path / "table2", options)
+def test_reproduction_page(comparison: Store, tmp_path: Path) -> None:
+    shutil.copytree(comparison.path, tmp_path / "table2")
+    store = Store(tmp_path / "table2")
+    store.manifest.write_text(json.dumps(comparison.read() | {"kind": REPRODUCTION}))
     write_report(store.path)
     assert "Reproduction table2" in Reader(store.report).text
 
