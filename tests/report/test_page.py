@@ -161,7 +161,7 @@ def test_comparison_page_has_the_table_and_escapes_it(comparison: Store) -> None
     assert "Summary" in reader.text
     assert "0.75" in reader.text
     assert reader.tags.count("script") == 3 + 4 + 2  # plotly, colours and ours; four curves; two of parameters
-    assert f"{EVIL}, one GPU" in reader.text
+    assert f"{EVIL}; one GPU" in reader.text
     assert EVIL in reader.text
     page = comparison.report.read_text(encoding="utf-8")
     assert "<script>alert" not in page

@@ -5,7 +5,7 @@ from typing import Any
 
 from qvtune.lab.outcome import Outcome
 from qvtune.report.chart import Chart, Series
-from qvtune.report.labels import SEED, count, describe, finished, grouped, mean_sd, varied
+from qvtune.report.labels import ALL_RUNS, SEED, count, describe, finished, grouped, mean_sd, varied
 from qvtune.report.records import read_records
 
 # More lines than this cannot be told apart.
@@ -21,8 +21,12 @@ def band_charts(outcomes: Sequence[Outcome]) -> list[Chart]:
 
 
 def _charts(task: dict[str, Any], runs: list[Outcome], names: list[str]) -> list[Chart]:
-    groups = sorted(grouped(runs, names), key=lambda group: -mean_sd([run.metric or 0.0 for run in group[1]])[0])
-    shown, left_out = groups[:MOST_SERIES], len(groups) - MOST_SERIES
+    groups = grouped(runs, names)
+    best = sorted((mean_sd([run.metric or 0.0 for run in members])[0] for _, members in groups), reverse=True)
+    # In the order of the labels, so that a method has the same colour in every picture.
+    limit = best[min(MOST_SERIES, len(best)) - 1]
+    shown = [group for group in groups if mean_sd([run.metric or 0.0 for run in group[1]])[0] >= limit][:MOST_SERIES]
+    left_out = len(groups) - MOST_SERIES
     caption = "Mean over seeds; the band reaches from the lowest seed to the highest."
     if left_out > 0:
         rest = count(left_out, "combination")
@@ -52,7 +56,7 @@ def band_over_seeds(name: str, runs: Sequence[Outcome], keys: Sequence[str]) -> 
     steps = sorted(by_step)
     several = any(len(values) > 1 for values in by_step.values())
     return Series(
-        name or "all runs",
+        name or ALL_RUNS,
         [float(step) for step in steps],
         [mean_sd(by_step[step])[0] for step in steps],
         [min(by_step[step]) for step in steps] if several else [],

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from qvtune.report.labels import label_text
+from qvtune.report.labels import ALL_RUNS, label_text
 from qvtune.report.theme import DASHES, MARKERS, PALETTE, as_it_stands, colour, plain, translucent
 
 # Up to here every point is marked; a line of one point could not be seen otherwise.
@@ -80,13 +80,18 @@ def _draw(axes: Any, chart: Chart) -> None:
         axes.set_yscale("log")
     if chart.x_ticks:
         ticks = _readable(chart)
-        axes.set_xticks(ticks, [label_text(value) for value in ticks])
+        axes.set_xticks(ticks, list(map(_tick_text, ticks)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     for place, series in enumerate(chart.series):
         _draw_series(axes, series, place)
-    if chart.series:
+    if _has_names(chart):
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 5} if _names_below(chart) else {}
         axes.legend(frameon=False, fontsize=8, **below)
+
+
+def _has_names(chart: Chart) -> bool:
+    """Whether there is a series to tell from others."""
+    return [series.name for series in chart.series] not in ([], [ALL_RUNS])
 
 
 def _names_below(chart: Chart) -> bool:
@@ -127,11 +132,11 @@ def plot_chart(chart: Chart) -> dict[str, Any]:
     x_axis = _axis(chart.x_title, chart.log_x)
     if chart.x_ticks:
         ticks = _readable(chart)
-        x_axis |= {"tickvals": ticks, "ticktext": [label_text(value) for value in ticks]}
+        x_axis |= {"tickvals": ticks, "ticktext": list(map(_tick_text, ticks))}
     layout = {
         "margin": {"l": 60, "r": 12, "t": 12, "b": 50},
         "height": 320 + 22 * sum(len(_wrapped(series.name)) for series in chart.series),
-        "showlegend": True,
+        "showlegend": _has_names(chart),
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "hovermode": "closest",
         "xaxis": x_axis,
@@ -169,6 +174,13 @@ def _readable(chart: Chart) -> list[float]:
         if all(abs(at[tick] - at[other]) >= apart for other in kept):
             kept.append(tick)
     return sorted(kept)
+
+
+def _tick_text(value: float) -> str:
+    """Return numbers of parameters as 147k and 14M."""
+    if value >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    return f"{value / 1e3:.3g}k" if value >= 1e4 else label_text(value)
 
 
 def _wrapped(name: str) -> list[str]:

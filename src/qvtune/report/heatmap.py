@@ -1,5 +1,6 @@
 """The heat map over two labels, η_QK and η_V above all: as PNG and SVG by matplotlib, on the page by plotly."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +12,9 @@ from matplotlib.patches import Rectangle
 
 from qvtune.lab.outcome import FINISHED
 from qvtune.report.cells import Cell, Grid
-from qvtune.report.labels import LR, LR_RATIO, VALUE_LR, count, describe, label_text, mean_text
+from qvtune.report.labels import LR, LR_RATIO, VALUE_LR, axis_title, count, describe, label_text, mean_text
 from qvtune.report.theme import ACCENT, COLOUR_MAP, NEUTRAL, as_it_stands, plain
 
-AXIS_TITLES = {
-    LR: "η_QK, rate of query and key",
-    VALUE_LR: "η_V, rate of the value",
-    LR_RATIO: "λ = η_V / η_QK",
-}
 # The line λ = 1 leaves the middle of a cell, where the value is written, free: half its width and height.
 FREE = (0.34, 0.24)
 HATCHES = 5
@@ -68,7 +64,8 @@ def cell_details(grid: Grid, cell: Cell) -> str:
     if cell.values:
         lines.append(f"{grid.metric} {mean_text(cell.values)}")
     lines += [f"{number} {status}" for status, number in cell.statuses.items() if status != FINISHED]
-    return "\n".join(lines + [_shortened(reason) for reason in cell.reasons])
+    # Narrow enough for a phone; the table of runs has the whole reason.
+    return "\n".join(lines + [line for reason in cell.reasons for line in textwrap.wrap(reason, 52)[:3]])
 
 
 def visible_line(grid: Grid) -> tuple[list[float | None], list[float | None]]:
@@ -219,11 +216,6 @@ def _axis(name: str, values: list[float]) -> dict[str, Any]:
     }
 
 
-def axis_title(name: str) -> str:
-    """Return the title of a label's axis."""
-    return AXIS_TITLES.get(name, name.replace("_", " "))
-
-
 def caption(grids: Sequence[Grid], left_out: int) -> str:
     """Return what the heat map shows, in words."""
     grid = grids[0]
@@ -251,11 +243,6 @@ def _ink(value: float, limits: tuple[float, float]) -> str:
     shade = to_hex(colormaps[COLOUR_MAP]((value - limits[0]) / (limits[1] - limits[0])))
     red, green, blue = (int(shade[start : start + 2], 16) for start in (1, 3, 5))
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "#ffffff"
-
-
-def _shortened(reason: str) -> str:
-    line = " ".join(reason.split())
-    return line if len(line) <= 80 else f"{line[:79]}…"
 
 
 def _lines(text: str) -> str:

@@ -13,6 +13,13 @@ RATES = (LR, VALUE_LR, LR_RATIO, "head_lr", "query_lr", "key_lr", "output_lr")
 
 # How the rates are called where there is room for a symbol alone.
 SYMBOLS = {LR: "η_QK", VALUE_LR: "η_V", LR_RATIO: "λ"}
+AXIS_TITLES = {
+    LR: "η_QK, rate of query and key",
+    VALUE_LR: "η_V, rate of the value",
+    LR_RATIO: "λ = η_V / η_QK",
+}
+# The name of the one series where nothing but the seed tells runs apart.
+ALL_RUNS = "all runs"
 
 
 def varied(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
@@ -87,6 +94,11 @@ def describe(labels: dict[str, Any]) -> str:
         symbol = SYMBOLS.get(name, name.replace("_", " "))
         parts.append(value if isinstance(value, str) else f"{symbol} {label_text(value)}")
     return ", ".join(parts)
+
+
+def axis_title(name: str) -> str:
+    """Return the title of a label's axis."""
+    return AXIS_TITLES.get(name, name.replace("_", " "))
 
 
 def count(number: int, noun: str) -> str:

@@ -7,8 +7,11 @@ from qvtune.lab.outcome import Outcome
 from qvtune.report.bands import MOST_SERIES, TASK
 from qvtune.report.chart import Chart, Series
 from qvtune.report.labels import (
+    ALL_RUNS,
     RATES,
     SEED,
+    SYMBOLS,
+    axis_title,
     count,
     describe,
     finished,
@@ -54,9 +57,10 @@ def metrics(runs: Sequence[Outcome]) -> list[float]:
 
 def _chart(task: dict[str, Any], runs: list[Outcome], points: list[Any]) -> Chart:
     word = runs[0].result["main_metric"].replace("_", " ")
-    points = sorted(points, key=lambda point: adapter_parameters(point[1][1][0]))
+    fewest = sorted(points, key=lambda point: adapter_parameters(point[1][1][0]))[:MOST_POINTS]
     series = []
-    for labels, (at, members) in points[:MOST_POINTS]:
+    # In the order of the labels, so that a method has the same colour in every picture.
+    for labels, (at, members) in [point for point in points if point in fewest]:
         values = metrics(members)
         mean, sd = mean_sd(values)
         amount = adapter_parameters(members[0])
@@ -83,16 +87,15 @@ def label_charts(outcomes: Sequence[Outcome]) -> list[Chart]:
     charts = []
     for task, members in grouped(runs, [n for n in labels if n == TASK]):
         groups = grouped(members, [n for n in labels if n not in (name, SEED, TASK)])
-        series = [_line(describe(other) or "all runs", name, group) for other, group in groups[:MOST_SERIES]]
+        series = [_line(describe(other) or ALL_RUNS, name, group) for other, group in groups[:MOST_SERIES]]
         ticks = sorted({x for line in series for x in line.x})
         log = ticks[0] > 0 and (name in RATES or ticks[-1] / ticks[0] > 10)
         word = members[0].result["main_metric"].replace("_", " ")
         caption = "Mean over seeds; the band is one standard deviation to either side."
         if len(groups) > MOST_SERIES:
             caption += f" {count(len(groups) - MOST_SERIES, 'combination')} left out."
-        title = ", ".join([f"{word} by {name.replace('_', ' ')}", *map(str, task.values())])
-        x_title = name.replace("_", " ")
-        charts.append(Chart(title, x_title, word, series, log_x=log, x_ticks=ticks, caption=caption))
+        title = ", ".join([f"{word} by {SYMBOLS.get(name, name.replace('_', ' '))}", *map(str, task.values())])
+        charts.append(Chart(title, axis_title(name), word, series, log_x=log, x_ticks=ticks, caption=caption))
     return charts
 
 

@@ -8,6 +8,7 @@ from qvtune.lab.outcome import Outcome
 from qvtune.report.bands import MOST_SERIES, TASK
 from qvtune.report.chart import Chart, Series
 from qvtune.report.labels import (
+    ALL_RUNS,
     LR_RATIO,
     SEED,
     VALUE_LR,
@@ -58,7 +59,7 @@ def reach_charts(outcomes: Sequence[Outcome], target: float | None = None) -> li
             wanted = metric_at_one(members) if target is None else target
             points = [] if wanted is None else times_to_reach(members, wanted)
             if len(points) > 1 and wanted is not None:
-                found.append((describe(labels) or "all runs", wanted, points))
+                found.append((describe(labels) or ALL_RUNS, wanted, points))
         charts += _charts(", ".join(map(str, task.values())), found, target) if found else []
     return charts
 

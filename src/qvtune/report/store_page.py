@@ -16,9 +16,10 @@ from qvtune.report.bands import TASK, band_charts
 from qvtune.report.cells import Grid, make_grids
 from qvtune.report.chart import draw_charts
 from qvtune.report.document import Details, Entry, Page, Pictures, Plot, Table, entry
-from qvtune.report.heatmap import axis_title, caption, cell_details, colour_range, draw_heatmaps, plot_heatmap
+from qvtune.report.heatmap import caption, cell_details, colour_range, draw_heatmaps, plot_heatmap
 from qvtune.report.labels import (
     SEED,
+    axis_title,
     count,
     describe,
     finished,
@@ -49,11 +50,12 @@ def store_page(store: Store, target: float | None = None) -> tuple[Page, dict[st
     """
     manifest, outcomes = store.read(), store.outcomes()
     pictures, figures = _pictures(outcomes, target)
-    parts: list[Any] = [*_unfinished(outcomes), *_summary(store.path / SUMMARY), *pictures, _runs(outcomes)]
     details = manifest["details"]
     rest = {name: value for name, value in details.items() if not _is_plain(value)}
-    facts = [[Entry(name.replace("_", " ")), entry(value)] for name, value in details.items() if name not in rest]
+    facts = [[Entry(name.replace("_", " ")), _fact(value)] for name, value in details.items() if name not in rest]
+    parts: list[Any] = [*_unfinished(outcomes), *_summary(store.path / SUMMARY)]
     parts += [Table("Details", ["what", "value"], facts)] if facts else []
+    parts += [*pictures, _runs(outcomes)]
     parts += [Details("Further details", json.dumps(rest, indent=2, ensure_ascii=False))] if rest else []
     title = f"{manifest['kind'].capitalize()} {store.path.absolute().name}"
     reason = not_drawn(outcomes) if target is None else None
@@ -104,6 +106,10 @@ def _listed(texts: Sequence[str]) -> str:
 def _is_plain(value: Any) -> bool:
     parts = value if isinstance(value, list) else [value]
     return all(part is None or isinstance(part, (str, int, float)) for part in parts)
+
+
+def _fact(value: Any) -> Entry:
+    return Entry("; ".join(map(str, value))) if isinstance(value, list) else entry(value)
 
 
 def _unfinished(outcomes: Sequence[Outcome]) -> list[Table]:
