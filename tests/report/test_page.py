@@ -38,6 +38,10 @@ class Reader(HTMLParser):
             self.text.append(data.strip())
 
 
+def figures(page: Path) -> list[str]:
+    return re.findall(r'class="figure"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
+
+
 def copy_run(folder: RunFolder, to: Path) -> RunFolder:
     shutil.copytree(folder.path, to, ignore=shutil.ignore_patterns("report.html", "curves.*", "checkpoints"))
     return RunFolder(to)
@@ -68,6 +72,17 @@ def test_sizes_of_updates_are_drawn_when_they_were_logged(single: RunFolder, tmp
     assert axes.get_yscale() == "log"
     write_report(folder.path)
     assert "size of the update" in Reader(folder.report).text
+
+
+def test_a_loss_that_is_no_number_leaves_a_gap(single: RunFolder, tmp_path: Path) -> None:
+    folder = copy_run(single, tmp_path / "run")
+    folder.result.unlink()
+    with open(folder.metrics, "a") as file:
+        file.write('{"step": 15, "loss": NaN}\n')
+    write_report(folder.path)
+    loss = json.loads(figures(folder.report)[0])["data"][0]
+    assert (loss["x"][-1], loss["y"][-1]) == (15, None)
+    assert all(isinstance(value, float) for value in loss["y"][:-1])
 
 
 def test_text_of_a_run_is_escaped(single: RunFolder, tmp_path: Path) -> None:
@@ -166,8 +181,8 @@ def test_comparison_page_has_the_table_and_escapes_it(comparison: Store) -> None
     page = comparison.report.read_text(encoding="utf-8")
     assert "<script>alert" not in page
     # Of the figures: plotly reads tags in names, so these are escaped once more for it.
-    figures = re.findall(r'class="figure"[^>]*>(.*?)</script>', page, re.DOTALL)
-    names = [trace["name"] for f in figures for trace in json.loads(f)["data"] if "name" in trace]
+    found = figures(comparison.report)
+    names = [trace["name"] for f in found for trace in json.loads(f)["data"] if "name" in trace]
     assert any("&lt;script&gt;alert" in name for name in names)
     assert not any("<script" in name for name in names)
 

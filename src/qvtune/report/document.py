@@ -116,7 +116,7 @@ def entry(value: Any) -> Entry:
     if isinstance(value, int):
         return Entry(f"{value:,}", float(value))
     if isinstance(value, float):
-        return Entry(_number(value), value)
+        return Entry(_number(value), value if math.isfinite(value) else None)
     return Entry(", ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
@@ -130,8 +130,17 @@ def _template() -> Any:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     # Within a script element nothing is unescaped, and "</script>" or "<!--" would end it or hide its end.
-    environment.filters["figure"] = lambda figure: Markup(json.dumps(figure, allow_nan=False).replace("<", "\\u003c"))
+    environment.filters["figure"] = lambda figure: Markup(json.dumps(_finite(figure)).replace("<", "\\u003c"))
     return environment.from_string(_static("page.html"))
+
+
+def _finite(value: Any) -> Any:
+    """Return a figure with null, which JSON has, in the place of NaN and infinity, which it has not."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _static(name: str) -> str:
