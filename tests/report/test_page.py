@@ -13,7 +13,7 @@ from stores import EVIL
 from qvtune.errors import RunError
 from qvtune.lab.store import REPRODUCTION, Store
 from qvtune.report.curves import draw_curves
-from qvtune.report.document import Details, Entry, Page, Table, entry, render
+from qvtune.report.document import Details, Entry, Page, Pictures, Plot, Table, entry, render
 from qvtune.report.page import write_report
 from qvtune.report.store_page import best_sentences
 from qvtune.train.folder import RunFolder
@@ -224,6 +224,14 @@ def test_page_without_pictures_carries_no_plotly(tmp_path: Path) -> None:
     reader = Reader(tmp_path / "x.html")
     assert reader.text.count(EVIL) == 9
     assert (tmp_path / "x.html").stat().st_size < 20_000
+
+
+def test_a_figure_does_not_end_its_script(tmp_path: Path) -> None:
+    figure = {"layout": {"title": "</script><img src=x><!--<script>"}}
+    page = Page("x", [], [], [Pictures("x", [Plot("x", "x", figure)])])
+    (tmp_path / "x.html").write_text(render(page), encoding="utf-8")
+    assert "img" not in Reader(tmp_path / "x.html").tags
+    assert json.loads(figures(tmp_path / "x.html")[0]) == figure
 
 
 def test_entries_sort_as_numbers() -> None:
