@@ -268,9 +268,9 @@ def parse_arguments() -> tuple[argparse.Namespace, list[Case]]:
 def main() -> None:
     """Train what has not been trained yet, and print the comparison."""
     args, cases = parse_arguments()
+    from qvtune.amounts import format_seconds
     from qvtune.errors import QVTuneError
     from qvtune.train.folder import RunFolder
-    from qvtune.train.progress import format_seconds
 
     by_name = {case.name: case for case in cases}
     runs = list_runs(cases)

@@ -28,6 +28,8 @@ def write_results(out: Path, title: str, text: str, numbers: dict[str, Any], fig
         numbers: what they are made from.
         figure: of matplotlib.
     """
+    from qvtune.report.curves import save_figure
+
     here = about()
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = {"about": here, **numbers}
@@ -43,6 +45,6 @@ def write_results(out: Path, title: str, text: str, numbers: dict[str, Any], fig
         text,
     ]
     if figure is not None:
-        figure.savefig(out.with_suffix(".png"), dpi=110)
+        save_figure(figure, out.with_suffix(".png"))
         lines += ["", f"![{title}]({out.stem}.png)"]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -55,8 +55,9 @@ def test_examples_run(page: Path, place: Path) -> None:
             assert read_declaration(place / "roles.yaml")[1] > 0
         elif language == "yaml":
             (place / "run.yaml").write_text(text)
-            assert read_config(place / "run.yaml").keys() <= TrainConfig.model_fields.keys()
-            assert text.startswith("# qvtune train --config")
+            verb = re.match(r"# qvtune (train|sweep) --config", text)[1]
+            also = ("axes", "runs") if verb == "sweep" else ()
+            assert read_config(place / "run.yaml", also).keys() <= {*TrainConfig.model_fields, *also}
         else:
             assert language == "text", f"{page.name}: '{language}' blocks are not run; call them text"
 
@@ -74,7 +75,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_every_option_named_in_the_documentation_exists(capsys: pytest.CaptureFixture) -> None:
     known = set()
-    for verb in ("train", "evaluate", "predict", "merge", "plan", "runs", "report", "download", "demo"):
+    for verb in ("train", "sweep", "evaluate", "predict", "merge", "plan", "runs", "report", "download", "demo"):
         with pytest.raises(SystemExit):
             main([verb, "--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))

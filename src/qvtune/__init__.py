@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from qvtune.adapters import load_adapter, save_adapter
     from qvtune.errors import QVTuneError
     from qvtune.groups import param_groups
+    from qvtune.lab.sweep import sweep
     from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
     from qvtune.roles.declare import declare_attention
     from qvtune.roles.find import find_attention
@@ -39,6 +40,7 @@ _HOMES = {
     "param_groups": "qvtune.groups",
     "restore": "qvtune.adaptation",
     "save_adapter": "qvtune.adapters",
+    "sweep": "qvtune.lab.sweep",
 }
 
 __all__ = [
@@ -62,6 +64,7 @@ __all__ = [
     "param_groups",
     "restore",
     "save_adapter",
+    "sweep",
 ]
 
 

@@ -33,6 +33,9 @@ def add_command(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Run the demo."""
     config = make_config({**DEMO, "out": args.out})
+    from qvtune.train.quiet import quiet_libraries
+
+    quiet_libraries()
     from qvtune.cli.show import train_and_show
 
     train_and_show(config)

@@ -33,12 +33,14 @@ def add_command(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Evaluate and print the metrics."""
-    from rich.console import Console
-
-    from qvtune.cli.show import print_metrics, quiet_libraries
-    from qvtune.train.inference import evaluate_run, load_run
+    from qvtune.train.quiet import quiet_libraries
 
     quiet_libraries()
+    from rich.console import Console
+
+    from qvtune.cli.show import print_metrics
+    from qvtune.train.inference import evaluate_run, load_run
+
     run = load_run(args.run, args.model)
     result = evaluate_run(run, data=args.data, glue_dir=args.glue_dir, batch_size=args.batch_size)
     if args.json:

@@ -5,14 +5,13 @@ import importlib
 import os
 import re
 import sys
-import warnings
 from collections.abc import Sequence
 
 from qvtune import __version__
 from qvtune.cli.options import Parser
 from qvtune.errors import DivergedError, Interrupted, QVTuneError
 
-VERBS = ("train", "evaluate", "predict", "merge", "plan", "runs", "report", "download", "demo")
+VERBS = ("train", "sweep", "evaluate", "predict", "merge", "plan", "runs", "report", "download", "demo")
 
 DIVERGED = 3
 USER_ERROR = 2
@@ -25,7 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 is success, 2 an error that the user can mend, 3 a run that diverged, 130 a run stopped by a signal.
     """
     args = build_parser().parse_args(_join_values(sys.argv[1:] if argv is None else argv))
-    _quiet_known_noise()
     try:
         args.execute(args)
     except DivergedError as error:
@@ -88,8 +86,3 @@ def _fail(message: object, code: int, start: str = "error: ") -> int:
 
 def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error)
-
-
-def _quiet_known_noise() -> None:
-    # PEFT asks transformers by a name that transformers has deprecated; the user can do nothing about it.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

@@ -22,9 +22,10 @@ def add_command(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Merge and say where the checkpoint is."""
-    from qvtune.cli.show import quiet_libraries
-    from qvtune.train.inference import load_run, merge_run
+    from qvtune.train.quiet import quiet_libraries
 
     quiet_libraries()
+    from qvtune.train.inference import load_run, merge_run
+
     merge_run(load_run(args.run, args.model), args.out)
     print(f"Wrote the merged model to {args.out}")

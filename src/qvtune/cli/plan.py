@@ -31,10 +31,12 @@ def add_command(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Plan and print."""
-    from qvtune.cli.show import print_attention, print_cost, print_plan, quiet_libraries
-    from qvtune.train.plan import plan_without_weights
+    from qvtune.train.quiet import quiet_libraries
 
     quiet_libraries()
+    from qvtune.cli.show import print_attention, print_cost, print_plan
+    from qvtune.train.plan import plan_without_weights
+
     values = given(args, TrainConfig)
     named = {*values, *(read_config(args.config) if args.config else {})}
     config = make_config({k: v for k, v in UNNAMED.items() if k not in named} | values, args.config)

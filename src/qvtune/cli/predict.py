@@ -34,12 +34,13 @@ def add_command(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Predict and say what was written."""
-    from qvtune.cli.show import quiet_libraries
+    from qvtune.train.quiet import quiet_libraries
+
+    quiet_libraries()
     from qvtune.data.glue import glue_name
     from qvtune.data.packaged import PREFIX
     from qvtune.train.inference import load_run, predict_file, predict_glue
 
-    quiet_libraries()
     name = glue_name(args.data)
     if args.data.startswith(PREFIX):
         raise ConfigError(f"--data is {args.data}; predictions are made for a file, or for glue/TASK.")

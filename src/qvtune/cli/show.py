@@ -1,35 +1,21 @@
 """What several commands print."""
 
-import logging
 import re
-import sys
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from qvtune.amounts import format_bytes, format_seconds
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import is_main_process
 from qvtune.train.folder import RunFolder
 from qvtune.train.plan import Plan
-from qvtune.train.progress import format_bytes, format_seconds
-
-
-def quiet_libraries() -> None:
-    """Take the libraries' own bars off the screen, but for that of tokenising on a terminal; their warnings stay."""
-    import datasets
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def train_and_show(config: TrainConfig) -> dict[str, Any]:
     """Train, printing what trains, the progress and the result; make the report; return the result."""
-    quiet_libraries()
     from qvtune.report.page import write_report
     from qvtune.train.run import Prepared, run
 

@@ -34,6 +34,9 @@ def add_command(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Train and print the result."""
     config = _config(args)
+    from qvtune.train.quiet import quiet_libraries
+
+    quiet_libraries()
     from qvtune.cli.show import train_and_show
 
     train_and_show(config)

@@ -1,5 +1,6 @@
-"""The curves of a run: loss, metric, the rate of every group, and how far each role moves in a step."""
+"""The curves of a run: loss, metric, the rate of every group, and how far each role has moved."""
 
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -25,14 +26,19 @@ def run_charts(records: list[dict[str, Any]], metric: str) -> list[Chart]:
     ]
     updates = _prefixed(records, UPDATE)
     if updates:
-        what = "Norm of a step's change of the role's trained weights, divided by the norm of these weights."
-        charts.append(Chart("size of the update", "step", "relative to weights", updates, log_y=True, caption=what))
+        what = "How far the weights of each role have moved since the start: ‖W_t - W_0‖ / ‖W_0‖."
+        charts.append(Chart("change of the weights", "step", "relative change", updates, log_y=True, caption=what))
     return charts
 
 
 def draw_curves(records: list[dict[str, Any]], metric: str) -> Figure:
     """Draw the logged steps of a run; the arguments are those of `run_charts`."""
     return draw_charts(run_charts(records, metric))
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Save a figure as PNG or SVG, by the suffix."""
+    figure.savefig(path, dpi=110)
 
 
 def _prefixed(records: list[dict[str, Any]], prefix: str) -> list[Series]:

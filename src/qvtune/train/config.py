@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -215,8 +216,12 @@ def make_config(values: dict[str, Any], config_file: Path | None = None) -> Trai
     return parse_options(TrainConfig, merged, {name: str(config_file) for name in loaded if name not in values})
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, also: Collection[str] = ()) -> dict[str, Any]:
     """Read a YAML configuration.
+
+    Args:
+        path: the file.
+        also: keys that it may have beside the options.
 
     Raises:
         ConfigError: if it is missing, no YAML, no mapping, or has an unknown key.
@@ -229,7 +234,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML for options: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold one option a line, as in 'lr: 4e-4'.")
-    known = {*TrainConfig.model_fields, "task", "target"}
+    known = {*TrainConfig.model_fields, "task", "target", *also}
     unknown = [f"{path}: unknown option '{key}'.{nearest(str(key), known)}" for key in values if key not in known]
     if unknown:
         raise ConfigError("\n".join(unknown))

@@ -1,9 +1,11 @@
 """What a run ran on: versions and hardware, without anything personal."""
 
+import gc
 import importlib.metadata
 import os
 import platform
 import sys
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -36,8 +38,20 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def reset_peak_memory() -> None:
+    """Let `peak_memory` count from here, where the system can: with an accelerator and on Linux."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # see proc(5)
+
+
 def peak_memory() -> tuple[int, str]:
-    """Return the most memory held so far in bytes, and whose: the accelerator's, or the process's resident set."""
+    """Return the most memory held since `reset_peak_memory` or the start of the process, and whose it is.
+
+    It is the accelerator's, or else the process's resident set, in bytes.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated(), "accelerator"
     if sys.platform == "win32":

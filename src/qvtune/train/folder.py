@@ -16,7 +16,7 @@ from qvtune.errors import QVTuneError, RunError
 from qvtune.train.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig, make_config
 
 LOCK = ".lock"
-# A folder under construction, also of a checkpoint; it gets its name when it is whole.
+# What is under construction; it gets its name when it is whole.
 STAGING = ".writing-"
 
 
@@ -141,8 +141,7 @@ class RunFolder:
     def _compare_files(self, config: TrainConfig) -> None:
         if not self.plan.is_file():
             return  # killed before its first step
-        # Brings the readers of data along, which those who only read run folders do not need.
-        from qvtune.data.files import changed_file, file_digests
+        from qvtune.data.files import changed_file, file_digests  # slow to import, and reading a run needs none of it
 
         changed = changed_file(self.read_json(self.plan)["files"], file_digests(config))
         if changed is not None:

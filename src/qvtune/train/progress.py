@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
+from qvtune.amounts import format_seconds
+
 T = TypeVar("T")
 
 # Seconds between two lines where there is no terminal.
@@ -120,18 +122,3 @@ def track(batches: Iterable[T], examples: int, batch_size: int, what: str, conso
                 printed = now
                 left = format_seconds((examples - done) / rate)
                 console.out(f"{what} {done}/{examples}, {rate:.0f} examples/s, {left} left", highlight=False)
-
-
-def format_seconds(seconds: float) -> str:
-    """Return "42 s", "3 min 5 s" or "2 h 10 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def format_bytes(size: int) -> str:
-    """Return "512 KiB", or "1,835 MiB" from ten mebibytes on."""
-    return f"{size / 2**20:,.0f} MiB" if size >= 10 * 2**20 else f"{size / 2**10:,.0f} KiB"

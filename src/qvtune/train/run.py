@@ -3,7 +3,7 @@
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from qvtune.data.tokens import count_cut, tokenize, unknown_share
 from qvtune.errors import ConfigError, DataError, nearest
 from qvtune.train.card import adapter_card
 from qvtune.train.config import TrainConfig
-from qvtune.train.environment import describe_environment, is_main_process, peak_memory
+from qvtune.train.environment import describe_environment, is_main_process, peak_memory, reset_peak_memory
 from qvtune.train.fast.batches import longest_first
 from qvtune.train.fast.precision import resolve_precision
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
@@ -68,7 +68,10 @@ class Prepared:
 
 
 def run(
-    config: TrainConfig, console: Console | None = None, on_prepared: Callable[[Prepared], None] | None = None
+    config: TrainConfig,
+    console: Console | None = None,
+    on_prepared: Callable[[Prepared], None] | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train as `config` says and return the contents of `result.json`.
 
@@ -79,6 +82,7 @@ def run(
         config: every option.
         console: where progress goes; standard error when None.
         on_prepared: called once before the first step, with what will train.
+        callbacks: of transformers, to watch the training; what they raise ends the run.
 
     Raises:
         QVTuneError: for anything wrong with options, data, model or folder; DivergedError if the loss stops being
@@ -90,19 +94,33 @@ def run(
     if folder.is_finished:
         console.out(f"{folder.path} holds this run already, finished.", highlight=False)
         return json.loads(folder.result.read_text(encoding="utf-8"))
+    reset_peak_memory()
     prepared = prepare(config)
     if on_prepared is not None:
         on_prepared(prepared)
     if not is_main_process():
-        return fit(config, prepared, folder, console)
+        return fit(config, prepared, folder, console, callbacks)
     with folder.locked():
         folder.claim(config)
         _start_folder(folder, config, prepared)
-        return fit(config, prepared, folder, console)
+        return fit(config, prepared, folder, console, callbacks)
 
 
-def prepare(config: TrainConfig) -> Prepared:
-    """Load and check data, tokenizer and model, and adapt the model."""
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads but for the weights: tokens by set, and what was remarked about the data."""
+
+    source: ModelSource
+    model_config: Any
+    tokenizer: PreTrainedTokenizerBase
+    data: TextData
+    train: Dataset
+    splits: dict[str, Dataset]
+    notes: tuple[str, ...]
+
+
+def read_inputs(config: TrainConfig) -> Inputs:
+    """Read and check the data and the tokenizer, and tokenise, or find the tokens in the cache."""
     resolve_precision(config.precision)
     check_trackers(config.report_to)
     source = find_model(config.model, config.trust_remote_code)
@@ -116,16 +134,29 @@ def prepare(config: TrainConfig) -> Prepared:
     notes = [*data.notes, *check_known(unknown_share(train, tokenizer), source.name)]
     if cut:
         notes.append(f"{cut / len(train):.0%} of the training texts fill {config.max_length} tokens (--max-length).")
+    return Inputs(source, model_config, tokenizer, data, train, splits, tuple(notes))
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Load and check data, tokenizer and model, and adapt the model."""
+    inputs = read_inputs(config)
+    source, tokenizer, data = inputs.source, inputs.tokenizer, inputs.data
     set_seed(stream_seed(config.seed, "init"))
-    model = load_model(source, model_config, data.task, tokenizer, new_head=config.new_head)
+    model = load_model(source, inputs.model_config, data.task, tokenizer, new_head=config.new_head)
     model = adapt_for(config, model)
     for peft_config in getattr(model, "peft_config", {}).values():
         peft_config.base_model_name_or_path = source.location
     plan = make_plan(model, config)
-    return Prepared(source, data, tokenizer, model, plan, train, splits, tuple(notes))
+    return Prepared(source, data, tokenizer, model, plan, inputs.train, inputs.splits, inputs.notes)
 
 
-def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Console) -> dict[str, Any]:
+def fit(
+    config: TrainConfig,
+    prepared: Prepared,
+    folder: RunFolder,
+    console: Console,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> dict[str, Any]:
     """Train from the last checkpoint, or the start, to the end, and write the results."""
     metric = _selection_metric(config, prepared)
     arguments = training_arguments(config, folder, metric)
@@ -143,7 +174,7 @@ def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Con
         train_dataset=prepared.train,
         processing_class=prepared.tokenizer,
         data_collator=DataCollatorWithPadding(prepared.tokenizer),
-        callbacks=[clock, *([stopping] if stopping else [])],
+        callbacks=[clock, *([stopping] if stopping else []), *callbacks],
     )
     progress = ProgressReport(console, _examples_per_step(config, trainer, len(prepared.train)))
     trainer.add_callback(progress)

@@ -1,0 +1,16 @@
+"""Amounts as people read them."""
+
+
+def format_seconds(seconds: float) -> str:
+    """Return "42 s", "3 min 5 s" or "2 h 10 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_bytes(size: int) -> str:
+    """Return "512 KiB", or "1,835 MiB" from ten mebibytes on."""
+    return f"{size / 2**20:,.0f} MiB" if size >= 10 * 2**20 else f"{size / 2**10:,.0f} KiB"

@@ -1,0 +1,84 @@
+"""What the commands that train many runs print."""
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from qvtune.amounts import format_seconds
+from qvtune.lab.cells import Cell
+from qvtune.lab.execution import Execution
+from qvtune.lab.outcome import FINISHED, STOPPED
+from qvtune.lab.store import Store
+
+MOST_ROWS = 20
+COLUMNS_AFTER = ("status", "metric", "seconds", "trained_parameters")
+
+
+def show_estimate(store: Store, cells: list[Cell], execution: Execution) -> None:
+    """Print how many runs there are, how many are done, and what the others would take."""
+    from qvtune.lab.estimate import estimate
+    from qvtune.lab.sweep import missing_cells
+
+    console = Console()
+    missing = missing_cells(store, cells, execution)
+    console.out(
+        f"{len(cells)} runs, {len(cells) - len(missing)} of them done, {len(missing)} to train", highlight=False
+    )
+    if not missing:
+        return
+    found = estimate(missing, execution)
+    spread = f" of one process; {execution.workers} share it" if execution.workers > 1 else ""
+    console.out(
+        f"About {format_seconds(found.seconds)}{spread}, {format_seconds(found.run_seconds)} a run, from a few timed "
+        f"steps of each of {found.kinds} {'kinds' if found.kinds > 1 else 'kind'}. Nothing was trained.",
+        highlight=False,
+    )
+
+
+def show_results(store: Store, table: pd.DataFrame) -> None:
+    """Make the report and print the best runs, what failed, and where everything is."""
+    from qvtune.report.page import write_report
+
+    console = Console()
+    write_report(store.path)
+    ordered = table.sort_values("metric", ascending=False, na_position="last")
+    end = list(table.columns).index("status")
+    shown = Table()
+    columns = [*table.columns[1:end], *COLUMNS_AFTER]
+    for name in columns:
+        shown.add_column(name.replace("_", " "), justify="right" if name != "status" else "left")
+    for _, row in ordered.head(MOST_ROWS).iterrows():
+        shown.add_row(*(_cell(name, row[name]) for name in columns))
+    console.print(shown)
+    if len(table) > MOST_ROWS:
+        console.out(f"The best {MOST_ROWS} of {len(table)} runs.", highlight=False)
+    for _, row in table[(table["status"] != FINISHED)].iterrows():
+        labels = " ".join(f"{name}={row[name]}" for name in table.columns[1:end])
+        console.out(f"{labels}: {row['status']}, {row['reason']}", highlight=False)
+    show_savings(console, store)
+    console.out(f"Results: {store.results}, page: {store.report}", highlight=False)
+
+
+def show_savings(console: Console, store: Store) -> None:
+    """Print what the runs that were given up took, and what they would have taken to their end."""
+    given_up = [outcome.result for outcome in store.outcomes() if outcome.status == STOPPED]
+    if given_up:
+        taken = sum(result["seconds"] for result in given_up)
+        whole = sum(result["seconds"] / result["part"] for result in given_up)
+        console.out(
+            f"{len(given_up)} runs were given up after {format_seconds(taken)}; to their end they would have taken "
+            f"about {format_seconds(whole)}.",
+            highlight=False,
+        )
+
+
+def _cell(name: str, value: object) -> str:
+    if value is None or value != value:
+        return "-"
+    if name == "metric":
+        return f"{value:.4f}"
+    if name == "seconds":
+        return f"{value:.0f} s"
+    if isinstance(value, float):
+        return f"{int(value):,}" if name.endswith("parameters") else f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) and name.endswith("parameters") else str(value)

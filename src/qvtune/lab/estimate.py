@@ -1,0 +1,115 @@
+"""What a set of runs would take, from a few timed steps of each kind."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from qvtune.lab.cells import Cell
+from qvtune.lab.execution import Execution
+from qvtune.lab.progress import describe
+from qvtune.train.config import TrainConfig
+
+WARM_STEPS = 2
+TIMED_STEPS = 8
+
+# Options that change how a run learns and not how long it takes.
+_FREE = {
+    "lr", "lr_ratio", "head_lr", "query_lr", "key_lr", "value_lr", "output_lr", "seed", "alpha", "dropout", "schedule",
+    "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "b_lr_ratio", "out",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What runs would take: their number, and seconds altogether and of one on average."""
+
+    runs: int
+    kinds: int
+    seconds: float
+    run_seconds: float
+
+
+def estimate(cells: Sequence[Cell], execution: Execution, console: Console | None = None) -> Estimate:
+    """Time a few steps and an evaluation of one run of each kind, in a folder that is removed, and add up.
+
+    Runs that differ in rates, seed or schedule alone are of one kind. Nothing is written in the store.
+
+    Args:
+        cells: the runs that are to be trained.
+        execution: how many run at the same time; their threads are assumed to add up to this process's.
+        console: where progress goes; standard error when None.
+
+    Raises:
+        QVTuneError: for data or a model that cannot be read, or a run that cannot start.
+    """
+    console = console or Console(stderr=True)
+    kinds: dict[str, list[Cell]] = {}
+    for cell in cells:
+        kinds.setdefault(cell.config.model_dump_json(exclude=_FREE & set(TrainConfig.model_fields)), []).append(cell)
+    total = 0.0
+    for number, members in enumerate(kinds.values(), 1):
+        console.out(f"timing kind {number} of {len(kinds)}, {describe(members[0].labels)}", highlight=False)
+        total += _run_seconds(members[0].config) * len(members)
+    return Estimate(len(cells), len(kinds), total, total / len(cells) if cells else 0.0)
+
+
+def _run_seconds(config: TrainConfig) -> float:
+    from qvtune.train.quiet import quiet_libraries
+
+    quiet_libraries()
+    from qvtune.train.run import read_inputs, run
+
+    read_inputs(config)  # so that reading and imports, which later runs find done, are not counted
+    with tempfile.TemporaryDirectory(prefix="qvtune-timing-") as folder:
+        stopwatch = _stopwatch()
+        started = time.perf_counter()
+        try:
+            run(config.model_copy(update={"out": Path(folder) / "run"}), Console(quiet=True), callbacks=[stopwatch])
+        except stopwatch.Enough:
+            return stopwatch.run_seconds(started, config)
+        return time.perf_counter() - started  # shorter than what would be timed
+
+
+def _stopwatch() -> Any:
+    from transformers import TrainerCallback
+
+    from qvtune.errors import QVTuneError
+
+    class Stopwatch(TrainerCallback):
+        """Times steps after the first, then one evaluation, and ends the run."""
+
+        class Enough(QVTuneError):
+            """Everything was timed."""
+
+        def __init__(self) -> None:
+            self.begun = self.warm = self.stepped = self.evaluated = 0.0
+            self.steps = 0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.begun = time.perf_counter()
+            self.steps = state.max_steps
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == WARM_STEPS:
+                self.warm = time.perf_counter()
+            elif state.global_step == WARM_STEPS + TIMED_STEPS:
+                self.stepped = time.perf_counter()
+                control.should_evaluate = True
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.stepped:
+                self.evaluated = time.perf_counter()
+                raise self.Enough
+
+        def run_seconds(self, started: float, config: TrainConfig) -> float:
+            step = (self.stepped - self.warm) / TIMED_STEPS
+            evaluations = self.steps / config.eval_steps if config.eval_steps else config.epochs
+            # The metrics of a run in bfloat16 are measured once more at its end.
+            return self.begun - started + self.steps * step + (evaluations + 1) * (self.evaluated - self.stepped)
+
+    return Stopwatch()

@@ -1,0 +1,81 @@
+"""Successive halving: a run is given up where it is not among the best of those that came as far."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from transformers import TrainerCallback
+
+from qvtune.errors import QVTuneError
+from qvtune.lab.outcome import STOPPED
+from qvtune.train.config import TrainConfig
+
+# Of the runs that reach a rung, one in so many goes on to the next, which is so many times as far. Li et al. 2020
+# ("A System for Massively Parallel Hyperparameter Tuning") use 4; runs here have few evaluations.
+REDUCTION = 3
+
+JOURNAL = "halving.log"
+
+
+class GivenUp(QVTuneError):
+    """A run was stopped by successive halving. `status` and `known` go into its outcome."""
+
+    status = STOPPED
+
+    def __init__(self, message: str, known: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.known = known
+
+
+class Halving(TrainerCallback):
+    """Reports each evaluation of a run to optuna's asynchronous successive halving, and gives the run up if told so.
+
+    The rungs are evaluations 1, 3, 9 and so on. Runs on the same data compete; what they reported is kept in the store,
+    so that runs in any process, now or later, see it.
+
+    Args:
+        store: folder of the store.
+        name: of the run.
+        config: its configuration.
+    """
+
+    def __init__(self, store: Path, name: str, config: TrainConfig) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        data = f"{config.data} {config.data_config} {config.max_train_samples} {config.max_eval_samples}"
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(store / JOURNAL))),
+            study_name=hashlib.sha256(data.encode()).hexdigest()[:16],
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION),
+        )
+        before = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("run") == name]
+        self.trial = optuna.trial.Trial(study, before[0]._trial_id) if before else study.ask()
+        self.trial.set_user_attr("run", name)
+        self.metric: str | None = None
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Report the metric, and give the run up if it is not among the best.
+
+        Raises:
+            GivenUp: with what is known of the run so far.
+        """
+        number = sum(args.metric_for_best_model in record for record in state.log_history)
+        self.trial.report(metrics[args.metric_for_best_model], step=number)
+        if state.global_step >= state.max_steps or not self.trial.should_prune():
+            return
+        name = args.metric_for_best_model.removeprefix("eval_")
+        done = state.global_step / state.max_steps
+        raise GivenUp(
+            f"given up after evaluation {number}, at {done:.0%} of its steps: its {name} of "
+            f"{metrics[args.metric_for_best_model]:.4f} was not among the best third of the runs that came as far.",
+            {
+                "steps": state.global_step,
+                "part": done,
+                "main_metric": name.removeprefix("tuning_"),
+                "metrics": {key.removeprefix("eval_"): value for key, value in metrics.items()},
+            },
+        )

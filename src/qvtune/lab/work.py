@@ -1,0 +1,127 @@
+"""`work`: train one run of a store, in whichever process, and leave what came of it in the store."""
+
+import contextlib
+import shutil
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from qvtune.errors import DivergedError, Interrupted, QVTuneError
+from qvtune.lab.cells import Cell
+from qvtune.lab.outcome import DIVERGED, FAILED, FINISHED, STOPPED, end_file, read_outcome
+from qvtune.lab.store import Store
+from qvtune.train.config import make_config
+from qvtune.train.folder import RunFolder, write_json
+
+# Another process is training this run.
+BUSY = "busy"
+# The process that trained it is gone; the next call goes on with the run.
+LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process needs to train a run.
+
+    Attributes:
+        store: folder of the store.
+        name: of the run.
+        config: its configuration in YAML, with absolute paths.
+        threads: of arithmetic; the process's own number when None.
+        retry_before: train again what ended without a result before this time, in seconds since 1970.
+        halving: give the run up where successive halving says so.
+    """
+
+    store: str
+    name: str
+    config: str
+    threads: int | None
+    retry_before: float
+    halving: bool
+
+
+def make_job(store: Store, cell: Cell, threads: int | None, retry_before: float, halving: bool) -> Job:
+    """Pack a cell so that any process can take it up."""
+    return Job(str(store.path.absolute()), cell.name, cell.config.to_yaml(), threads, retry_before, halving)
+
+
+def work(job: Job) -> str:
+    """Train a run unless it is done or another process has it, and return its status, or BUSY.
+
+    Raises:
+        Interrupted: after a signal, when the run's state has been saved.
+        RunError: if the store cannot be written.
+    """
+    folder = Store(Path(job.store)).run_folder(job.name)
+    folder.path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.path.with_name(f"{job.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return BUSY
+    try:
+        status = read_outcome(folder, {}).status
+        if status == FINISHED or (_has_ended(folder) and end_file(folder).stat().st_mtime >= job.retry_before):
+            return status
+        end_file(folder).unlink(missing_ok=True)
+        return _train(job, folder)
+    finally:
+        lock.release()
+
+
+def _has_ended(folder: RunFolder) -> bool:
+    return end_file(folder).is_file()
+
+
+def _train(job: Job, folder: RunFolder) -> str:
+    from qvtune.train.quiet import quiet_libraries
+
+    quiet_libraries()
+    import torch
+
+    from qvtune.train.run import run
+
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    config = make_config(yaml.safe_load(job.config) | {"out": folder.path})
+    callbacks: list[Any] = []
+    if job.halving:
+        from qvtune.lab.halving import Halving
+
+        callbacks.append(Halving(Path(job.store), job.name, config))
+    started = time.perf_counter()
+    try:
+        run(config, Console(quiet=True), callbacks=callbacks)
+    except Interrupted:
+        raise
+    except DivergedError as error:
+        return _end(folder, DIVERGED, str(error), started)
+    except QVTuneError as error:
+        # Raised by a callback of ours, which knows more than the text.
+        return _end(folder, getattr(error, "status", FAILED), str(error), started, **getattr(error, "known", {}))
+    except Exception as error:
+        # Whatever it is, the other runs go on; the trace is kept for whoever looks into it.
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        return _end(folder, FAILED, reason, started, traceback=traceback.format_exc())
+    _drop_checkpoints(folder)
+    return FINISHED
+
+
+def _end(folder: RunFolder, status: str, reason: str, started: float, **known: Any) -> str:
+    seconds = {"seconds": round(time.perf_counter() - started, 3)}
+    write_json(end_file(folder), {"status": status, "reason": reason} | seconds | known)
+    if status == STOPPED:
+        _drop_checkpoints(folder)
+    return status
+
+
+def _drop_checkpoints(folder: RunFolder) -> None:
+    """Remove what a finished run no longer needs: hundreds of runs would fill a disk."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(folder.checkpoints)

@@ -1,0 +1,20 @@
+"""Take off the screen what the libraries print of their own accord and a user can do nothing about."""
+
+import logging
+import sys
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Take off the libraries' own bars, but for that of tokenising on a terminal, and noise; their warnings stay."""
+    # bitsandbytes, which PEFT imports where it is installed, tells of kernels for quantised models.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # PEFT asks transformers by a name that transformers has deprecated.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    import datasets
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    logging.getLogger("httpx").setLevel(logging.WARNING)
