@@ -6,12 +6,12 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from qvtune.report.cells import make_grids
-from qvtune.report.heatmap import draw_heatmaps
 
 from qvtune.lab.outcome import FINISHED, Outcome
 from qvtune.lab.statistics import PairedTest, paired_test, spread
+from qvtune.report.cells import make_grids
 from qvtune.report.curves import save_figure
+from qvtune.report.heatmap import draw_heatmaps
 from qvtune.train.folder import RunFolder
 
 PAIR = ["task", "seed"]

@@ -1,74 +1,246 @@
-"""The picture and the page of a run, made from a folder alone."""
+"""The pages and pictures of runs and stores, made from folders alone."""
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
-from rich.console import Console
-from tiny import save_tiny_bert, write_reviews
+from stores import EVIL
 
+from qvtune.errors import RunError
+from qvtune.lab.store import REPRODUCTION, Store
 from qvtune.report.curves import draw_curves
+from qvtune.report.document import Details, Entry, Page, Pictures, Plot, Table, entry, render
 from qvtune.report.page import write_report
-from qvtune.train.config import make_config
+from qvtune.report.store_page import best_sentences
 from qvtune.train.folder import RunFolder
-from qvtune.train.run import run
-
-EVIL = "<script>alert('x')</script>&\""
 
 
 class Reader(HTMLParser):
-    """Collects tags, and the text of table cells."""
+    """Collects tags, attributes, and the text of everything but scripts and styles."""
 
-    def __init__(self) -> None:
+    def __init__(self, page: Path) -> None:
         super().__init__()
         self.tags: list[str] = []
+        self.addresses: list[str] = []
         self.text: list[str] = []
+        self.feed(page.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "data")]
 
     def handle_data(self, data: str) -> None:
-        self.text.append(data)
+        if self.tags and self.tags[-1] not in ("script", "style"):
+            self.text.append(data.strip())
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    place = tmp_path_factory.mktemp("report")
-    save_tiny_bert(place / "bert")
-    settings = {"model": place / "bert", "data": write_reviews(place / "reviews.csv", 40), "out": place / "run"}
-    run(make_config({name: str(path) for name, path in settings.items()}), Console(quiet=True))
-    return RunFolder(place / "run")
+def figures(page: Path) -> list[str]:
+    return re.findall(r'class="figure"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_page_has_metrics_roles_and_picture_and_loads_nothing(folder: RunFolder) -> None:
-    write_report(folder)
-    assert folder.curves.read_bytes().startswith(b"\x89PNG")
-    page = folder.report.read_text(encoding="utf-8")
-    reader = Reader()
-    reader.feed(page)
-    assert {"svg", "table", "details"} <= set(reader.tags)
-    assert "script" not in reader.tags
-    result = json.loads(folder.result.read_text())
+def copy_run(folder: RunFolder, to: Path) -> RunFolder:
+    shutil.copytree(folder.path, to, ignore=shutil.ignore_patterns("report.html", "curves.*", "checkpoints"))
+    return RunFolder(to)
+
+
+def test_run_page_has_metrics_roles_and_curves_and_loads_nothing(single: RunFolder) -> None:
+    written = write_report(single.path)
+    assert written == [single.report, single.curves, single.curves.with_suffix(".svg")]
+    assert single.curves.read_bytes().startswith(b"\x89PNG")
+    reader = Reader(single.report)
+    assert {"table", "details", "figure", "script"} <= set(reader.tags)
+    result = json.loads(single.result.read_text())
     assert f"{result['metrics']['accuracy']:.4f}" in reader.text
-    assert {"query", "value", "head"} <= set(reader.text)
-    # Namespaces of SVG are names, not addresses that a browser asks.
-    addresses = re.findall(r"""(?:src|href)=["'](https?:[^"']+)""", page)
-    assert addresses == []
+    assert {"query", "value", "head", "learning rate", "loss"} <= set(reader.text)
+    assert reader.addresses == ["data:,"]
+    assert single.report.read_text(encoding="utf-8").count("plotly.js v") == 1
 
 
-def test_text_from_data_is_escaped(folder: RunFolder, tmp_path: Path) -> None:
-    for path in (folder.result, folder.plan, folder.metrics, folder.config, folder.environment):
-        (tmp_path / path.name).write_text(path.read_text())
-    copy = RunFolder(tmp_path)
-    for path, key in ((copy.result, "task"), (copy.plan, "model")):
+def test_sizes_of_updates_are_drawn_when_they_were_logged(single: RunFolder, tmp_path: Path) -> None:
+    folder = copy_run(single, tmp_path / "run")
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    lines = [{name: v for name, v in line.items() if not name.startswith("update/")} for line in lines]
+    assert len(draw_curves(lines, "accuracy").get_axes()) == 3
+    for line in lines:
+        line |= {"update/query": 1e-3 * line["step"], "update/value": 4e-3}
+    folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    axes = draw_curves(lines, "accuracy").get_axes()[3]
+    assert [line.get_label() for line in axes.get_lines()] == ["query", "value"]
+    assert axes.get_yscale() == "log"
+    write_report(folder.path)
+    assert "change of the weights" in Reader(folder.report).text
+
+
+def test_a_loss_that_is_no_number_leaves_a_gap(single: RunFolder, tmp_path: Path) -> None:
+    folder = copy_run(single, tmp_path / "run")
+    folder.result.unlink()
+    with open(folder.metrics, "a") as file:
+        file.write('{"step": 15, "loss": NaN}\n')
+    write_report(folder.path)
+    loss = json.loads(figures(folder.report)[0])["data"][0]
+    assert (loss["x"][-1], loss["y"][-1]) == (15, None)
+    assert all(isinstance(value, float) for value in loss["y"][:-1])
+
+
+def test_text_of_a_run_is_escaped(single: RunFolder, tmp_path: Path) -> None:
+    folder = copy_run(single, tmp_path / "run")
+    write_report(folder.path)
+    scripts = Reader(folder.report).tags.count("script")
+    for path, key in ((folder.result, "task"), (folder.plan, "model")):
         path.write_text(json.dumps(json.loads(path.read_text()) | {key: EVIL, "notes": [EVIL]}))
-    copy.config.write_text(EVIL)
-    write_report(copy)
-    page = copy.report.read_text(encoding="utf-8")
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") == 6  # in the title twice for model and task, in a note and the configuration
+    folder.config.write_text(EVIL)
+    write_report(folder.path)
+    reader = Reader(folder.report)
+    assert reader.tags.count("script") == scripts
+    assert reader.text.count(EVIL) == 2  # a note and the configuration
+    assert reader.text.count(f"{EVIL} on {EVIL}") == 2  # title and heading
+
+
+def test_unfinished_run_shows_what_there_is(single: RunFolder, tmp_path: Path) -> None:
+    folder = copy_run(single, tmp_path / "run")
+    folder.result.unlink()
+    with open(folder.metrics, "a") as file:
+        file.write('{"step": 15, "lo')  # killed while writing
+    assert {path.name for path in write_report(folder.path)} == {"report.html", "curves.png", "curves.svg"}
+    text = Reader(folder.report).text
+    assert "This run has not finished; its last logged step is 14." in text
+    assert "What trained" in text
+    for path in (folder.plan, folder.metrics, folder.environment):
+        path.unlink()
+    assert write_report(folder.path) == [folder.report]
+    assert "This run has not finished, and has logged nothing yet." in Reader(folder.report).text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("result.json", "{", "result.json: is missing or damaged"),
+        ("plan.json", "nonsense", "plan.json: is missing or damaged"),
+        ("metrics.jsonl", "{}\n{}\n", "metrics.jsonl: line 1 is damaged"),
+        ("result.json", '{"metrics": {}}', "files are damaged or of another version"),
+        ("plan.json", "[]", "plan.json: is damaged"),
+        ("environment.json", '{"seed": 0}', "files are damaged or of another version"),
+    ],
+)
+def test_damaged_run(single: RunFolder, tmp_path: Path, name: str, content: str, message: str) -> None:
+    folder = copy_run(single, tmp_path / "run")
+    (folder.path / name).write_text(content)
+    with pytest.raises(RunError, match=message):
+        write_report(folder.path)
+    assert not folder.report.exists()
+
+
+def test_folder_of_something_else(sweep: Store, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="does not exist"):
+        write_report(tmp_path / "x")
+    with pytest.raises(RunError, match=r"holds no run and no sweep.*Did you mean one of .*sweep"):
+        write_report(sweep.path.parent)
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="is a file"):
+        write_report(tmp_path / "file")
+
+
+def test_sweep_page_says_what_came_out(sweep: Store) -> None:
+    names = [path.name for path in write_report(sweep.path)]
+    assert names == [
+        "report.html",
+        *(f"{name}.{suffix}" for name in ("heatmap", "curves", "reach") for suffix in ("png", "svg")),
+    ]
+    assert sweep.heatmap.read_bytes().startswith(b"\x89PNG")
+    ElementTree.parse(sweep.path / "heatmap.svg")
+    text = Reader(sweep.report).text
+    assert "13 runs over lr (1e-3, 3e-3, 0.01), value_lr (1e-3, 0.01, 0.03) and seed (0, 1)." in text
+    assert "9 of 13 runs finished, 1 stopped, 1 diverged, 1 failed, 1 pending." in text
+    assert {"loss is nan at step 3", f"out of memory {EVIL}", "given up at step 2"} <= set(text)
+    assert text.count("finished") == 9
+
+
+def test_store_without_a_finished_run(tmp_path: Path) -> None:
+    store = Store(tmp_path / "sweep")
+    runs = {f"{x}{y}": {"lr": x, "value_lr": y} for x in (1e-4, 1e-3) for y in (1e-4, 1e-3)}
+    store.add("sweep", runs, {}, {})
+    assert [path.name for path in write_report(store.path)] == ["report.html", "heatmap.png", "heatmap.svg"]
+    text = Reader(store.report).text
+    assert "No run has finished with a metric yet." in text
+    assert "0 of 4 runs finished, 4 pending." in text
+
+
+def test_comparison_page_has_the_table_and_escapes_it(comparison: Store) -> None:
+    names = {path.name for path in write_report(comparison.path)}
+    assert {"report.html", "curves.png", "parameters.svg"} <= names
+    assert "heatmap.png" not in names
+    reader = Reader(comparison.report)
+    assert "Summary" in reader.text
+    assert "0.75" in reader.text
+    assert reader.tags.count("script") == 3 + 4 + 2  # plotly, colours and ours; four curves; two of parameters
+    assert f"{EVIL}; one GPU" in reader.text
+    assert EVIL in reader.text
+    page = comparison.report.read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    # Of the figures: plotly reads tags in names, so these are escaped once more for it.
+    found = figures(comparison.report)
+    names = [trace["name"] for f in found for trace in json.loads(f)["data"] if "name" in trace]
+    assert any("&lt;script&gt;alert" in name for name in names)
+    assert not any("<script" in name for name in names)
+
+
+def test_reproduction_page(comparison: Store, tmp_path: Path) -> None:
+    shutil.copytree(comparison.path, tmp_path / "table2")
+    store = Store(tmp_path / "table2")
+    store.manifest.write_text(json.dumps(comparison.read() | {"kind": REPRODUCTION}))
+    write_report(store.path)
+    assert "Reproduction table2" in Reader(store.report).text
+
+
+def test_damaged_store(comparison: Store, tmp_path: Path) -> None:
+    shutil.copytree(comparison.path, tmp_path / "copy")
+    (tmp_path / "copy" / "table.csv").write_text("")
+    with pytest.raises(RunError, match=r"table\.csv: is no table"):
+        write_report(tmp_path / "copy")
+    (tmp_path / "copy" / "store.json").write_text("{")
+    with pytest.raises(RunError, match=r"store\.json: is damaged"):
+        write_report(tmp_path / "copy")
+
+
+def test_best_is_told_per_task(make) -> None:
+    runs = [
+        make({"task": task, "rank": rank, "seed": seed}, rank / 10 + seed / 100)
+        for task in ("rte", "mrpc")
+        for rank in (2, 4)
+        for seed in (0, 1)
+    ]
+    assert best_sentences(runs) == [
+        "Best on rte with rank 4: accuracy 0.4050 ± 0.0071 (2 seeds).",
+        "Best on mrpc with rank 4: accuracy 0.4050 ± 0.0071 (2 seeds).",
+    ]
+
+
+def test_page_without_pictures_carries_no_plotly(tmp_path: Path) -> None:
+    table = Table(EVIL, [EVIL], [[Entry(EVIL)]], sortable=True)
+    (tmp_path / "x.html").write_text(render(Page(EVIL, [EVIL], [EVIL], [table, Details(EVIL, EVIL)])), encoding="utf-8")
+    reader = Reader(tmp_path / "x.html")
+    assert reader.text.count(EVIL) == 9
+    assert (tmp_path / "x.html").stat().st_size < 20_000
+
+
+def test_a_figure_does_not_end_its_script(tmp_path: Path) -> None:
+    figure = {"layout": {"title": "</script><img src=x><!--<script>"}}
+    page = Page("x", [], [], [Pictures("x", [Plot("x", "x", figure)])])
+    (tmp_path / "x.html").write_text(render(page), encoding="utf-8")
+    assert "img" not in Reader(tmp_path / "x.html").tags
+    assert json.loads(figures(tmp_path / "x.html")[0]) == figure
+
+
+def test_entries_sort_as_numbers() -> None:
+    assert entry(1234) == Entry("1,234", 1234.0)
+    assert entry(4e-4) == Entry("4e-4", 4e-4)
+    assert entry(0.71234567) == Entry("0.71235", 0.71234567)
+    assert entry(float("nan")) == entry(None) == Entry("")
+    assert entry(True) == Entry("yes")
 
 
 def test_curves_draw_what_was_logged() -> None:
@@ -86,11 +258,3 @@ def test_curves_draw_what_was_logged() -> None:
 def test_a_single_point_can_be_seen() -> None:
     _, score, _ = draw_curves([{"step": 3, "eval_accuracy": 0.75}], "accuracy").get_axes()
     assert score.get_lines()[0].get_marker() == "o"
-
-
-def test_picture_in_the_page_takes_the_colours_of_the_page(folder: RunFolder) -> None:
-    write_report(folder)
-    svg = folder.report.read_text(encoding="utf-8").partition("<svg")[2].partition("</svg>")[0]
-    assert "#000000" not in svg
-    assert "#ffffff" not in svg
-    assert 'fill="currentColor"' in svg

@@ -41,8 +41,7 @@ def show_results(store: Store, table: pd.DataFrame) -> None:
     from qvtune.report.page import write_report
 
     console = Console()
-    if store.heatmap is None:
-        write_report(store.path)  # type: ignore
+    write_report(store.path)
     ordered = table.sort_values("metric", ascending=False, na_position="last")
     end = list(table.columns).index("status")
     shown = Table()
@@ -54,9 +53,7 @@ def show_results(store: Store, table: pd.DataFrame) -> None:
     console.print(shown)
     if len(table) > MOST_ROWS:
         console.out(f"The best {MOST_ROWS} of {len(table)} runs.", highlight=False)
-    for _, row in table[(table["status"] != FINISHED)].iterrows():
-        labels = " ".join(f"{name}={row[name]}" for name in table.columns[1:end])
-        console.out(f"{labels}: {row['status']}, {row['reason']}", highlight=False)
+    show_failures(console, store)
     show_savings(console, store)
     console.out(f"Results: {store.results}, page: {store.report}", highlight=False)
 
@@ -64,13 +61,15 @@ def show_results(store: Store, table: pd.DataFrame) -> None:
 def show_summary(store: Store, summary: pd.DataFrame, baseline: str) -> None:
     """Print what a comparison found, what failed, and where the tables are."""
     from qvtune.lab import formats
+    from qvtune.report.page import write_report
 
+    write_report(store.path)
     console = Console()
     formats.print_table(console, formats.by_task(summary, formats.TERMINAL))
     console.out(f"The difference is to {baseline}, over the pairs of task and seed.", highlight=False)
     formats.print_table(console, formats.costs(summary, formats.TERMINAL))
     show_failures(console, store)
-    console.out(f"Tables: {store.path / 'table'}.csv, .md, .tex and .html", highlight=False)
+    console.out(f"Tables: {store.path / 'table'}.csv, .md, .tex and .html; page: {store.report}", highlight=False)
 
 
 def show_failures(console: Console, store: Store) -> None:

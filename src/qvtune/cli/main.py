@@ -11,7 +11,9 @@ from qvtune import __version__
 from qvtune.cli.options import Parser
 from qvtune.errors import DivergedError, Interrupted, QVTuneError
 
-VERBS = ("train", "sweep", "compare", "reproduce", "evaluate", "predict", "merge", "plan", "download", "demo")
+VERBS = (
+    "train", "sweep", "compare", "reproduce", "evaluate", "predict", "merge", "plan", "runs", "report", "download", "demo",
+)  # fmt: skip
 
 DIVERGED = 3
 USER_ERROR = 2
@@ -23,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 is success, 2 an error that the user can mend, 3 a run that diverged, 130 a run stopped by a signal.
     """
-    args = build_parser().parse_args(_join_negative_numbers(sys.argv[1:] if argv is None else argv))
+    args = build_parser().parse_args(_join_values(sys.argv[1:] if argv is None else argv))
     try:
         args.execute(args)
     except DivergedError as error:
@@ -66,11 +68,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _join_negative_numbers(words: Sequence[str]) -> list[str]:
-    """Write "--lr -1e-4" as "--lr=-1e-4", which argparse would take for an option in exponent notation."""
+def _join_values(words: Sequence[str]) -> list[str]:
+    """Write "--lr -1e-4" as "--lr=-1e-4" and "--sort -metric" likewise; argparse takes these values for options."""
     joined: list[str] = []
     for word in words:
-        if re.fullmatch(r"-[\d.]+e[+-]?\d+", word, re.IGNORECASE) and joined and joined[-1].startswith("--"):
+        before = joined[-1] if joined else ""
+        is_number = before.startswith("--") and re.fullmatch(r"-[\d.]+e[+-]?\d+", word, re.IGNORECASE)
+        if is_number or (before == "--sort" and re.fullmatch(r"-[^-].*", word)):
             joined[-1] += f"={word}"
         else:
             joined.append(word)

@@ -41,6 +41,7 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.lab.presets import find_preset, row_name
     from qvtune.lab.reproduce import beside, explain, plan_reproduction, run_reproduction
     from qvtune.lab.store import Store
+    from qvtune.report.page import write_report
 
     console = Console()
     if args.list:
@@ -64,9 +65,10 @@ def execute(args: argparse.Namespace) -> None:
         show_estimate(store, list(plan.cells), execution)
         return
     table = run_reproduction(plan, store, execution)
+    write_report(store.path)
     print_table(console, beside(table, TERMINAL))
     print_table(console, costs(table, TERMINAL))
     for line in explain(plan, table):
         console.out(line, highlight=False)
     show_failures(console, store)
-    console.out(f"Tables: {store.path / 'table'}.csv and .md", highlight=False)
+    console.out(f"Tables: {store.path / 'table'}.csv and .md; page: {store.report}", highlight=False)

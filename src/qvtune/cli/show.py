@@ -30,7 +30,7 @@ def train_and_show(config: TrainConfig) -> dict[str, Any]:
     result = run(config, progress, show)
     folder = RunFolder(config.out)
     if main:
-        write_report(folder)
+        write_report(folder.path)
     show_result(console, result, folder)
     return result
 

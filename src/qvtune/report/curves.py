@@ -1,43 +1,39 @@
-"""The picture of a run: loss, metric and the rate of every group over the steps."""
+"""The curves of a run: loss, metric, the rate of every group, and how far each role has moved."""
 
-import io
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-FEW_POINTS = 12
+from qvtune.report.chart import Chart, Series, draw_charts
+
+RATE, UPDATE = "lr/", "update/"
 
 
-def draw_curves(records: list[dict[str, Any]], metric: str) -> Figure:
-    """Draw the logged steps of a run.
+def run_charts(records: list[dict[str, Any]], metric: str) -> list[Chart]:
+    """Return the charts of a run.
 
     Args:
         records: lines of `metrics.jsonl`.
         metric: name of the task's main metric.
     """
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    loss, score, rate = figure.subplots(1, 3)
-    _line(loss, records, "loss", "training")
-    _line(loss, records, "eval_loss", "validation", marker="o")
-    loss.set_title("loss")
-    _line(score, records, f"eval_{metric}", "validation", marker="o")
-    _line(score, records, f"eval_tuning_{metric}", "tuning", marker="o")
-    score.set_title(metric.replace("_", " "))
-    # Rates that are equal lie on one line: wider ones below show that there are several.
-    names = sorted({name for record in records for name in record if name.startswith("lr/")})
-    for place, name in enumerate(names):
-        _line(rate, records, name, name.removeprefix("lr/"), linewidth=1.5 + 2 * (len(names) - 1 - place))
-    rate.set_title("learning rate")
-    for axes in (loss, score, rate):
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        if axes.get_lines():
-            axes.legend(frameon=False)
-    return figure
+    validation, tuning = f"eval_{metric}", f"eval_tuning_{metric}"
+    word = metric.replace("_", " ")
+    charts = [
+        Chart("loss", "step", "loss", _series(records, {"loss": "training", "eval_loss": "validation"})),
+        Chart(word, "step", word, _series(records, {validation: "validation", tuning: "tuning"})),
+        Chart("learning rate", "step", "learning rate", _prefixed(records, RATE)),
+    ]
+    updates = _prefixed(records, UPDATE)
+    if updates:
+        what = "How far the weights of each role have moved since the start: ‖W_t - W_0‖ / ‖W_0‖."
+        charts.append(Chart("change of the weights", "step", "relative change", updates, log_y=True, caption=what))
+    return charts
+
+
+def draw_curves(records: list[dict[str, Any]], metric: str) -> Figure:
+    """Draw the logged steps of a run; the arguments are those of `run_charts`."""
+    return draw_charts(run_charts(records, metric))
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -45,21 +41,17 @@ def save_figure(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def inline_svg(figure: Figure) -> str:
-    """Return a figure as an SVG element for a page: transparent, with axes and text in the page's own colour."""
-    file = io.StringIO()
-    for axes in figure.axes:
-        axes.patch.set_alpha(0)
-    with rc_context({"svg.fonttype": "none", "font.family": ["system-ui", "sans-serif"]}):
-        figure.savefig(file, format="svg", transparent=True)
-    svg = file.getvalue()
-    # matplotlib writes black as #000000 or, for text, not at all.
-    return svg[svg.index("<svg") :].replace("#000000", "currentColor").replace("<svg ", '<svg fill="currentColor" ', 1)
+def _prefixed(records: list[dict[str, Any]], prefix: str) -> list[Series]:
+    names = sorted({name for record in records for name in record if name.startswith(prefix)})
+    return _series(records, {name: name.removeprefix(prefix) for name in names}, widening=True)
 
 
-def _line(axes: Any, records: list[dict[str, Any]], key: str, label: str, **style: Any) -> None:
-    points = [(record["step"], record[key]) for record in records if key in record]
-    if points:
-        if len(points) <= FEW_POINTS:
-            style.setdefault("marker", "o")  # a line of one point cannot be seen
-        axes.plot(*zip(*points, strict=True), label=label, **style)
+def _series(records: list[dict[str, Any]], names: dict[str, str], *, widening: bool = False) -> list[Series]:
+    series = []
+    for place, (key, name) in enumerate(names.items()):
+        points = [(record["step"], record[key]) for record in records if key in record]
+        # Rates that are equal lie on one line: wider ones below show that there are several.
+        width = 1.8 + 2 * (len(names) - 1 - place) if widening else 1.8
+        if points:
+            series.append(Series(name, [step for step, _ in points], [value for _, value in points], width=width))
+    return series

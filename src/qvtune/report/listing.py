@@ -1,0 +1,212 @@
+"""Runs below folders as rows of a table: found, filtered, sorted and compared."""
+
+import json
+import math
+import operator
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qvtune.errors import ConfigError, RunError, nearest
+from qvtune.lab.outcome import Outcome, read_outcome
+from qvtune.lab.store import Store
+from qvtune.report.labels import RATES, is_number
+from qvtune.train.config import TrainConfig
+from qvtune.train.folder import RunFolder
+
+Row = dict[str, Any]
+
+COLUMNS = ("path", "task", "model", "method", "roles", "lr", "lr_ratio", "seed", "metric", "status", "seconds")
+# What `TrainConfig.to_yaml` starts with; another program's config.yaml is no run.
+OURS = "# qvtune train"
+DAMAGED = "damaged"
+NOT_COMPARED = {"path", "run", "out", "reason", "fingerprint"}
+
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A condition on a column: `sign` is "=", or one of `OPERATORS` for numbers."""
+
+    column: str
+    sign: str
+    value: str
+
+    def holds(self, row: Row) -> bool:
+        """Whether a row fulfils it. A row without a value fulfils none but "column=" for an empty one."""
+        have = row.get(self.column)
+        if have is None:
+            return self.sign == "=" and self.value == ""
+        number = _number(self.value)
+        if number is not None and is_number(have):
+            return math.isclose(have, number, rel_tol=1e-9) if self.sign == "=" else OPERATORS[self.sign](have, number)
+        return self.sign == "=" and plain_text(have) == self.value
+
+
+def list_runs(paths: Sequence[Path]) -> list[Row]:
+    """Return a row per run in or below `paths`, by path; the runs of a store in the order of the store.
+
+    A row has every option of the run's configuration, its metrics by name, its labels, and `path`, `task`, `metric`,
+    `metric_name`, `status`, `reason`, `seconds`, `steps`, `parameters`. `lr_ratio` is λ also where `value_lr` was set.
+
+    Raises:
+        RunError: if a path does not exist or is a file, or a store's manifest is damaged.
+    """
+    rows: dict[Path, Row] = {}
+    for path in paths:
+        if not path.is_dir():
+            what = "is a file" if path.exists() else "does not exist"
+            raise RunError(f"{path}: {what}. Give a folder of runs.")
+        for row in _below(path):
+            rows.setdefault(Path(row["path"]).absolute(), row)
+    return list(rows.values())
+
+
+def find_row(rows: Sequence[Row], name: str) -> Row:
+    """Return the run that a path or a run's name means.
+
+    Raises:
+        RunError: if it means none, or several.
+    """
+    if Path(name).is_dir():
+        found = list_runs([Path(name)])
+        if len(found) != 1:
+            raise RunError(f"{name}: holds {len(found)} runs. Give the folder of one run.")
+        return found[0]
+    found = [row for row in rows if row["run"] == name or row["path"] == name]
+    found = found or [row for row in rows if row["run"].startswith(name)]
+    if len(found) != 1:
+        many = f"means {len(found)} runs" if found else "is no run folder, and no name of a run below the given paths"
+        raise RunError(f"{name}: {many}. {nearest(name, [row['run'] for row in rows]).strip()}".rstrip())
+    return found[0]
+
+
+def parse_filter(text: str, rows: Sequence[Row]) -> Filter:
+    """Read "lr>=1e-4" or "task=rte".
+
+    Raises:
+        ConfigError: if it is none of these, no row has the column, or a number is needed and there is none.
+    """
+    match = re.fullmatch(r"\s*([^<>=\s]+)\s*(>=|<=|=|>|<)\s*(.*?)\s*", text)
+    if match is None:
+        raise ConfigError(f"--filter is '{text}'; write COLUMN=VALUE, or with >, <, >= or <= for numbers.")
+    wanted = Filter(*match.groups())
+    column = known_column(wanted.column, rows, "--filter")
+    if wanted.sign != "=" and _number(wanted.value) is None:
+        raise ConfigError(f"--filter is '{text}'; '{wanted.value}' is no number. Text is compared by = alone.")
+    return Filter(column, wanted.sign, wanted.value)
+
+
+def known_column(name: str, rows: Sequence[Row], option: str) -> str:
+    """Return the column that `name` means, with - for _ allowed.
+
+    Raises:
+        ConfigError: if no row has it and it is no option of a run; the nearest name is suggested.
+    """
+    known = {*COLUMNS, *TrainConfig.model_fields, *(column for row in rows for column in row)}
+    plain = name.removeprefix("--").replace("-", "_")
+    if plain not in known:
+        raise ConfigError(f"{option}: unknown column '{name}'.{nearest(plain, sorted(known))}")
+    return plain
+
+
+def sort_rows(rows: Iterable[Row], column: str, *, descending: bool = False) -> list[Row]:
+    """Return the rows sorted by a column: numbers, then text, and rows without a value last, whichever way."""
+    rows = list(rows)
+    numbers = [row for row in rows if is_number(row.get(column))]
+    texts = [row for row in rows if row.get(column) is not None and not is_number(row[column])]
+    rest = [row for row in rows if row.get(column) is None]
+    numbers.sort(key=lambda row: row[column], reverse=descending)
+    texts.sort(key=lambda row: plain_text(row[column]), reverse=descending)
+    return [*numbers, *texts, *rest]
+
+
+def compare_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return a row per option or metric in which the runs differ: its name as `what`, and the value by run's path."""
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in NOT_COMPARED]
+    return [
+        {"what": name} | {row["path"]: row.get(name) for row in rows}
+        for name in names
+        if len({json.dumps(row.get(name), default=str) for row in rows}) > 1
+    ]
+
+
+def plain_text(value: Any) -> str:
+    """Return a value as a filter writes it and a table shows it."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ",".join(map(plain_text, value)) if isinstance(value, list) else str(value)
+
+
+def _below(path: Path) -> Iterable[Row]:
+    for place, folders, files in os.walk(path):
+        folders.sort()
+        here = Path(place)
+        if Store(here).is_store:
+            store = Store(here)
+            given = store.read()["given"]
+            folders.clear()
+            for name, labels in store.read()["labels"].items():
+                yield _row(store.run_folder(name), labels, given)
+        elif "config.yaml" in files and _is_ours(here / "config.yaml"):
+            folders.clear()
+            yield _row(RunFolder(here), {}, {})
+
+
+def _is_ours(path: Path) -> bool:
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(len(OURS)) == OURS
+
+
+def _row(folder: RunFolder, labels: Mapping[str, Any], given: Mapping[str, Any]) -> Row:
+    row: Row = {"path": str(folder.path), "run": folder.path.name}
+    try:
+        config = folder.read_config().model_dump(mode="json") if folder.is_run else {}
+        outcome = read_outcome(folder, dict(labels))
+    except (RunError, ConfigError) as error:
+        return row | dict(given) | dict(labels) | {"status": DAMAGED, "reason": str(error)}
+    row |= (config or _unstarted(given)) | _results(outcome) | dict(labels)
+    if row.get("value_lr") and row.get("lr"):
+        row["lr_ratio"] = row["value_lr"] / row["lr"]
+    return row
+
+
+def _unstarted(given: Mapping[str, Any]) -> Row:
+    """Return the options of a run that has no configuration yet; the rates' defaults depend on the method."""
+    fields = TrainConfig.model_fields.items()
+    return {name: f.default for name, f in fields if not f.is_required() and name not in RATES} | dict(given)
+
+
+def _results(outcome: Outcome) -> Row:
+    result = outcome.result
+    results = {
+        "task": result.get("task"),
+        "metric": outcome.metric,
+        "metric_name": result.get("main_metric"),
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "seconds": result.get("seconds"),
+        "steps": result.get("steps"),
+        "parameters": result.get("trainable_parameters", {}).get("total"),
+        "peak_memory_bytes": result.get("peak_memory_bytes"),
+    }
+    return {**result.get("metrics", {}), **results}
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,29 @@
+"""The lines of `metrics.jsonl`, of whole runs and of those that were killed."""
+
+import json
+from typing import Any
+
+from qvtune.errors import RunError
+from qvtune.train.folder import RunFolder
+
+
+def read_records(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the lines of `metrics.jsonl`, without a last one that a killed run left half written.
+
+    Raises:
+        RunError: if another line is damaged.
+    """
+    if not folder.metrics.is_file():
+        return []
+    records = []
+    lines = folder.metrics.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            record["step"]
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):
+                break
+            raise RunError(f"{folder.metrics}: line {number} is damaged. Train again in another --out.") from None
+        records.append(record)
+    return records

@@ -1,0 +1,124 @@
+"""The page of one run, finished or not, made from its folder alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from qvtune.errors import RunError
+from qvtune.report.chart import Chart, plot_chart
+from qvtune.report.curves import run_charts
+from qvtune.report.document import Details, Entry, Page, Pictures, Plot, Table
+from qvtune.report.records import read_records
+from qvtune.train.folder import RunFolder
+
+
+def read_run(folder: RunFolder, name: str) -> dict[str, Any]:
+    """Return one of the run's JSON files, or nothing where the run has not come so far.
+
+    Raises:
+        RunError: if it is damaged.
+    """
+    path = getattr(folder, name)
+    content = folder.read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise RunError(f"{path}: is damaged: it holds no names and values. Train again in another --out.")
+    return content
+
+
+def main_metric(result: dict[str, Any], plan: dict[str, Any]) -> str:
+    """Return the name of the task's main metric, of what there is of a run."""
+    return result.get("main_metric") or plan.get("task", {}).get("main_metric", "metric")
+
+
+def run_page(folder: RunFolder) -> Page:
+    """Make the page of a run."""
+    result, plan = read_run(folder, "result"), read_run(folder, "plan")
+    environment = read_run(folder, "environment")
+    records = read_records(folder)
+    config = folder.config.read_text(encoding="utf-8", errors="replace")
+    try:
+        parts: list[Any] = _result_tables(result) if result else []
+        charts = [chart for chart in run_charts(records, main_metric(result, plan)) if chart.series]
+        if charts:
+            text = "Over the steps of training. " + " ".join(chart.caption for chart in charts)
+            parts.append(Pictures("Curves", [plot(chart) for chart in charts], text.strip()))
+        parts += [_trained(plan)] if plan else []
+        parts += [_cost(result)] if result else []
+        parts += [_made_with(environment)] if environment else []
+        sentences = [_checkpoint(result) if result else _unfinished(records)]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{folder.path}: its files are damaged or of another version of qvtune: {error!r} is missing or no value "
+            "that is known. Train again in another --out."
+        ) from None
+    parts.append(Details("Configuration", config))
+    name = f"{plan['model']} on {result.get('task') or plan['task']['name']}" if plan else str(folder.path.name)
+    return Page(name, sentences, list(plan.get("notes", [])), parts)
+
+
+def plot(chart: Chart) -> Plot:
+    """Return a chart for a page."""
+    names = ", ".join(series.name for series in chart.series)
+    alternative = f"Chart: {chart.y_title} over {chart.x_title}, for {names}. {chart.caption}"
+    return Plot(chart.title, alternative.strip(), plot_chart(chart))
+
+
+def text_table(caption: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
+    """Return a table of text, whose columns from the second on are aligned as numbers."""
+    return Table(caption, list(columns), [[Entry(cell) for cell in row] for row in rows])
+
+
+def _result_tables(result: dict[str, Any]) -> list[Table]:
+    rows = [[Entry(name), Entry("" if v is None else f"{v:.4f}", v)] for name, v in result["metrics"].items()]
+    return [Table("Metrics", ["metric", "value"], rows)]
+
+
+def _trained(plan: dict[str, Any]) -> Table:
+    counts = plan["parameters_by_role"] | ({"head": plan["parameters_head"]} if plan["parameters_head"] else {})
+    rates = plan["learning_rates"]
+    rows = [
+        [
+            Entry(role),
+            Entry(f"{count:,}", count),
+            Entry(f"{rates[role]:g}", rates[role]) if role in rates else Entry(""),
+        ]
+        for role, count in counts.items()
+    ]
+    return Table("What trained", ["role", "parameters", "learning rate"], rows)
+
+
+def _cost(result: dict[str, Any]) -> Table:
+    rows = [
+        ("training time", f"{result['seconds']:.1f} s"),
+        ("peak memory", f"{result['peak_memory_bytes'] / 2**20:,.0f} MiB"),
+        ("training examples", f"{result['train_examples']:,}"),
+        ("steps", f"{result['steps']:,}"),
+    ]
+    if result["train_samples_per_second"]:
+        rows.insert(1, ("speed", f"{result['train_samples_per_second']:.1f} examples/s"))
+    return text_table("Cost", ("what", "amount"), rows)
+
+
+def _made_with(environment: dict[str, Any]) -> Table:
+    rows = [
+        ("seed", str(environment["seed"])),
+        ("python", environment["python"]),
+        *((name, environment["versions"][name]) for name in ("qvtune", "torch", "transformers", "peft")),
+        ("accelerator", environment["accelerator"]["name"] if environment["accelerator"] else "none"),
+        ("processor", environment["processor"]),
+    ]
+    return text_table("Made with", ("what", "which"), rows)
+
+
+def _checkpoint(result: dict[str, Any]) -> str:
+    checkpoint = result["checkpoint"]
+    text = f"Of the {checkpoint['chosen']} checkpoint, step {checkpoint['step']}, reported on "
+    text += ", ".join(result["reported_on"])
+    if checkpoint["chosen_on"]:
+        text += f"; it was chosen by {checkpoint['chosen_by']} on the {checkpoint['chosen_on']} set"
+    return text + "."
+
+
+def _unfinished(records: list[dict[str, Any]]) -> str:
+    if not records:
+        return "This run has not finished, and has logged nothing yet."
+    return f"This run has not finished; its last logged step is {records[-1]['step']:,}."

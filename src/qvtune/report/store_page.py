@@ -1,0 +1,195 @@
+"""The page of a sweep, a comparison or a reproduction, made from its folder alone."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from qvtune.errors import RunError
+from qvtune.lab.outcome import FINISHED, Outcome, results_table
+from qvtune.lab.store import Store
+from qvtune.report.bands import TASK, band_charts
+from qvtune.report.cells import Grid, make_grids
+from qvtune.report.chart import draw_charts
+from qvtune.report.document import Details, Entry, Page, Pictures, Plot, Table, entry
+from qvtune.report.heatmap import caption, cell_details, colour_range, draw_heatmaps, plot_heatmap
+from qvtune.report.labels import (
+    SEED,
+    axis_title,
+    count,
+    describe,
+    finished,
+    grouped,
+    label_text,
+    mean_sd,
+    mean_text,
+    varied,
+)
+from qvtune.report.parameters import label_charts, metrics, parameter_charts
+from qvtune.report.reach import not_drawn, reach_charts
+from qvtune.report.run_page import plot
+
+# More panels than this are a wall.
+MOST_PANELS = 12
+# Columns of the table of runs that are counts, also where a run has none.
+COUNTS = {"trained_parameters", "adapter_parameters", "head_parameters", "saved_bytes", "peak_memory_bytes", "steps"}
+COUNTS |= {"best_step"}
+SUMMARY = "table.csv"
+
+
+def store_page(store: Store, target: float | None = None) -> tuple[Page, dict[str, Figure]]:
+    """Make the page of a store, and its pictures for files by name.
+
+    Args:
+        store: the folder.
+        target: the metric of the picture of steps and seconds; what λ = 1 reaches when left out.
+    """
+    manifest, outcomes = store.read(), store.outcomes()
+    pictures, figures = _pictures(outcomes, target)
+    details = manifest["details"]
+    rest = {name: value for name, value in details.items() if not _is_plain(value)}
+    facts = [[Entry(name.replace("_", " ")), _fact(value)] for name, value in details.items() if name not in rest]
+    parts: list[Any] = [*_unfinished(outcomes), *_summary(store.path / SUMMARY)]
+    parts += [Table("Details", ["what", "value"], facts)] if facts else []
+    parts += [*pictures, _runs(outcomes)]
+    parts += [Details("Further details", json.dumps(rest, indent=2, ensure_ascii=False))] if rest else []
+    title = f"{manifest['kind'].capitalize()} {store.path.absolute().name}"
+    reason = not_drawn(outcomes) if target is None else None
+    return Page(title, _sentences(manifest, outcomes), [reason] if reason else [], parts), figures
+
+
+def _sentences(manifest: dict[str, Any], outcomes: Sequence[Outcome]) -> list[str]:
+    axes = [f"{name} ({_values(values)})" for name, values in varied(outcomes).items()]
+    over = f" over {_listed(axes)}" if axes else ""
+    sentences = [f"{count(len(outcomes), 'run')}{over}."]
+    if manifest["given"]:
+        shared = [f"{name} {label_text(value)}" for name, value in manifest["given"].items()]
+        sentences.append(f"All runs share {_listed(shared)}.")
+    sentences += best_sentences(outcomes)
+    statuses = Counter(outcome.status for outcome in outcomes)
+    done = statuses.pop(FINISHED, 0)
+    others = [f"{number:,} {status}" for status, number in statuses.items()]
+    sentences.append(f"{done:,} of {count(len(outcomes), 'run')} finished" + "".join(f", {o}" for o in others) + ".")
+    return sentences
+
+
+def best_sentences(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return the labels with the highest mean metric over seeds in words, per task."""
+    names = [name for name in varied(outcomes) if name != SEED]
+    sentences = []
+    for task, runs in grouped(finished(outcomes), [name for name in names if name == TASK]):
+        combinations = grouped(runs, [name for name in names if name != TASK])
+        means = [mean_sd(metrics(members))[0] for _, members in combinations]
+        equal = [c for c, mean in zip(combinations, means, strict=True) if mean == max(means)]
+        labels, members = equal[0]
+        word = members[0].result["main_metric"].replace("_", " ")
+        start = "Best" + "".join(f" on {value}" for value in task.values())
+        start += f" with {describe(labels)}" if labels else ""
+        more = f"; {count(len(equal) - 1, 'other combination')} equal to it" if len(equal) > 1 else ""
+        sentences.append(f"{start}: {word} {mean_text(metrics(members))}{more}.")
+    return sentences or ["No run has finished with a metric yet."]
+
+
+def _values(values: list[Any]) -> str:
+    texts = [label_text(value) for value in values]
+    return ", ".join(texts) if len(texts) <= 8 else f"{len(texts)} values, {texts[0]} to {texts[-1]}"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))
+
+
+def _is_plain(value: Any) -> bool:
+    parts = value if isinstance(value, list) else [value]
+    return all(part is None or isinstance(part, (str, int, float)) for part in parts)
+
+
+def _fact(value: Any) -> Entry:
+    return Entry("; ".join(map(str, value))) if isinstance(value, list) else entry(value)
+
+
+def _unfinished(outcomes: Sequence[Outcome]) -> list[Table]:
+    reasons: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.status != FINISHED and outcome.reason:
+            reasons.setdefault((outcome.status, outcome.reason), []).append(outcome)
+    rows = [
+        [Entry(status), entry(len(runs)), Entry(describe(runs[0].labels)), Entry(reason)]
+        for (status, reason), runs in reasons.items()
+    ]
+    columns = ["status", "runs", "first of them", "reason"]
+    return [Table("Runs that did not finish", columns, rows)] if rows else []
+
+
+def _summary(path: Path) -> list[Table]:
+    if not path.is_file():
+        return []
+    try:
+        frame = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: is no table: {error}. Remove it, or make it again.") from None
+    return [_table("Summary", frame)]
+
+
+def _runs(outcomes: Sequence[Outcome]) -> Table:
+    frame = results_table(outcomes)
+    # The name of a run is the longest of its columns and the one that is read least.
+    frame = frame[[*(column for column in frame if column != "run"), "run"]]
+    return _table("All runs", frame.dropna(axis="columns", how="all"))
+
+
+def _table(caption_text: str, frame: pd.DataFrame) -> Table:
+    columns = [str(column) for column in frame]
+    rows = [
+        [_entry(name, value) for name, value in zip(columns, row, strict=True)]
+        for row in frame.itertuples(index=False, name=None)
+    ]
+    return Table(caption_text, [name.replace("_", " ") for name in columns], rows, sortable=True)
+
+
+def _entry(column: str, value: Any) -> Entry:
+    if isinstance(value, list):
+        return entry(value)
+    if pd.isna(value):
+        return Entry("")
+    plain_value = value.item() if hasattr(value, "item") else value
+    if isinstance(plain_value, float) and (column in COUNTS or column == SEED):
+        plain_value = int(plain_value)
+    return entry(plain_value)
+
+
+def _pictures(outcomes: Sequence[Outcome], target: float | None) -> tuple[list[Pictures], dict[str, Figure]]:
+    pictures, figures = [], {}
+    grids = make_grids(outcomes)
+    if grids:
+        shown = grids[:MOST_PANELS]
+        text = caption(shown, len(grids) - len(shown))
+        plots = [_heatmap(grid, shown) for grid in shown]
+        pictures.append(Pictures("Heat map", plots, text, wide=True))
+        figures["heatmap"] = draw_heatmaps(shown)
+    kinds: Mapping[str, tuple[str, Any]] = {
+        "metric": ("Metric by label", label_charts(outcomes)),
+        "curves": ("Learning curves", band_charts(outcomes)),
+        "reach": ("Time to reach a metric", reach_charts(outcomes, target)),
+        "parameters": ("Metric by trained parameters", parameter_charts(outcomes)),
+    }
+    for name, (heading, charts) in kinds.items():
+        if charts:
+            pictures.append(Pictures(heading, [plot(chart) for chart in charts], charts[0].caption, wide=True))
+            figures[name] = draw_charts(charts, columns=2)
+    return pictures, figures
+
+
+def _heatmap(grid: Grid, grids: Sequence[Grid]) -> Plot:
+    best = "; ".join(cell_details(grid, grid.cells[place]).replace("\n", ", ") for place in grid.best)
+    axes = f"{axis_title(grid.x_name)} from left to right and {axis_title(grid.y_name)} upwards"
+    alternative = (
+        f"Heat map of {grid.metric} with {axes}. Best: {best or 'none yet'}. The table of runs has all numbers."
+    )
+    return Plot(
+        describe(grid.labels), alternative, plot_heatmap(grid, colour_range(grid, grids)), 7 + 3.9 * len(grid.xs)
+    )

@@ -1,0 +1,216 @@
+"""The pages in a browser: hovering, sorting, a phone, darkness, the keyboard, and no request to anywhere."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qvtune.lab.store import Store
+from qvtune.report.page import write_report
+from qvtune.train.folder import RunFolder
+
+webdriver = pytest.importorskip("selenium.webdriver")
+
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="no chromium and chromedriver here")
+
+DESKTOP, PHONE = (1200, 900), (360, 740)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    settings = webdriver.ChromeOptions()
+    settings.binary_location = CHROMIUM
+    flags = "headless=new no-sandbox disable-gpu disable-background-networking disable-component-update disable-sync"
+    for flag in (*flags.split(), "no-first-run", "disable-dev-shm-usage"):
+        settings.add_argument(f"--{flag}")
+    settings.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(settings, webdriver.ChromeService(DRIVER)) as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def pages(sweep: Store, comparison: Store, single: RunFolder) -> dict[str, Path]:
+    folders = {"sweep": sweep.path, "comparison": comparison.path, "run": single.path}
+    return {name: write_report(path)[0] for name, path in folders.items()}
+
+
+def visit(browser: Any, page: Path, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> None:
+    width, height = size
+    phone = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == PHONE}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    set_scheme(browser, scheme)
+    browser.get(page.as_uri())
+    WebDriverWait(browser, 20).until(
+        lambda b: b.execute_script(
+            "return [...document.querySelectorAll('.plot')].every(p => p.querySelector('.main-svg'))"
+        )
+    )
+
+
+def set_scheme(browser: Any, scheme: str) -> None:
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+@pytest.mark.parametrize("name", ["sweep", "comparison", "run"])
+def test_page_opens_without_errors_and_asks_nobody(browser: Any, pages: dict, name: str) -> None:
+    browser.get_log("browser"), browser.get_log("performance")
+    visit(browser, pages[name])
+    assert [entry["message"] for entry in browser.get_log("browser")] == []
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert pages[name].as_uri() in asked
+    assert [url for url in asked if url.partition(":")[0] not in ("file", "data", "blob")] == []
+    assert browser.execute_script("return document.querySelectorAll('.plot .main-svg').length") > 0
+
+
+@pytest.mark.parametrize("name", ["sweep", "comparison", "run"])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_page_is_not_wider_than_the_screen(browser: Any, pages: dict, name: str, size: tuple) -> None:
+    visit(browser, pages[name], size)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    boxes = browser.execute_script(
+        "return [...document.querySelectorAll('.scroll')].map(b => [b.clientWidth, getComputedStyle(b).overflowX])"
+    )
+    assert all(width <= size[0] and overflow == "auto" for width, overflow in boxes)
+
+
+def hover(browser: Any, column: int, row: int) -> list[str]:
+    x, y = browser.execute_script(
+        """const plot = document.querySelector('.plot'); plot.scrollIntoView({block: 'center'});
+        const box = plot.getBoundingClientRect(), layout = plot._fullLayout;
+        return [box.left + layout.xaxis._offset + layout.xaxis.l2p(arguments[0]),
+                box.top + layout.yaxis._offset + layout.yaxis.l2p(arguments[1])];""",
+        column,
+        row,
+    )
+    for offset in (-30, 0):
+        move = {"type": "mouseMoved", "x": x + offset / 10, "y": y}
+        browser.execute_cdp_cmd("Input.dispatchMouseEvent", move)
+    WebDriverWait(browser, 5).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".hoverlayer .hovertext text"))
+    script = "return [...document.querySelectorAll('.hoverlayer .hovertext .nums tspan')].map(t => t.textContent)"
+    lines = browser.execute_script(script)
+    browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": 2, "y": 2})
+    WebDriverWait(browser, 5).until(lambda b: not b.find_elements(By.CSS_SELECTOR, ".hoverlayer .hovertext"))
+    return lines
+
+
+def test_hovering_a_cell_shows_its_numbers(browser: Any, pages: dict, sweep: Store) -> None:
+    visit(browser, pages["sweep"])
+    runs = [o for o in sweep.outcomes() if (o.labels["lr"], o.labels["value_lr"]) == (1e-3, 1e-2)]
+    metrics = [run.metric for run in runs]
+    mean, half = sum(metrics) / 2, abs(metrics[0] - metrics[1]) / 2**0.5
+    assert hover(browser, 0, 1) == ["η_QK 1e-3, η_V 0.01, λ 10", f"accuracy {mean:.4f} ± {half:.4f} (2 seeds)"]
+
+
+def test_hovering_a_failed_cell_shows_the_reasons_as_text(browser: Any, pages: dict) -> None:
+    visit(browser, pages["sweep"])
+    lines = hover(browser, 2, 1)
+    assert lines[1:] == [
+        "1 diverged",
+        "1 failed",
+        "loss is nan at step 3",
+        "out of memory <script>alert('x')</script>&\"$_^",
+    ]
+
+
+def column(browser: Any, table: Any, name: str) -> list[str]:
+    script = """const [table, name] = arguments, heads = [...table.tHead.rows[0].cells];
+    const at = heads.findIndex(h => h.textContent.trim() === name);
+    return [...table.tBodies[0].rows].map(row => row.cells[at].textContent);"""
+    return browser.execute_script(script, table, name)
+
+
+def head(table: Any, name: str) -> Any:
+    return next(h for h in table.find_elements(By.TAG_NAME, "th") if h.text.startswith(name))
+
+
+def test_click_sorts_numbers_as_numbers_and_says_so(browser: Any, pages: dict) -> None:
+    visit(browser, pages["sweep"])
+    table = browser.find_element(By.CSS_SELECTOR, "table.sortable")
+    name, button = head(table, "seconds"), head(table, "seconds").find_element(By.TAG_NAME, "button")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", button)
+    button.click()
+    ascending = column(browser, table, "seconds")
+    assert name.get_attribute("aria-sort") == "ascending"
+    numbers = [float(text) for text in ascending if text]
+    assert numbers == sorted(numbers)
+    assert ascending[-1] == ""  # pending
+    button.click()
+    descending = column(browser, table, "seconds")
+    assert name.get_attribute("aria-sort") == "descending"
+    assert [float(text) for text in descending if text] == numbers[::-1]
+    assert descending[-1] == ""
+    head(table, "lr").find_element(By.TAG_NAME, "button").click()
+    assert column(browser, table, "lr") == ["1e-3"] * 5 + ["3e-3"] * 4 + ["0.01"] * 4
+    assert name.get_attribute("aria-sort") is None
+
+
+@pytest.mark.parametrize("key", [Keys.ENTER, Keys.SPACE], ids=["enter", "space"])
+def test_keyboard_sorts_and_the_focus_is_seen(browser: Any, pages: dict, key: str) -> None:
+    visit(browser, pages["comparison"])
+    summary, runs = browser.find_elements(By.CSS_SELECTOR, "table.sortable")
+    body = browser.find_element(By.TAG_NAME, "body")
+    body.send_keys(Keys.TAB)  # the box that scrolls
+    assert browser.switch_to.active_element.get_attribute("class") == "scroll"
+    browser.switch_to.active_element.send_keys(Keys.TAB)
+    button = browser.switch_to.active_element
+    assert (button.tag_name, button.text.strip("↕")) == ("button", "method")
+    assert button.value_of_css_property("outline-style") == "solid"
+    before = column(browser, summary, "method")
+    button.send_keys(key)
+    assert column(browser, summary, "method") == sorted(before) != before
+    assert head(summary, "method").get_attribute("aria-sort") == "ascending"
+    assert head(runs, "method").get_attribute("aria-sort") is None
+
+
+def brightness(colour: str) -> float:
+    red, green, blue = (float(part) for part in colour.partition("(")[2].rstrip(")").split(",")[:3])
+    return (0.299 * red + 0.587 * green + 0.114 * blue) / 255
+
+
+def shades(browser: Any) -> tuple[float, float, float]:
+    """Return how bright the page, its text and the text of an axis are."""
+    script = """const style = (e, p) => getComputedStyle(e)[p];
+    return [style(document.documentElement, 'backgroundColor'), style(document.querySelector('h1'), 'color'),
+            style(document.querySelector('.plot .xtick text'), 'fill')];"""
+    return tuple(map(brightness, browser.execute_script(script)))
+
+
+@pytest.mark.parametrize("name", ["sweep", "run"])
+def test_dark_and_light_pages_and_plots(browser: Any, pages: dict, name: str) -> None:
+    visit(browser, pages[name], scheme="dark")
+    page, text, axis = shades(browser)
+    assert page < 0.2
+    assert text > 0.8
+    assert axis > 0.8
+    set_scheme(browser, "light")  # while it is open
+    WebDriverWait(browser, 5).until(lambda b: shades(b)[2] < 0.3)
+    page, text, axis = shades(browser)
+    assert page > 0.9
+    assert text < 0.3
+
+
+def test_pictures_have_words_and_nothing_moves(browser: Any, pages: dict) -> None:
+    visit(browser, pages["sweep"])
+    plots = browser.find_elements(By.CSS_SELECTOR, ".plot")
+    assert all(plot.get_attribute("role") == "img" and plot.get_attribute("aria-label") for plot in plots)
+    assert "Heat map of accuracy" in plots[0].get_attribute("aria-label")
+    moving = "return [...document.querySelectorAll('main *')].filter(e => getComputedStyle(e).animationName !== 'none')"
+    assert browser.execute_script(moving) == []
+
+
+def test_label_of_a_script_does_not_run(browser: Any, pages: dict) -> None:
+    visit(browser, pages["comparison"])
+    code = "return [...document.scripts].filter(s => !s.type && s.textContent.includes('alert(\\'x')).length"
+    assert browser.execute_script(code) == 0
+    assert "<script>alert('x')</script>" in browser.find_element(By.TAG_NAME, "main").text

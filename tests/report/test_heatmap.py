@@ -1,0 +1,88 @@
+"""How a heat map is drawn: what stands in its cells, hatching, and that text stays text."""
+
+import pytest
+from matplotlib.patches import Rectangle
+
+from qvtune.report.cells import make_grids
+from qvtune.report.heatmap import caption, cell_details, colour_range, draw_heatmaps, plot_heatmap, visible_line
+
+EVIL = "<script>alert('x')</script>$_^"
+
+
+@pytest.fixture
+def grid(make):
+    ends = [(1e-4, 1e-4, 0.5), (1e-4, 1e-3, 0.75), (1e-3, 1e-4, 0.625)]
+    runs = [make({"lr": x, "value_lr": y, "seed": seed}, metric) for x, y, metric in ends for seed in (0, 1)]
+    runs.append(make({"lr": 1e-3, "value_lr": 1e-3, "seed": 0}, status="diverged", reason=EVIL))
+    return make_grids(runs)[0]
+
+
+def test_picture_has_values_hatching_and_the_best_cell(grid):
+    figure = draw_heatmaps([grid])
+    axes = figure.get_axes()[0]
+    texts = {(round(t.get_position()[0]), round(t.get_position()[1])): t.get_text() for t in axes.texts}
+    assert texts == {(0, 0): "0.500\nn = 2", (0, 1): "★ 0.750\nn = 2", (1, 0): "0.625\nn = 2", (1, 1): "diverged"}
+    patches = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
+    hatched = [patch.get_xy() for patch in patches if patch.get_hatch()]
+    framed = [patch.get_xy() for patch in patches if not patch.get_hatch()]
+    assert hatched == [(0.5, 0.5)]
+    assert framed == [(pytest.approx(-0.46), pytest.approx(0.54))]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1e-4", "1e-3"]
+
+
+def test_line_leaves_the_values_free(grid):
+    xs, ys = visible_line(grid)
+    drawn = [(x, y) for x, y in zip(xs, ys, strict=True) if x is not None]
+    assert all(x == pytest.approx(y) for x, y in drawn)
+    assert min(x for x, _ in drawn) == pytest.approx(-0.5)
+    assert not any(abs(x - round(x)) < 0.2 and abs(y - round(y)) < 0.2 for x, y in drawn)
+
+
+def test_page_shows_the_same_and_details_on_hover(grid):
+    heat, *others = plot_heatmap(grid, colour_range(grid, [grid]))["data"]
+    assert heat["z"] == [[0.5, 0.625], [0.75, None]]
+    assert heat["hovertext"][1][0] == "η_QK 1e-4, η_V 1e-3, λ 10<br>accuracy 0.7500 ± 0.0000 (2 seeds)"
+    hover = heat["hovertext"][1][1]
+    assert "1 diverged" in hover
+    assert "<script" not in hover
+    assert "&lt;script&gt;" in hover
+    written = {text for trace in others if trace["mode"] == "text" for text in trace["text"]}
+    assert written == {"0.500<br>n = 2", "★ 0.750<br>n = 2", "0.625<br>n = 2", "diverged"}
+
+
+def test_details_of_a_ratio_grid_name_the_rate_of_the_value(make):
+    runs = [make({"lr": x, "lr_ratio": y}, x * y) for x in (1e-4, 1e-3) for y in (1.0, 4.0)]
+    (grid,) = make_grids(runs)
+    assert cell_details(grid, grid.cells[1, 1]).startswith("η_QK 1e-3, λ 4, η_V 4e-3\n")
+
+
+def test_colours_are_shared_by_panels_of_one_task_alone(make):
+    runs = [
+        make({"task": task, "rank": rank, "lr": x, "value_lr": y}, start + rank / 100 + x)
+        for task, start in (("rte", 0.5), ("mrpc", 0.8))
+        for rank in (2, 4)
+        for x in (1e-4, 1e-3)
+        for y in (1e-4, 1e-3)
+    ]
+    grids = make_grids(runs)
+    assert len(grids) == 4
+    ranges = [colour_range(grid, grids) for grid in grids]
+    assert ranges[0] == ranges[1] == (pytest.approx(0.5201), pytest.approx(0.541))
+    assert ranges[2] == ranges[3] == (pytest.approx(0.8201), pytest.approx(0.841))
+
+
+def test_caption_says_what_is_left_out(grid):
+    assert "Hatched cells have no finished run" in caption([grid], 0)
+    assert "2 further panels left out" in caption([grid], 2)
+
+
+def test_dollar_signs_are_no_mathematics(make, tmp_path):
+    runs = [
+        make({"m$_": f"$^{m}", "lr": x, "value_lr": y}, 0.5 + x)
+        for m in "ab"
+        for x in (1e-4, 1e-3)
+        for y in (1e-4, 1e-3)
+    ]
+    figure = draw_heatmaps(make_grids(runs))
+    figure.savefig(tmp_path / "x.png")
+    assert [axes.get_title(loc="left") for axes in figure.get_axes()[:2]] == ["$^a", "$^b"]
