@@ -23,12 +23,18 @@ FUNCTIONS = [
     "restore",
     "save_adapter",
     "sweep",
+    "write_report",
 ]
 
 # Functions with a second argument that nobody would want to name.
 TWO_SUBJECTS = {"declare_attention": "roles", "load_adapter": "folder", "save_adapter": "folder"}
 # Functions that do not start from a model.
-OTHER_SUBJECTS = {"compare": ["methods"], "reproduce": ["experiment"], "sweep": ["options", "axes"]}
+OTHER_SUBJECTS = {
+    "compare": ["methods"],
+    "reproduce": ["experiment"],
+    "sweep": ["options", "axes"],
+    "write_report": ["path"],
+}
 CLASSES = [
     "Adaptation",
     "AttentionLayer",

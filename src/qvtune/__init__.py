@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from qvtune.lab.compare import compare
     from qvtune.lab.reproduce import reproduce
     from qvtune.lab.sweep import sweep
+    from qvtune.report.page import write_report
     from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
     from qvtune.roles.declare import declare_attention
     from qvtune.roles.find import find_attention
@@ -45,6 +46,7 @@ _HOMES = {
     "restore": "qvtune.adaptation",
     "save_adapter": "qvtune.adapters",
     "sweep": "qvtune.lab.sweep",
+    "write_report": "qvtune.report.page",
 }
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "restore",
     "save_adapter",
     "sweep",
+    "write_report",
 ]
 
 

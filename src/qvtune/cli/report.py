@@ -28,5 +28,5 @@ def execute(args: argparse.Namespace) -> None:
     """Write the report and say where it is."""
     from qvtune.report.page import write_report
 
-    for path in write_report(args.folder, args.target):
+    for path in write_report(args.folder, target=args.target):
         print(f"Wrote {path}")

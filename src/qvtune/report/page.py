@@ -19,7 +19,7 @@ from qvtune.train.folder import RunFolder, write_bytes, write_text, writing
 RESOLUTION = 130
 
 
-def write_report(path: Path, target: float | None = None) -> list[Path]:
+def write_report(path: str | Path, *, target: float | None = None) -> list[Path]:
     """Write `report.html` and the pictures of a folder as PNG and SVG, and return their paths, the page first.
 
     A run has `curves`; a store `heatmap`, `metric`, `curves`, `reach` and `parameters`, those of them that make sense
@@ -32,6 +32,7 @@ def write_report(path: Path, target: float | None = None) -> list[Path]:
     Raises:
         RunError: if there is neither here, files are damaged, or nothing can be written.
     """
+    path = Path(path)
     store, folder = Store(path), RunFolder(path)
     if store.is_store:
         page, figures = store_page(store, target)
