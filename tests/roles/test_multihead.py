@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import assert_same_state, snapshot
+from models import assert_same_state, fitting, snapshot
 from torch import nn
 
 from qvtune.adaptation import adapt, restore
@@ -141,7 +141,7 @@ def test_it_is_found_measured_and_left_as_it_was() -> None:
 def test_only_the_chosen_roles_train(method: str, roles: str) -> None:
     model = build()
     start = snapshot(model)
-    adapted = adapt(model, roles=roles, method=method, rank=4, head=[]).train()
+    adapted = adapt(model, roles=roles, method=method, **fitting(method, rank=4), head=[]).train()
     optimizer = torch.optim.SGD(param_groups(adapted, lr=0.1), lr=1.0)
     for _ in range(3):
         adapted(IDS)[0].pow(2).mean().backward()

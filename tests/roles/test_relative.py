@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import assert_same_state, snapshot
+from models import assert_same_state, fitting, snapshot
 from torch import nn
 from transformers import XLNetConfig, XLNetForSequenceClassification, XLNetModel
 
@@ -126,7 +126,7 @@ def test_keys_and_values_that_are_swapped_are_refused() -> None:
 def test_only_the_chosen_roles_train(method: str, roles: str) -> None:
     model = build()
     start = snapshot(model)
-    adapted = adapt(model, roles=roles, method=method, rank=4, head=[]).train()
+    adapted = adapt(model, roles=roles, method=method, **fitting(method, rank=4), head=[]).train()
     optimizer = torch.optim.AdamW(param_groups(adapted, lr=0.01, weight_decay=0.1))
     for _ in range(3):
         adapted(IDS)[0].pow(2).mean().backward()

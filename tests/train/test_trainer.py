@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
+from models import fitting
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -61,7 +62,7 @@ def logged(trainer: transformers.Trainer, key: str) -> list[float]:
 
 def adapted(method: str = "lora") -> nn.Module:
     torch.manual_seed(11)
-    return qvtune.adapt(make_model(), roles="qv", method=method, rank=4)
+    return qvtune.adapt(make_model(), roles="qv", method=method, **fitting(method, rank=4))
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -1,6 +1,7 @@
 """`run`: one configuration becomes one run folder."""
 
 import json
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from rich.console import Console
@@ -19,12 +21,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from qvtune.adaptation import adaptation_of, count_parameters, restore
-from qvtune.adapters import ADAPTATION_FILE, save_adapter
+from qvtune.adapters import ADAPTATION_FILE, loads_in_peft, save_adapter
 from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING, load_data
 from qvtune.data.task import TextData
 from qvtune.data.tokens import count_cut, tokenize, unknown_share
 from qvtune.errors import ConfigError, DataError, nearest
+from qvtune.methods.table import METHODS
 from qvtune.train.card import adapter_card
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import describe_environment, is_main_process, peak_memory
@@ -118,11 +121,35 @@ def prepare(config: TrainConfig) -> Prepared:
         notes.append(f"{cut / len(train):.0%} of the training texts fill {config.max_length} tokens (--max-length).")
     set_seed(stream_seed(config.seed, "init"))
     model = load_model(source, model_config, data.task, tokenizer, new_head=config.new_head)
-    model = adapt_for(config, model)
+    batches = first_batches(config, train, tokenizer)
+    model = adapt_for(config, model, total_steps=count_steps(config, len(train)), batches=batches)
     for peft_config in getattr(model, "peft_config", {}).values():
         peft_config.base_model_name_or_path = source.location
     plan = make_plan(model, config)
     return Prepared(source, data, tokenizer, model, plan, train, splits, tuple(notes))
+
+
+def first_batches(config: TrainConfig, train: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[Any] | None:
+    """Return the batches of training examples that the method looks at beforehand, or None where it does not.
+
+    They are drawn by a stream of their own, so that nothing else of a run changes with them.
+    """
+    count = METHODS[config.method].batches
+    if not count:
+        return None
+    generator = np.random.default_rng(stream_seed(config.seed, "batches"))
+    size = config.batch_size if config.batch_tokens is None else max(1, config.batch_tokens // config.max_length)
+    chosen = generator.permutation(len(train))[: count * size]
+    columns = [name for name in train.column_names if name in (*tokenizer.model_input_names, "labels")]
+    rows = train.select_columns(columns).select(chosen.tolist()).to_list()
+    collate = DataCollatorWithPadding(tokenizer)
+    return [dict(collate(rows[start : start + size])) for start in range(0, len(rows), size)]
+
+
+def count_steps(config: TrainConfig, examples: int) -> int:
+    """Return the steps of a run in one process; the trainer knows better once it has its batches."""
+    passes = math.ceil(examples / config.batch_size)
+    return config.max_steps or math.ceil(config.epochs * math.ceil(passes / config.accumulation))
 
 
 def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Console) -> dict[str, Any]:
@@ -162,7 +189,8 @@ def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Con
     metrics = _final_metrics(trainer)
     result = _result(config, prepared, trainer, metrics, metric, clock)
     if trainer.is_world_process_zero():
-        card = adapter_card(config, prepared.data.task, prepared.plan.learning_rates, result["metrics"])
+        rates, is_plain = prepared.plan.learning_rates, loads_in_peft(trainer.model)
+        card = adapter_card(config, prepared.data.task, rates, result["metrics"], is_plain)
         saved = save_trained(trainer.model, prepared.tokenizer, folder, card)
         result["saved_bytes"] = sum(file.stat().st_size for file in saved.glob("*.safetensors"))
         write_json(folder.result, result)
@@ -181,19 +209,8 @@ def training_arguments(config: TrainConfig, folder: RunFolder, metric: str) -> T
     precision = resolve_precision(config.precision)
     return TrainingArguments(
         output_dir=str(folder.checkpoints.absolute()),
-        roles=config.roles,
         method=config.method,
-        rank=config.rank,
-        alpha=config.alpha,
-        dropout=config.dropout,
-        layers=config.layers,
-        learning_rate=config.lr,
-        lr_ratio=config.lr_ratio,
-        head_lr=config.head_lr,
-        query_lr=config.query_lr,
-        key_lr=config.key_lr,
-        value_lr=config.value_lr,
-        output_lr=config.output_lr,
+        **_adapting(config),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         per_device_train_batch_size=config.batch_size,
@@ -231,6 +248,14 @@ def training_arguments(config: TrainConfig, folder: RunFolder, metric: str) -> T
         include_num_input_tokens_seen="no",
         restore_callback_states_from_checkpoint=False,
     )
+
+
+def _adapting(config: TrainConfig) -> dict[str, Any]:
+    """Return what the trainer is told of the method, its options and its rates."""
+    rates = config.rates
+    ratio = config.b_lr_ratio if "b_lr_ratio" in METHODS[config.method].defaults else None
+    options = {name: value for name, value in config.method_options.items() if value is not None}
+    return options | {"learning_rate": rates.pop("lr"), "b_lr_ratio": ratio, **rates}
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:
@@ -278,11 +303,12 @@ def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: R
     """
     adaptation = adaptation_of(model)
     assert adaptation is not None, "a run's model is adapted"
-    target = folder.adapter if adaptation.method == "lora" else folder.model
+    is_adapter = METHODS[adaptation.method].saves == "adapter"
+    target = folder.adapter if is_adapter else folder.model
     if target.exists():
         return target  # whole, since it appears by renaming: the run was killed after this and before its result
     with staged_folder(target) as staging:
-        if adaptation.method == "lora":
+        if is_adapter:
             save_adapter(model, staging)
             write_text(staging / "README.md", card)  # in place of PEFT's form to fill in
         else:
