@@ -308,7 +308,7 @@ def _fill(adapted: Any, weights: dict[str, Tensor], recorded: Adaptation, folder
     if method.steps:
         adapted.peft_config["default"].rank_pattern = PeftConfig.from_pretrained(str(folder)).rank_pattern
     result: Any = set_peft_model_state_dict(adapted, weights)
-    own = ("lora_", "ia3_", "vera_", "modules_to_save")
+    own = ("lora_", "ia3_", "vera_lambda_", "modules_to_save")
     missing = [key for key in result.missing_keys if any(word in key for word in own) and "ranknum" not in key]
     if missing or result.unexpected_keys:
         name = (missing or result.unexpected_keys)[0]

@@ -1,5 +1,7 @@
 """SIFT: the entries of a projection with the largest gradients train, and the rest stays (Song et al. 2023)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -74,8 +76,16 @@ def increment_of(inner: nn.Module, name: str) -> SparseIncrement:
 def remove_increments(inner: nn.Module, adaptation: Adaptation, *, merge: bool) -> None:
     """Make the projections plain again, with the increments added to their weights or without."""
     for name in adaptation.targets:
-        parametrize.remove_parametrizations(inner.get_submodule(name), "weight", leave_parametrized=merge)
+        module: Any = inner.get_submodule(name)
+        weight = _original(inner, name)
+        if merge:
+            weight.data = module.weight.detach()
+        # Not by torch's own function, which changes the class, and copies of the model share that.
+        module.__class__ = module.__class__.__base__
+        del module._modules["parametrizations"]
+        # In front of the bias again, where a state dict and an optimizer had it.
+        module._parameters = {"weight": weight, **module._parameters}
 
 
-def _original(inner: nn.Module, name: str) -> Tensor:
+def _original(inner: nn.Module, name: str) -> nn.Parameter:
     return inner.get_parameter(f"{name}.parametrizations.weight.original")
