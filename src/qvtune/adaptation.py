@@ -98,7 +98,9 @@ def adapt(
     """
     if not isinstance(model, nn.Module):
         raise AdaptError(f"model is a {type(model).__name__}; load it first, as with AutoModel.from_pretrained.")
-    options = resolve_options(method, roles=roles, layers=layers, rank=rank, alpha=alpha, dropout=dropout, density=density)
+    options = resolve_options(
+        method, roles=roles, layers=layers, rank=rank, alpha=alpha, dropout=dropout, density=density
+    )
     check_supplies(method, total_steps, batches)
     roles = parse_roles("qv" if roles is None else roles) if METHODS[method].has_roles else ""
     _check_layers(layers)

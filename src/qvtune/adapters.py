@@ -54,9 +54,9 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
     On a fused projection the LoRAs of its roles become one: with rank r and n trained roles, A is theirs stacked,
     (n r, inputs), B is block-wise, (rows, n r), zero for rows of roles that did not train, and the scale stays. What
     started elsewhere than at zero ("pissa", "olora") becomes a LoRA of twice the rank, B A less the product that it
-    started with, which fits the model as it was. On XLNet's raw parameters PEFT has no low-rank form for what the factors
-    do, and what is saved of each is as large as the parameter. What plain PEFT cannot load (`loads_in_peft`) is kept as
-    it is, for `load_adapter`. `qvtune.json` tells that what trained.
+    started with, which fits the model as it was. On XLNet's raw parameters PEFT has no low-rank form for what the
+    factors do, and what is saved of each is as large as the parameter. What plain PEFT cannot load (`loads_in_peft`) is
+    kept as it is, for `load_adapter`. `qvtune.json` beside it tells that what trained.
 
     Args:
         model: what `adapt` returned, of a method that does not save the whole model.

@@ -60,8 +60,8 @@ def param_groups(
         attention: where the roles are, for a model that `adapt` has not seen; found when None.
 
     Returns:
-        Dictionaries with `name`, `params`, `param_names` (relative to the transformers model), `lr`, `weight_decay`; for
-        a model adapted by "galore" also what its optimizer reads, which `qvtune.methods.galore.galore_adamw` makes.
+        Dictionaries with `name`, `params`, `param_names` (relative to the transformers model), `lr`, `weight_decay`;
+        for a model adapted by "galore" also what its optimizer reads, which `qvtune.methods.galore.galore_adamw` makes.
 
     Raises:
         RateError: for a rate that is not a finite number above 0, for both `value_lr` and `lr_ratio`, for a ratio that
@@ -104,7 +104,9 @@ def param_groups(
         group = groups.setdefault(group_name, settings)
         group["params"].append(parameter)
         group["param_names"].append(name)
-    order = [name + b + spared for name in (*ROLES.values(), HEAD) for b in ("", B_FACTORS) for spared in ("", NO_DECAY)]
+    order = [
+        name + b + spared for name in (*ROLES.values(), HEAD) for b in ("", B_FACTORS) for spared in ("", NO_DECAY)
+    ]
     return [groups[name] for name in order if name in groups]
 
 

@@ -52,7 +52,9 @@ def supplies(method: str, name: str = "bert") -> dict[str, Any]:
     return ({"total_steps": 20} if entry.steps else {}) | ({"batches": [inputs(name)] * 2} if entry.batches else {})
 
 
-def adapted(method: str, name: str = "bert", *, model: nn.Module | None = None, seed: int = 3, **options: Any) -> nn.Module:
+def adapted(
+    method: str, name: str = "bert", *, model: nn.Module | None = None, seed: int = 3, **options: Any
+) -> nn.Module:
     if METHODS[method].has_roles:
         options.setdefault("roles", "qv")
     chosen = fitting(method, rank=3, alpha=5.0, dropout=0.0) | options

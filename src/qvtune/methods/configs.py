@@ -13,7 +13,7 @@ def lora(common: dict[str, Any], adaptation: Adaptation, total_steps: int | None
     """Return LoRA's (Hu et al. 2021); `kind` makes it DoRA (Liu et al. 2024) or rsLoRA (Kalajdzievski 2023)."""
     from peft import LoraConfig
 
-    options = {"r": adaptation.rank, "lora_alpha": adaptation.alpha, "lora_dropout": adaptation.dropout}
+    options: dict[str, Any] = {"r": adaptation.rank, "lora_alpha": adaptation.alpha, "lora_dropout": adaptation.dropout}
     return LoraConfig(**common, **options, **kind)
 
 
@@ -21,18 +21,18 @@ def adalora(common: dict[str, Any], adaptation: Adaptation, total_steps: int | N
     """Return AdaLoRA's (Zhang et al. 2023), which ends with an average rank of `rank`."""
     from peft import AdaLoraConfig
 
-    assert adaptation.rank is not None and total_steps is not None, "checked before"
-    return AdaLoraConfig(
-        **common,
-        target_r=adaptation.rank,
-        init_r=int(adaptation.rank * INITIAL_RANK + 0.5),
-        lora_alpha=adaptation.alpha,  # type: ignore[arg-type]  # PEFT divides it; a fraction is fine
-        lora_dropout=adaptation.dropout or 0.0,
-        **schedule(total_steps),
-    )
+    assert adaptation.rank is not None
+    assert total_steps is not None, "checked before"
+    options: dict[str, Any] = {
+        "target_r": adaptation.rank,
+        "init_r": int(adaptation.rank * INITIAL_RANK + 0.5),
+        "lora_alpha": adaptation.alpha,
+        "lora_dropout": adaptation.dropout,
+    }
+    return AdaLoraConfig(**common, **options, **schedule(total_steps))
 
 
-def schedule(total_steps: int) -> dict[str, int]:
+def schedule(total_steps: int) -> dict[str, Any]:
     """Return when AdaLoRA prunes: not in the first tenth of the steps, nor in the last three tenths.
 
     Raises:
@@ -59,4 +59,5 @@ def vera(common: dict[str, Any], adaptation: Adaptation, total_steps: int | None
     """Return VeRA's (Kopiczko et al. 2024). The shared factors are saved, since they may differ between machines."""
     from peft import VeraConfig
 
-    return VeraConfig(**common, r=adaptation.rank, vera_dropout=adaptation.dropout, save_projection=True)
+    options: dict[str, Any] = {"r": adaptation.rank, "vera_dropout": adaptation.dropout}
+    return VeraConfig(**common, **options, save_projection=True)

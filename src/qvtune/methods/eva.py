@@ -28,8 +28,12 @@ def start_eva(adapted: nn.Module, adaptation: Adaptation, batches: Batches) -> N
     for batch in inputs:
         tokens = int(_mask(batch).sum())
         if tokens <= rank:
-            raise AdaptError(f"eva finds {rank} directions in batches of more tokens, and one has {tokens}. Give larger ones.")
-    config = LoraConfig(r=rank, init_lora_weights="eva", eva_config=EvaConfig(rho=1.0), target_modules=adaptation.targets)
+            raise AdaptError(
+                f"eva finds {rank} directions in batches of more tokens, and one has {tokens}. Give larger ones."
+            )
+    config = LoraConfig(
+        r=rank, init_lora_weights="eva", eva_config=EvaConfig(rho=1.0), target_modules=adaptation.targets
+    )
     model: Any = adapted
     state = get_eva_state_dict(
         model,

@@ -42,7 +42,7 @@ def galore_adamw(groups: list[dict[str, Any]], **options: Any) -> Any:
     galore = load_galore()
     projector = galore.galore_projector.GaLoreProjector
 
-    class GaLore(galore.GaLoreAdamW):  # type: ignore[misc, name-defined]
+    class GaLore(galore.GaLoreAdamW):  # type: ignore[name-defined]
         """Keeps the projection of a parameter as a tensor in its state dict, which loads without pickle."""
 
         def state_dict(self) -> dict[str, Any]:

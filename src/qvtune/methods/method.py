@@ -10,7 +10,7 @@ from qvtune.roles.attention import AttentionMap, Projection
 if TYPE_CHECKING:  # the command line lists the methods, and torch takes seconds to import
     from torch import Tensor
 
-# Options of which a method takes some. The value of such a field is the method's default, and None means no such option.
+# Options of which a method takes some. Such a field holds the method's default, and None where it has no such option.
 OPTIONS = ("rank", "alpha", "dropout", "density", "b_lr_ratio")
 
 Batches = Iterable[Mapping[str, "Tensor"]]
@@ -65,8 +65,8 @@ class Method:
         start: names the function that changes adapters and weights before the first step, given also the batches that
             the method asked for.
         saves: the adapter, or the whole model.
-        checkpoint: who writes the weights of a checkpoint: PEFT, transformers (the whole model), or qvtune, which writes
-            what trains, with the method's own state.
+        checkpoint: who writes the weights of a checkpoint: PEFT, transformers (the whole model), or qvtune, which
+            writes what trains, with the method's own state.
         steps: whether it has to know the number of steps.
         batches: how many batches it looks at before the first step.
         rank_is_bound: whether a rank above a projection's own makes no sense.

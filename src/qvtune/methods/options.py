@@ -52,13 +52,14 @@ def check_supplies(method: str, total_steps: int | None, batches: Batches | None
 
 
 def _check_number(name: str, value: Any) -> None:
+    number: Any = value  # Real is no type that compares
     if isinstance(value, bool) or not isinstance(value, Real):
         raise AdaptError(f"{name} is {value!r}, a {type(value).__name__}; it must be a number.")
-    if name == "rank" and (value < 1 or value != int(value)):
+    if name == "rank" and (number < 1 or number != int(number)):
         raise AdaptError(f"rank is {value}; it must be at least 1, and whole.")
-    if name == "alpha" and not 0 < value < math.inf:
+    if name == "alpha" and not 0 < number < math.inf:
         raise AdaptError(f"alpha is {value}; it must be above 0, and finite.")
-    if name == "dropout" and not 0 <= value < 1:
+    if name == "dropout" and not 0 <= number < 1:
         raise AdaptError(f"dropout is {value}; it must be at least 0 and below 1.")
-    if name == "density" and not 0 < value <= 1:
+    if name == "density" and not 0 < number <= 1:
         raise AdaptError(f"density is {value}; it must be above 0, and at most 1.")

@@ -62,9 +62,9 @@ def start_olora(adapted: nn.Module, adaptation: Adaptation, batches: Batches) ->
 
 
 def start_loftq(adapted: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
-    """Make the weights 4-bit (NF4) ones, and let B A be the best of its rank for what they lost (LoftQ, Li et al. 2023).
+    """Make the weights 4-bit (NF4) ones, and let B A be the best of its rank for what they lost.
 
-    One pass of algorithm 1; the weights stay floats of 16 values per block of 64.
+    LoftQ (Li et al. 2023), one pass of algorithm 1; the weights stay floats of 16 values per block of 64.
     """
 
     def factors(weight: Tensor, rank: int, scale: float) -> Factors:

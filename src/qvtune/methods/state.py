@@ -29,7 +29,9 @@ def load_trained(model: nn.Module, state: dict[str, Tensor], source: Path) -> No
     found = dict(_tensors(model))
     for name in sorted(own.keys() | found.keys()):
         if name not in own or name not in found or own[name].shape != found[name].shape:
-            raise ModelError(f"{source}: what was trained is not what trains here: '{name}' is of another shape or missing.")
+            raise ModelError(
+                f"{source}: what was trained is not what trains here: '{name}' is of another shape or missing."
+            )
     with torch.no_grad():
         for name, tensor in found.items():
             tensor.copy_(own[name])
@@ -39,7 +41,9 @@ def load_trained(model: nn.Module, state: dict[str, Tensor], source: Path) -> No
 
 def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     inner = unwrap(model)
-    places = [(name, buffer) for name, buffer in inner.named_buffers() if name.endswith("parametrizations.weight.0.indices")]
+    places = [
+        (name, buffer) for name, buffer in inner.named_buffers() if name.endswith("parametrizations.weight.0.indices")
+    ]
     return [(name, p) for name, p in inner.named_parameters() if p.requires_grad] + places
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
     MethodName = Literal[tuple(METHODS)]
 
-LORA = METHODS["lora"]
+LORA: Any = METHODS["lora"]
 
 # Options that change where results go or how they are shown, and not what they are.
 NOT_IN_FINGERPRINT = {"out", "report_to", "num_workers", "data", "glue_dir", "model", "validation", "attention"}
@@ -61,13 +61,18 @@ class AdaptOptions(Options):
     )
     rank: int = Field(LORA.rank, ge=1, description=f"Rank of the factors. {_others('rank')}")
     alpha: float = Field(
-        LORA.alpha, gt=0, description=f"LoRA adds (alpha / rank) B A to a weight; GaLore scales by alpha. {_others('alpha')}"
+        LORA.alpha,
+        gt=0,
+        description=f"LoRA adds (alpha / rank) B A to a weight; GaLore scales by alpha. {_others('alpha')}",
     )
     dropout: float = Field(
         LORA.dropout, ge=0, lt=1, description=f"Dropout on the input of the factors. {_others('dropout')}"
     )
     density: float = Field(
-        METHODS["sift"].density, gt=0, le=1, description="Part of a projection's entries that --method sift trains."
+        METHODS["sift"].defaults["density"],
+        gt=0,
+        le=1,
+        description="Part of a projection's entries that --method sift trains.",
     )
     attention: Path | None = Field(
         None,
@@ -105,7 +110,8 @@ class RateOptions(Options):
     b_lr_ratio: float = Field(
         LORA.b_lr_ratio,
         gt=0,
-        description="η_B / η_A: the learning rate of the factors B is this many times that of A. " + _others("b_lr_ratio"),
+        description="η_B / η_A: the learning rate of the factors B is this many times that of A. "
+        + _others("b_lr_ratio"),
     )
     head_lr: float | None = Field(None, gt=0, description="Learning rate of the head; --lr when left out.")
     query_lr: float | None = Field(None, gt=0, description="Learning rate of the query alone.")

@@ -1,7 +1,6 @@
 """`run`: one configuration becomes one run folder."""
 
 import json
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from rich.console import Console
@@ -47,6 +45,7 @@ from qvtune.train.model import (
 from qvtune.train.plan import Plan, adapt_for, make_plan
 from qvtune.train.progress import ProgressReport
 from qvtune.train.seeds import stream_seed
+from qvtune.train.supplies import count_steps, first_batches
 from qvtune.train.trainer import TrainingArguments
 
 # Shares of unknown tokens at which training makes no sense, and is remarked upon.
@@ -127,29 +126,6 @@ def prepare(config: TrainConfig) -> Prepared:
         peft_config.base_model_name_or_path = source.location
     plan = make_plan(model, config)
     return Prepared(source, data, tokenizer, model, plan, train, splits, tuple(notes))
-
-
-def first_batches(config: TrainConfig, train: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[Any] | None:
-    """Return the batches of training examples that the method looks at beforehand, or None where it does not.
-
-    They are drawn by a stream of their own, so that nothing else of a run changes with them.
-    """
-    count = METHODS[config.method].batches
-    if not count:
-        return None
-    generator = np.random.default_rng(stream_seed(config.seed, "batches"))
-    size = config.batch_size if config.batch_tokens is None else max(1, config.batch_tokens // config.max_length)
-    chosen = generator.permutation(len(train))[: count * size]
-    columns = [name for name in train.column_names if name in (*tokenizer.model_input_names, "labels")]
-    rows = train.select_columns(columns).select(chosen.tolist()).to_list()
-    collate = DataCollatorWithPadding(tokenizer)
-    return [dict(collate(rows[start : start + size])) for start in range(0, len(rows), size)]
-
-
-def count_steps(config: TrainConfig, examples: int) -> int:
-    """Return the steps of a run in one process; the trainer knows better once it has its batches."""
-    passes = math.ceil(examples / config.batch_size)
-    return config.max_steps or math.ceil(config.epochs * math.ceil(passes / config.accumulation))
 
 
 def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, console: Console) -> dict[str, Any]:
