@@ -114,7 +114,8 @@ def adapt(
     head_names = tuple(head) if head is not None else _head_modules(inner)
     resolved = None if layers is None else tuple(layers)
     adaptation = Adaptation(roles, method, **options, layers=resolved, head=head_names, attention=attention)
-    return apply(model, adaptation, total_steps=total_steps, batches=batches)
+    is_loaded = not any(parameter.is_meta for parameter in inner.parameters())
+    return apply(model, adaptation, total_steps=total_steps, batches=batches, start=is_loaded)
 
 
 def apply(

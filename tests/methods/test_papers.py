@@ -197,7 +197,9 @@ def test_adalora_prunes_the_triplets_of_least_importance() -> None:
     allocate(model, 2)
     order = sorted(((score.item(), name, i) for name, s in scores.items() for i, score in enumerate(s)), reverse=True)
     wanted = {(name, i) for _, name, i in order[:12]}
-    assert {(name, i) for name, kept in kept_ranks(model).items() for i, is_kept in enumerate(kept) if is_kept} == wanted
+    assert {
+        (name, i) for name, kept in kept_ranks(model).items() for i, is_kept in enumerate(kept) if is_kept
+    } == wanted
 
 
 def test_adalora_keeps_its_factors_orthogonal() -> None:

@@ -26,7 +26,7 @@ LORA: Any = METHODS["lora"]
 # Options that change where results go or how they are shown, and not what they are.
 NOT_IN_FINGERPRINT = {"out", "report_to", "num_workers", "data", "glue_dir", "model", "validation", "attention"}
 # Options that mean nothing where no role trains.
-ROLE_OPTIONS = ("roles", "layers", "attention", "lr_ratio", *(f"{name}_lr" for name in ROLES.values()))
+ROLE_OPTIONS = ("roles", "layers", "lr_ratio", *(f"{name}_lr" for name in ROLES.values()))
 PATHS = ("data", "glue_dir", "model", "validation", "attention")
 
 
