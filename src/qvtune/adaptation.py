@@ -184,6 +184,7 @@ def _undo(adapted: Any, adaptation: Adaptation, *, merge: bool) -> nn.Module:
     inner, start = unwrap(adapted), start_of(adapted)
     if hasattr(adapted, "peft_config"):
         dtypes = _head_dtypes(inner, adaptation.head)
+        _unwrap_head(inner, adaptation.head)
         inner = adapted.merge_and_unload() if merge else adapted.unload()
         for name, dtype in dtypes.items():
             inner.get_submodule(name).to(dtype)
@@ -367,6 +368,14 @@ def _keep_head_in_float32(inner: nn.Module, head: Sequence[str]) -> None:
             for parameter in trained:
                 parameter.data = parameter.data.float()
             module.register_forward_pre_hook(_float_inputs)
+
+
+def _unwrap_head(inner: nn.Module, head: Sequence[str]) -> None:
+    """Put the trained head in its place; PEFT does that too, but for (IA)³ and VeRA of a single layer alone."""
+    for name in head:
+        parent, _, child = name.rpartition(".")
+        wrapper: Any = inner.get_submodule(name)
+        setattr(inner.get_submodule(parent), child, wrapper.modules_to_save[wrapper.active_adapters[0]])
 
 
 def _head_dtypes(inner: nn.Module, head: Sequence[str]) -> dict[str, torch.dtype]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from methods_table import IN_PEFT, IN_PEFT_FUSED, NAMES, SAVED_WHOLE, TRAINED, adapted, base, inputs, logits, stirred
-from models import assert_same_state, snapshot
+from models import assert_same_state, build, snapshot
 
 from qvtune.adaptation import adaptation_of, count_parameters, restore
 from qvtune.adapters import load_adapter, loads_in_peft, save_adapter
@@ -187,6 +187,25 @@ def test_restore_merges_or_gives_the_weights_back(method: str, name: str) -> Non
     plain_state = plain.state_dict()
     assert [n for n in before if not torch.equal(plain_state[n], before[n])] == []
     assert all(p.requires_grad for p in plain.parameters())
+
+
+@every_adapter
+def test_a_head_of_several_layers_stays(method: str, tmp_path: Path) -> None:
+    def logits_of(model: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=inputs("bert")["input_ids"]).logits
+
+    model = stirred(method, model=build("roberta"))
+    expected = logits_of(model)
+    save_adapter(model, tmp_path)
+    assert (logits_of(load_adapter(build("roberta"), tmp_path).eval()) - expected).abs().max() < 1e-5
+    head = copy.deepcopy(unwrap(model).classifier)
+    trained = [p for p in head.parameters() if p.requires_grad]
+    plain = restore(copy.deepcopy(model), merge=False)
+    assert all(torch.equal(p, q) for p, q in zip(trained, plain.classifier.parameters(), strict=True))
+    merged = restore(model)
+    assert (logits_of(merged.eval()) - expected).abs().max() < 1e-5
+    assert list(merged.state_dict()) == list(build("roberta").state_dict())
 
 
 @every_method

@@ -95,7 +95,7 @@ def test_loftq_makes_up_for_what_quantising_loses(rank: int) -> None:
     held = module.get_base_layer().weight.detach().double()
     block = held.flatten()[:64]
     assert len(block.unique()) <= 16
-    u, s, vh = torch.linalg.svd(weight - held)
+    s = torch.linalg.svdvals(weight - held)
     lost = (weight - held - 5 / rank * b @ a).norm()
     assert 0 < lost < (weight - held).norm()
     assert lost == pytest.approx(s[rank:].norm().item(), abs=1e-5)
@@ -105,8 +105,9 @@ def test_loftq_makes_up_for_what_quantising_loses(rank: int) -> None:
 def test_nf4_rounds_to_the_nearest_of_its_values() -> None:
     # Dettmers et al. 2023, appendix E.
     values = [
-        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-        -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+        -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
         0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
     ]  # fmt: skip
     weight = torch.randn(8, 24, generator=torch.Generator().manual_seed(1))

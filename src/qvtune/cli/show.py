@@ -25,6 +25,7 @@ def quiet_libraries() -> None:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it where it is, for no use here
 
 
 def train_and_show(config: TrainConfig) -> dict[str, Any]:
