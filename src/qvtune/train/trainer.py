@@ -140,7 +140,7 @@ class Trainer(transformers.Trainer):
                 raise ConfigError(f"optimizer '{self.args.optim}' makes its own parameter groups. Choose another one.")
             if self._method is not None and self._method.name == "galore":
                 if cls is not torch.optim.AdamW:
-                    raise ConfigError(f"GaLore is AdamW's here, and optim is '{self.args.optim}'. Leave it out.")
+                    raise ConfigError(f"GaLore is AdamW's here, and optim is '{self.args.optim.value}'. Leave it out.")
                 self.optimizer = galore_adamw(self._groups(source), betas=kwargs["betas"], eps=kwargs["eps"])
             else:
                 self.optimizer = cls(self._groups(source), **kwargs)
