@@ -65,6 +65,8 @@ def test_a_run_by_every_method(
     folder = out / ("adapter" if METHODS[method].saves == "adapter" else "model")
     assert folder.is_dir()
     if METHODS[method].saves == "adapter":
+        if model == "bert" and not METHODS[method].steps:  # names and padding come on top
+            assert 0 < result["saved_bytes"] - plan["adapter_bytes"] < 5000
         assert f"Method {method}: {METHODS[method].summary}" in (folder / "README.md").read_text()
     run = load_run(out)
     found = scores(run.model, run.tokenizer)

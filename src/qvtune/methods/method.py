@@ -70,6 +70,7 @@ class Method:
         steps: whether it has to know the number of steps.
         batches: how many batches it looks at before the first step.
         rank_is_bound: whether a rank above a projection's own makes no sense.
+        saves_twice: whether an adapter on disk holds as much again as trains: factors that it started with, or places.
         decays: whether weight decay applies to its matrices; not to factors that mean "no change" at another value
             than 0.
     """
@@ -92,6 +93,7 @@ class Method:
     batches: int = 0
     decays: bool = True
     rank_is_bound: bool = True
+    saves_twice: bool = False
 
     @property
     def defaults(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ _LORA: dict[str, Any] = {**_FACTORS, "lr": 4e-4, "lr_ratio": 4.0, "config": lora
 _WHOLE: dict[str, Any] = {"train": "parts.train_projections", "saves": "model", "checkpoint": "model"}
 
 _TRAINED: dict[str, Any] = {"checkpoint": "trained"}
+_CHANGED: dict[str, Any] = {"lr": 2e-4, "saves_twice": True}
 
 
 def _lora(name: str, summary: str, **changes: Any) -> Method:
@@ -27,8 +28,14 @@ METHODS = {
         Method("full", "the projections themselves", lr=5e-5, lr_ratio=2.0, **_WHOLE),
         _lora("dora", "LoRA of the direction, and the norm of every row", config=partial(lora, use_dora=True)),
         _lora("rslora", "LoRA scaled by alpha / sqrt(rank)", lr=2e-4, config=partial(lora, use_rslora=True)),
-        _lora("pissa", "LoRA that starts as the largest singular directions", lr=2e-4, start="start.start_pissa"),
-        _lora("olora", "LoRA that starts as a QR decomposition", lr=2e-4, start="start.start_olora"),
+        _lora(
+            "pissa",
+            "LoRA that starts as the largest singular directions",
+            lr=2e-4,
+            start="start.start_pissa",
+            saves_twice=True,
+        ),
+        _lora("olora", "LoRA that starts as a QR decomposition", **_CHANGED, start="start.start_olora"),
         _lora("eva", "LoRA that starts as the main directions of the inputs", start="eva.start_eva", batches=8),
         _lora("loftq", "LoRA that starts as the error of 4-bit weights", start="start.start_loftq"),
         _lora("loraplus", "LoRA with a higher rate for B", lr=1e-4, lr_ratio=2.0, b_lr_ratio=16.0),
@@ -63,6 +70,7 @@ METHODS = {
             start="sparse.start_sift",
             batches=8,
             decays=False,
+            saves_twice=True,
             **_TRAINED,
         ),
         Method("bitfit", "the projections' biases", lr=4e-4, lr_ratio=2.0, train="parts.train_biases", **_TRAINED),

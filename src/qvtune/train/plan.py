@@ -68,7 +68,7 @@ def make_plan(model: nn.Module, config: TrainConfig) -> Plan:
     learning_rates = {name: rates[name] for name in trained}
     if method.b_lr_ratio is not None and config.b_lr_ratio != 1.0:
         learning_rates |= {f"{n}{B_FACTORS}": rates[n] * config.b_lr_ratio for n in trained if n != "head"}
-    saved = counts.trainable + _beside_factors(adaptation) if method.saves == "adapter" else counts.total
+    saved = counts.trainable + _beside_factors(adaptation, counts) if method.saves == "adapter" else counts.total
     return Plan(
         model=config.model,
         model_type=adaptation.attention.model_type,
@@ -167,10 +167,21 @@ def _operations(inner: nn.Module, adaptation: Adaptation, counts: ParameterCount
     return tokens * (2 * (2 * matrices + counts.adapter * shared) + 2 * products)
 
 
-def _beside_factors(adaptation: Adaptation) -> int:
-    """Count what an adapter on XLNet's parameters holds for plain PEFT: a change of full size, and identities."""
+def _beside_factors(adaptation: Adaptation, counts: ParameterCounts) -> int:
+    """Count what an adapter holds beside what trains.
+
+    That is its start or its places, VeRA's shared factors, and for plain PEFT on XLNet's parameters a change of full
+    size and identities.
+    """
+    shapes = [projection.shape for projection in adaptation.projections]
+    if adaptation.method == "vera" and adaptation.rank is not None:
+        return adaptation.rank * sum(max(sides) for sides in zip(*shapes, strict=True))
+    method = METHODS[adaptation.method]
+    start = counts.adapter if method.saves_twice else 0
+    if not method.has_lora or adaptation.method in ("dora", "loftq"):
+        return start  # nothing for plain PEFT
     layers = [layer for layer in adaptation.attention.chosen(adaptation.layers) if layer.layout == "relative"]
-    return sum(
+    return start + sum(
         rows * inputs + layer.heads**2 * layer["q"].shape[1]
         for layer in layers
         for rows, inputs in (layer[role].shape for role in adaptation.roles)

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints, set_seed
+from transformers.training_args import OptimizerNames
 
 from qvtune.adaptation import adapt, adaptation_of
 from qvtune.adapters import TRAINED_FILE, save_adapter
@@ -140,7 +141,9 @@ class Trainer(transformers.Trainer):
                 raise ConfigError(f"optimizer '{self.args.optim}' makes its own parameter groups. Choose another one.")
             if self._method is not None and self._method.name == "galore":
                 if cls is not torch.optim.AdamW:
-                    raise ConfigError(f"GaLore is AdamW's here, and optim is '{self.args.optim.value}'. Leave it out.")
+                    raise ConfigError(
+                        f"GaLore is AdamW's here, and optim is '{OptimizerNames(self.args.optim).value}'. Leave it out."
+                    )
                 self.optimizer = galore_adamw(self._groups(source), betas=kwargs["betas"], eps=kwargs["eps"])
             else:
                 self.optimizer = cls(self._groups(source), **kwargs)
