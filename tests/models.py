@@ -11,6 +11,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from qvtune.methods.table import METHODS
+
 # These models are so small that handing work to a second thread costs far more than the work itself.
 torch.set_num_threads(1)
 
@@ -306,6 +308,11 @@ def stir(parameters: Any, scale: float = 0.1, seed: int = 1) -> None:
     with torch.no_grad():
         for _, parameter in parameters:
             parameter += scale * torch.randn(parameter.shape, generator=generator).to(parameter)
+
+
+def fitting(method: str, **options: Any) -> dict[str, Any]:
+    """Keep the options that a method takes, for tests of several methods."""
+    return {name: value for name, value in options.items() if name in METHODS[method].defaults}
 
 
 def stir_lora(model: nn.Module, seed: int = 2) -> None:

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from models import BY_ID, TEXT, assert_same_state, batch, build, cases, snapshot, stir, stir_lora
+from models import BY_ID, TEXT, assert_same_state, batch, build, cases, fitting, snapshot, stir, stir_lora
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
@@ -61,7 +61,7 @@ def changed_after_a_step(model):
 def test_every_subset_of_roles_on_bert(roles, method):
     model = build("bert")
     expected = expected_trainable(model, BY_ID["bert"], roles, method, ["classifier"])
-    adapted = adapt(model, roles=roles, method=method, rank=3, alpha=5, dropout=0.0)
+    adapted = adapt(model, roles=roles, method=method, **fitting(method, rank=3, alpha=5, dropout=0.0))
     if method == "lora":
         stir_lora(adapted)
     assert changed_after_a_step(adapted) == expected
@@ -72,7 +72,7 @@ def test_every_subset_of_roles_on_bert(roles, method):
 def test_query_and_value_of_every_family(family, method):
     model = build(family)
     expected = expected_trainable(model, family, "qv", method, family.head)
-    adapted = adapt(model, roles="qv", method=method, rank=3, alpha=5, dropout=0.0)
+    adapted = adapt(model, roles="qv", method=method, **fitting(method, rank=3, alpha=5, dropout=0.0))
     if method == "lora":
         stir_lora(adapted)
     assert adaptation_of(adapted).head == family.head
@@ -84,7 +84,7 @@ def test_query_and_value_of_every_family(family, method):
 def test_layers(layers, which, method):
     model = build("llama")
     expected = expected_trainable(model, BY_ID["llama"], "qv", method, ["score"], which)
-    adapted = adapt(model, roles="qv", method=method, rank=3, layers=layers, dropout=0.0)
+    adapted = adapt(model, roles="qv", method=method, layers=layers, **fitting(method, rank=3, dropout=0.0))
     if method == "lora":
         stir_lora(adapted)
     assert changed_after_a_step(adapted) == expected
@@ -105,7 +105,7 @@ def test_a_layer_is_not_taken_for_one_with_a_longer_number():
 def test_a_head_that_is_named(head, method):
     model = build("bert")
     expected = expected_trainable(model, BY_ID["bert"], "v", method, head)
-    adapted = adapt(model, roles="v", method=method, head=head, dropout=0.0)
+    adapted = adapt(model, roles="v", method=method, head=head, **fitting(method, dropout=0.0))
     if method == "lora":
         stir_lora(adapted)
     assert changed_after_a_step(adapted) == expected
@@ -124,7 +124,7 @@ def test_what_the_checkpoint_did_not_hold_trains(tmp_path, method):
     build("bert", architecture="BertForMaskedLM").save_pretrained(tmp_path)
     model = BertForSequenceClassification.from_pretrained(tmp_path, num_labels=3).eval()
     expected = expected_trainable(model, BY_ID["bert"], "qv", method, ["bert.pooler.dense", "classifier"])
-    adapted = adapt(model, method=method, dropout=0.0)
+    adapted = adapt(model, method=method, **fitting(method, dropout=0.0))
     if method == "lora":
         stir_lora(adapted)
     assert adaptation_of(adapted).head == ("bert.pooler.dense", "classifier")
@@ -181,7 +181,7 @@ def roberta_base():
 def test_the_papers_counts_of_roberta_base(roberta_base, roles, method, by_role, head, trainable):
     model = copy.deepcopy(roberta_base)
     attention = find_attention(model, verify=False)
-    counts = count_parameters(adapt(model, roles=roles, method=method, rank=8, attention=attention))
+    counts = count_parameters(adapt(model, roles=roles, method=method, **fitting(method, rank=8), attention=attention))
     assert counts.by_role == by_role
     assert (counts.head, counts.adapter, counts.trainable) == (head, sum(by_role.values()), trainable)
     # RoBERTa-base has 124,055,040 parameters without pooler and head
@@ -196,7 +196,7 @@ def test_counts_count_once(family, method):
     head = sum(p.numel() for name in family.head for p in model.get_submodule(name).parameters())
     shapes = [tuple(model.get_submodule(name).weight.shape) for name in family.projections("qv")]
     biases = sum(model.get_submodule(n).bias.numel() for n in family.projections("qv") if "q" in family.biased)
-    counts = count_parameters(adapt(model, method=method, rank=3))
+    counts = count_parameters(adapt(model, method=method, **fitting(method, rank=3)))
     adapters = sum(3 * (rows + columns) for rows, columns in shapes)
     weights = sum(rows * columns for rows, columns in shapes) + biases
     assert counts.adapter == (adapters if method == "lora" else weights)
@@ -379,14 +379,14 @@ def test_adapt_again_after_restore(first, second, merge, loaded, tmp_path):
     if loaded:
         model.save_pretrained(tmp_path)
         model = BertForSequenceClassification.from_pretrained(tmp_path)
-    adapted = adapt(model, roles="qv", method=first, rank=3, dropout=0.0)
+    adapted = adapt(model, roles="qv", method=first, **fitting(first, rank=3, dropout=0.0))
     if first == "lora":
         stir_lora(adapted)
     step(adapted)
     plain = restore(adapted, merge=merge)
     plain.zero_grad()
     expected = expected_trainable(plain, BY_ID["bert"], "ko", second, ["classifier"])
-    again = adapt(plain, roles="ko", method=second, rank=2, dropout=0.0)
+    again = adapt(plain, roles="ko", method=second, **fitting(second, rank=2, dropout=0.0))
     if second == "lora":
         stir_lora(again)
     assert changed_after_a_step(again) == expected
@@ -457,7 +457,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(family, method, reentra
             if reentrant:
                 model.enable_input_require_grads()
         torch.manual_seed(0)
-        adapted = adapt(model, method=method, rank=3, alpha=5, dropout=0.0).train()
+        adapted = adapt(model, method=method, **fitting(method, rank=3, alpha=5, dropout=0.0)).train()
         if method == "lora":
             stir_lora(adapted)
         calls = []
@@ -516,6 +516,7 @@ def test_adaptation_records_what_was_asked():
         "dropout": 0.2,
         "layers": [-1],
         "head": ["classifier"],
+        "density": None,
     }
     assert adaptation.targets == [f"bert.encoder.layer.1.attention.self.{x}" for x in ("key", "value")]
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from models import batch, build, cases, stir_lora
+from models import batch, build, cases, fitting, stir_lora
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch.nn.parallel import DistributedDataParallel
 
@@ -107,7 +107,7 @@ def assert_partition(groups, model):
 @pytest.mark.parametrize("roles", ["qkvo", "qv", "k"])
 @pytest.mark.parametrize(("family", "method"), list(MEMBERS), ids="-".join)
 def test_exact_members(family, method, roles):
-    adapted = adapt(build(family), roles=roles, method=method, rank=3)
+    adapted = adapt(build(family), roles=roles, method=method, **fitting(method, rank=3))
     groups = param_groups(adapted, lr=1e-3)
     first = {"q": "query", "k": "key", "v": "value", "o": "output"}
     wanted = {
@@ -122,7 +122,7 @@ def test_exact_members(family, method, roles):
 @pytest.mark.parametrize("method", ["lora", "full"])
 @cases("electra", "distilbert", "albert", "mpnet", "deberta-v2-own-position-keys", "qwen2", "phi", "opt", "t5", "bart")
 def test_members_of_other_families_by_the_names_written_by_hand(family, method):
-    adapted = adapt(build(family), roles="qv", method=method, rank=3)
+    adapted = adapt(build(family), roles="qv", method=method, **fitting(method, rank=3))
     groups = param_groups(adapted, lr=1e-3)
     assert_partition(groups, adapted)
     found = members(groups)
@@ -296,7 +296,7 @@ def train(model, optimizer, steps):
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD", "Adafactor", "RMSprop", "NAdam"])
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_torch_optimizers_take_the_groups(optimizer, method):
-    adapted = adapt(build("bert"), method=method, rank=3)
+    adapted = adapt(build("bert"), method=method, **fitting(method, rank=3))
     if method == "lora":
         stir_lora(adapted)
     groups = param_groups(adapted, lr=1e-2, lr_ratio=4, weight_decay=0.01)
@@ -322,7 +322,7 @@ def test_a_scheduler_keeps_the_ratios():
 @pytest.mark.parametrize("method", ["lora", "full"])
 @cases("bert", "llama")
 def test_plain_sgd_moves_by_rate_times_gradient(family, method):
-    adapted = adapt(build(family), roles="qkvo", method=method, rank=3, alpha=5, dropout=0.0)
+    adapted = adapt(build(family), roles="qkvo", method=method, **fitting(method, rank=3, alpha=5, dropout=0.0))
     if method == "lora":
         stir_lora(adapted)
     rates = {"query": 0.01, "key": 0.02, "value": 0.03, "output": 0.04, "head": 0.05}
@@ -347,7 +347,7 @@ def test_plain_sgd_moves_by_rate_times_gradient(family, method):
 def test_a_ratio_of_one_is_one_group_bit_for_bit(method):
     def run(ratio):
         torch.manual_seed(0)
-        adapted = adapt(build("bert"), roles="qkv", method=method, rank=3, alpha=5, dropout=0.0)
+        adapted = adapt(build("bert"), roles="qkv", method=method, **fitting(method, rank=3, alpha=5, dropout=0.0))
         start = {name: p.detach().clone() for name, p in adapted.named_parameters()}
         params = [p for p in adapted.parameters() if p.requires_grad]
         if ratio is not None:
@@ -372,7 +372,7 @@ def process_group(tmp_path):
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_wrappers_change_nothing(method, process_group):
-    adapted = adapt(build("bert"), method=method, rank=3)
+    adapted = adapt(build("bert"), method=method, **fitting(method, rank=3))
     plain = param_groups(adapted, lr=1e-3, lr_ratio=4)
     parallel = DistributedDataParallel(adapted)
     for wrapped in (parallel, torch.compile(adapted), torch.compile(parallel)):

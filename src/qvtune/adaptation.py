@@ -1,55 +1,30 @@
 """`adapt`: decide which parameters of a model train, by role and method, and make it so."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from numbers import Real
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from qvtune.errors import AdaptError, nearest
-from qvtune.roles.attention import AttentionMap, Projection, parse_roles
+from qvtune.methods.method import Adaptation, Batches
+from qvtune.methods.options import check_supplies, resolve_options
+from qvtune.methods.parts import check_biases
+from qvtune.methods.ranks import kept_ranks
+from qvtune.methods.sparse import remove_increments
+from qvtune.methods.start import START, put_back, start_of
+from qvtune.methods.table import METHODS
+from qvtune.roles.attention import AttentionMap, parse_roles
 from qvtune.roles.find import find_attention
 from qvtune.roles.fused import join, misfit, split, split_modules
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.unwrap import unwrap, unwrap_once
 
-METHODS = ("lora", "full")
-
 # The attribute under which an adapted model carries its Adaptation.
 _MARK = "qvtune_adaptation"
 # The attribute under which what changed the model further leaves a function that undoes it, which `restore` calls.
 UNDO = "qvtune_undo"
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """What `adapt` did to a model. `head` holds the names of the modules that train in full beside the roles."""
-
-    roles: str
-    method: str
-    rank: int
-    alpha: float
-    dropout: float
-    layers: tuple[int, ...] | None
-    head: tuple[str, ...]
-    attention: AttentionMap = field(repr=False)
-
-    @property
-    def targets(self) -> list[str]:
-        """Names of the modules that train, relative to the transformers model; parts of fused ones once split."""
-        return [projection.trained for projection in self.projections]
-
-    @property
-    def projections(self) -> list[Projection]:
-        """The adapted projections."""
-        return self.attention.projections(self.roles, self.layers)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain lists and dictionaries that JSON can hold."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -70,41 +45,48 @@ class ParameterCounts:
 def adapt(
     model: nn.Module,
     *,
-    roles: str = "qv",
+    roles: str | None = None,
     method: str = "lora",
-    rank: int = 8,
-    alpha: float = 8,
-    dropout: float = 0.1,
+    rank: int | None = None,
+    alpha: float | None = None,
+    dropout: float | None = None,
+    density: float | None = None,
     layers: Sequence[int] | None = None,
     head: Sequence[str] | None = None,
     attention: AttentionMap | None = None,
+    total_steps: int | None = None,
+    batches: Batches | None = None,
 ) -> nn.Module:
     """Make the chosen roles of `model`'s attention trainable, and freeze the rest but for its head.
 
     "lora" adds low-rank factors through PEFT, W + (alpha / rank) B A with A of shape (rank, inputs), B of shape
-    (outputs, rank) and B zero at the start; "full" trains the projections themselves, biases included. A matrix that
-    holds several roles is split into a linear layer for each, which `restore` makes one again. Everything is checked
-    before anything is touched: a call that raises leaves the model as it was.
+    (outputs, rank) and B zero at the start; "full" trains the projections themselves, biases included; the page
+    on methods lists the others. A matrix that holds several roles is split into a linear layer for each, which
+    `restore` makes one again. Everything is checked before anything is touched: a call that raises leaves the model
+    as it was.
 
     Args:
         model: a transformers model with its weights loaded, changed in place.
-        roles: which of q (query), k (key), v (value), o (output) to train.
-        method: "lora" or "full".
-        rank: rank of the LoRA factors.
-        alpha: LoRA's scale is alpha / rank.
-        dropout: probability of dropping an input of the LoRA factors, in [0, 1).
+        roles: which of q (query), k (key), v (value), o (output) to train; "qv" when None.
+        method: a name in `qvtune.methods.table.METHODS`.
+        rank: rank of the factors. This and the next three are the method's own default when None.
+        alpha: LoRA's scale is alpha / rank, GaLore's is alpha.
+        dropout: probability of dropping an input of the factors, in [0, 1).
+        density: fraction of a projection's entries that "sift" trains, in (0, 1].
         layers: indices of the layers to adapt, negative ones from the end; all when None.
         head: names of modules to train in full beside the roles. When None, the parameters that were newly
             initialised on loading, and for models without a language-model head everything outside the base model.
         attention: a map found earlier or declared by hand; found and verified here when None.
+        total_steps: how many steps training will take, for "adalora".
+        batches: keyword arguments of forward passes, for "eva" and "sift", which needs labels among them.
 
     Returns:
-        The adapted model: a `peft.PeftModel` for "lora", the same object for "full".
+        The adapted model: a `peft.PeftModel` for PEFT's methods, the same object for the others.
 
     Raises:
         RoleError: if the projections cannot be found or a role or layer does not exist.
-        AdaptError: for an unknown method, a bad number, a rank above a projection's own, a model adapted already, or
-            a head that cannot be trained.
+        AdaptError: for an unknown method, an option that it does not take or lacks, a bad number, a rank above a
+            projection's own, a model adapted already, or a head that cannot be trained.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -116,8 +98,11 @@ def adapt(
     """
     if not isinstance(model, nn.Module):
         raise AdaptError(f"model is a {type(model).__name__}; load it first, as with AutoModel.from_pretrained.")
-    roles = parse_roles(roles)
-    _check_numbers(method, rank, alpha, dropout)
+    options = resolve_options(
+        method, roles=roles, layers=layers, rank=rank, alpha=alpha, dropout=dropout, density=density
+    )
+    check_supplies(method, total_steps, batches)
+    roles = parse_roles("qv" if roles is None else roles) if METHODS[method].has_roles else ""
     _check_layers(layers)
     check_fresh(model)
     inner = unwrap(model)
@@ -128,17 +113,43 @@ def adapt(
     attention = attention or find_attention(model)
     head_names = tuple(head) if head is not None else _head_modules(inner)
     resolved = None if layers is None else tuple(layers)
-    adaptation = Adaptation(roles, method, rank, alpha, dropout, resolved, head_names, attention)
-    targets = list(dict.fromkeys(adaptation.targets))
+    adaptation = Adaptation(roles, method, **options, layers=resolved, head=head_names, attention=attention)
+    is_loaded = not any(parameter.is_meta for parameter in inner.parameters())
+    return apply(model, adaptation, total_steps=total_steps, batches=batches, start=is_loaded)
+
+
+def apply(
+    model: nn.Module,
+    adaptation: Adaptation,
+    *,
+    total_steps: int | None = None,
+    batches: Batches | None = None,
+    start: bool = True,
+) -> nn.Module:
+    """Do to a model what an adaptation says; `start=False` leaves what a method does before the first step undone.
+
+    Raises:
+        RoleError, AdaptError: as `adapt` does, with the model as it was.
+    """
+    inner, method = unwrap(model), METHODS[adaptation.method]
     _check_present(adaptation)
-    if method == "lora":
-        _check_rank(adaptation)
+    _check_method(adaptation)
     _check_modules(inner, adaptation)
-    split(inner, attention, adaptation.projections)
+    trainable = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
+    split(inner, adaptation.attention, adaptation.projections)
+    adapted = inner
     try:
-        adapted = _apply_lora(inner, adaptation, targets) if method == "lora" else _apply_full(inner, adaptation)
+        if method.config is not None:
+            adapted = _apply_peft(inner, adaptation, total_steps)
+        else:
+            inner.requires_grad_(False)
+            method.function(str(method.train))(inner, adaptation)
+        if start and method.start is not None:
+            method.function(method.start)(adapted, adaptation, batches or ())
     except BaseException:
-        join(inner)
+        _undo(adapted, adaptation, merge=False)
+        for name, parameter in inner.named_parameters():
+            parameter.requires_grad_(name in trainable)
         raise
     setattr(adapted, _MARK, adaptation)
     return adapted
@@ -149,9 +160,9 @@ def restore(model: nn.Module, *, merge: bool = True) -> nn.Module:
 
     Args:
         model: what `adapt` returned, trained or not.
-        merge: with LoRA, add what was trained to the weights; without, take the adapters off and leave the
-            projections as they were. Under "full" the weights are what they are. A trained head stays either way,
-            in the precision that the model was loaded in.
+        merge: add what was trained to the weights; without, take the adapters off and leave the projections as they
+            were before `adapt`. Where the weights themselves trained ("full", "galore") they are what they are. A
+            trained head stays either way, in the precision that the model was loaded in.
 
     Raises:
         AdaptError: if the model was not adapted.
@@ -165,15 +176,25 @@ def restore(model: nn.Module, *, merge: bool = True) -> nn.Module:
     if holder is None:
         raise AdaptError("this model was not adapted by qvtune, so there is nothing to restore.")
     adaptation = holder.__dict__.pop(_MARK)
-    if adaptation.method == "full":
-        join(holder)
-        return holder.requires_grad_(True)
-    dtypes = _head_dtypes(unwrap(holder), adaptation.head)
-    restored = holder.merge_and_unload() if merge else holder.unload()
-    for name, dtype in dtypes.items():
-        restored.get_submodule(name).to(dtype)
-    join(restored)
-    return restored.requires_grad_(True)
+    return _undo(holder, adaptation, merge=merge).requires_grad_(True)
+
+
+def _undo(adapted: Any, adaptation: Adaptation, *, merge: bool) -> nn.Module:
+    """Take off what a method put on a model, whole or in part, and return the transformers model."""
+    inner, start = unwrap(adapted), start_of(adapted)
+    if hasattr(adapted, "peft_config"):
+        dtypes = _head_dtypes(inner, adaptation.head)
+        _unwrap_head(inner, adaptation.head)
+        inner = adapted.merge_and_unload() if merge else adapted.unload()
+        for name, dtype in dtypes.items():
+            inner.get_submodule(name).to(dtype)
+    elif adaptation.density is not None:
+        remove_increments(inner, adaptation, merge=merge)
+    adapted.__dict__.pop(START, None)
+    if start is not None and not merge:
+        put_back(inner, start)
+    join(inner)
+    return inner
 
 
 def adaptation_of(model: nn.Module) -> Adaptation | None:
@@ -192,7 +213,7 @@ def _holder(model: nn.Module) -> nn.Module | None:
 def count_parameters(model: nn.Module) -> ParameterCounts:
     """Count the parameters that take part in the forward pass, trainable ones by role.
 
-    The copy of the head that PEFT keeps beside the trained one is not counted.
+    The copy of the head that PEFT keeps beside the trained one is not counted, nor what AdaLoRA has pruned.
 
     Raises:
         AdaptError: if the model was not adapted.
@@ -202,19 +223,23 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
         raise AdaptError("this model was not adapted: call qvtune.adapt first.")
     inner = unwrap(model)
     dead = dead_copies(inner)
+    kept = kept_ranks(model) if METHODS[adaptation.method].steps else {}
     by_role = {ROLES[role]: 0 for role in adaptation.roles}
     head = total = 0
     for name, parameter in inner.named_parameters():
         if id(parameter) in dead:
             continue
-        total += parameter.numel()
+        size = parameter.numel()
+        if (triplets := kept.get(name.partition(".lora_")[0])) is not None and parameter.requires_grad:
+            size = size // len(triplets) * sum(triplets)
+        total += size
         if not parameter.requires_grad:
             continue
         role = adaptation.attention.role_of_module(name)
         if role is None:
-            head += parameter.numel()
+            head += size
         else:
-            by_role[ROLES[role]] += parameter.numel()
+            by_role[ROLES[role]] += size
     return ParameterCounts(by_role, head, head + sum(by_role.values()), total)
 
 
@@ -228,21 +253,14 @@ def dead_copies(inner: Any) -> set[int]:
     }
 
 
-def _check_numbers(method: str, rank: int, alpha: float, dropout: float) -> None:
-    if method not in METHODS:
-        raise AdaptError(f"unknown method '{method}'.{nearest(method, METHODS)} Methods are {', '.join(METHODS)}.")
-    for name, value in (("rank", rank), ("alpha", alpha), ("dropout", dropout)):
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise AdaptError(f"{name} is {value!r}, a {type(value).__name__}; it must be a number.")
-    if rank < 1 or rank != int(rank):
-        raise AdaptError(f"rank is {rank}; it must be at least 1, and whole.")
-    if not 0 < alpha < math.inf:
-        raise AdaptError(f"alpha is {alpha}; it must be above 0, and finite.")
-    if not 0 <= dropout < 1:
-        raise AdaptError(f"dropout is {dropout}; it must be at least 0 and below 1.")
-
-
-def _check_rank(adaptation: Adaptation) -> None:
+def _check_method(adaptation: Adaptation) -> None:
+    """Check what a method needs of the model."""
+    if adaptation.method == "bitfit":
+        check_biases(adaptation)
+    if adaptation.method == "head" and not adaptation.head:
+        raise AdaptError("method head trains the head alone, and this model has none. Name modules with head=[...].")
+    if adaptation.rank is None or not METHODS[adaptation.method].rank_is_bound:
+        return
     for projection in adaptation.projections:
         if adaptation.rank > min(projection.shape):
             rows, columns = projection.shape
@@ -302,7 +320,8 @@ def _check_present(adaptation: Adaptation) -> None:
 
 def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:
     modules = dict(inner.named_modules())
-    targets, head, method = [p.module for p in adaptation.projections], adaptation.head, adaptation.method
+    targets, head = [p.module for p in adaptation.projections], adaptation.head
+    by_peft = METHODS[adaptation.method].config is not None
     for name in head:
         if name not in modules or name == "":
             raise AdaptError(
@@ -311,11 +330,11 @@ def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:
         if any(target == name or target.startswith(name + ".") for target in targets):
             raise AdaptError(f"head '{name}' holds projections that are adapted too. Name a module outside attention.")
         others = [other for other in modules if other.endswith(name) and other not in head]
-        if method == "lora" and others:  # PEFT compares the ends of names
+        if by_peft and others:  # PEFT compares the ends of names
             raise AdaptError(
                 f"head '{name}' cannot be told from '{others[0]}' by PEFT. Name both in the head, or use method='full'."
             )
-    for name in (*targets, *head) if method == "full" else ():
+    for name in () if by_peft else (*targets, *head):
         for path, parameter in inner.named_parameters():
             is_its_own = path == name or path.startswith(f"{name}.")
             if is_its_own and parameter.dtype not in (torch.float32, torch.float64):
@@ -325,33 +344,19 @@ def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:
                 )
 
 
-def _apply_lora(inner: Any, adaptation: Adaptation, targets: list[str]) -> nn.Module:
-    from peft import LoraConfig, get_peft_model
+def _apply_peft(inner: Any, adaptation: Adaptation, total_steps: int | None) -> nn.Module:
+    from peft import get_peft_model
 
-    config = LoraConfig(
-        task_type=_task_type(inner, adaptation.head),
-        r=adaptation.rank,
-        lora_alpha=adaptation.alpha,  # type: ignore[arg-type]  # PEFT divides it; a fraction is fine
-        lora_dropout=adaptation.dropout,
-        target_modules=targets,
-        modules_to_save=list(adaptation.head) or None,
-    )
-    adapted = get_peft_model(inner, config)
+    common = {
+        "task_type": _task_type(inner, adaptation.head),
+        "target_modules": adaptation.targets,
+        "modules_to_save": list(adaptation.head) or None,
+    }
+    make_config = METHODS[adaptation.method].config
+    assert make_config is not None
+    adapted = get_peft_model(inner, make_config(common, adaptation, total_steps))
     _keep_head_in_float32(unwrap(adapted), adaptation.head)
     return adapted
-
-
-def _apply_full(inner: nn.Module, adaptation: Adaptation) -> nn.Module:
-    inner.requires_grad_(False)
-    for name in (*adaptation.targets, *adaptation.head):
-        inner.get_submodule(name).requires_grad_(True)
-    for projection in adaptation.projections:
-        bias = getattr(inner.get_submodule(projection.trained), "bias", None)
-        if bias is not None and not projection.bias:  # zeros in a fused bias, where the key has none
-            bias.requires_grad_(False)
-    for name in (name for projection in adaptation.projections for name in projection.extra):
-        inner.get_parameter(name).requires_grad_(True)
-    return inner
 
 
 def _keep_head_in_float32(inner: nn.Module, head: Sequence[str]) -> None:
@@ -363,6 +368,14 @@ def _keep_head_in_float32(inner: nn.Module, head: Sequence[str]) -> None:
             for parameter in trained:
                 parameter.data = parameter.data.float()
             module.register_forward_pre_hook(_float_inputs)
+
+
+def _unwrap_head(inner: nn.Module, head: Sequence[str]) -> None:
+    """Put the trained head in its place; PEFT does that too, but for (IA)³ and VeRA of a single layer alone."""
+    for name in head:
+        parent, _, child = name.rpartition(".")
+        wrapper: Any = inner.get_submodule(name)
+        setattr(inner.get_submodule(parent), child, wrapper.modules_to_save[wrapper.active_adapters[0]])
 
 
 def _head_dtypes(inner: nn.Module, head: Sequence[str]) -> dict[str, torch.dtype]:

@@ -8,6 +8,9 @@ from torch import nn
 
 from qvtune.adaptation import Adaptation, adaptation_of, dead_copies
 from qvtune.errors import RateError
+from qvtune.methods.galore import projection_settings
+from qvtune.methods.method import Method
+from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
@@ -15,6 +18,8 @@ from qvtune.roles.unwrap import unwrap
 
 HEAD = "head"
 NO_DECAY = "_no_decay"
+# What follows the role in the name of a group of factors B with a rate of their own.
+B_FACTORS = "_b"
 
 
 def param_groups(
@@ -22,6 +27,7 @@ def param_groups(
     *,
     lr: float,
     lr_ratio: float = 1.0,
+    b_lr_ratio: float | None = None,
     head_lr: float | None = None,
     query_lr: float | None = None,
     key_lr: float | None = None,
@@ -35,13 +41,16 @@ def param_groups(
     The rate of query, key and output is η_QK = `lr`, that of value is η_V = λ η_QK with λ = `lr_ratio`
     (Yao et al., IJCAI 2025), and the head's is `lr` unless `head_lr` is given. A parameter belongs to the role of the
     module that owns it, biases and adapter factors included. One-dimensional parameters (biases, norms) form groups
-    of their own, named with "_no_decay", which weight decay spares. No group is empty.
+    of their own, named with "_no_decay", which weight decay spares. No group is empty. With η_B / η_A = `b_lr_ratio`
+    other than 1 (LoRA+, Hayou et al. 2024) the factors B of each role form a group too, named as "value_b", whose rate
+    is that of the role times the ratio.
 
     Args:
         model: what `adapt` returned, or any model of which only attention projections and a head require gradients;
             also inside DistributedDataParallel or `torch.compile`.
         lr: learning rate of query and key, above 0.
         lr_ratio: λ, above 0.
+        b_lr_ratio: of the factors B to A, above 0; 16 for a model adapted by "loraplus", and 1 for others, when None.
         head_lr: learning rate of the head.
         query_lr: rate of the query alone, in place of `lr`.
         key_lr: rate of the key alone, in place of `lr`.
@@ -51,12 +60,18 @@ def param_groups(
         attention: where the roles are, for a model that `adapt` has not seen; found when None.
 
     Returns:
-        Dictionaries with `name`, `params`, `param_names` (relative to the transformers model), `lr`, `weight_decay`.
+        Dictionaries with `name`, `params`, `param_names` (relative to the transformers model), `lr`, `weight_decay`;
+        for a model adapted by "galore" also what its optimizer reads, which `qvtune.methods.galore.galore_adamw` makes.
 
     Raises:
-        RateError: for a rate that is not a finite number above 0, for both `value_lr` and `lr_ratio`, and if a
-            trainable parameter belongs neither to a role nor to the head, or none is trainable.
+        RateError: for a rate that is not a finite number above 0, for both `value_lr` and `lr_ratio`, for a ratio that
+            means nothing to the method, and if a trainable parameter belongs neither to a role nor to the head, or none
+            is trainable.
     """
+    adaptation = adaptation_of(model)
+    method = METHODS[adaptation.method] if adaptation else None
+    if method is not None:
+        b_lr_ratio = _check_ratios(method, lr_ratio, b_lr_ratio)
     rates = role_rates(
         lr=lr,
         lr_ratio=lr_ratio,
@@ -69,23 +84,39 @@ def param_groups(
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
         raise RateError(f"weight_decay is {weight_decay}; it must be a finite number, at least 0.")
     groups: dict[str, dict[str, Any]] = {}
-    for name, (owner, parameter) in _owners(model, attention).items():
-        spared = parameter.ndim < 2
-        group_name = owner + NO_DECAY if spared else owner
-        group = groups.setdefault(
-            group_name,
-            {
-                "name": group_name,
-                "params": [],
-                "param_names": [],
-                "lr": rates[owner],
-                "weight_decay": 0.0 if spared else weight_decay,
-            },
-        )
+    owners = _owners(model, attention)
+    ratio = 1.0 if b_lr_ratio is None else b_lr_ratio
+    if not (math.isfinite(ratio) and ratio > 0):
+        raise RateError(f"b_lr_ratio is {ratio}; it must be a finite number above 0.")
+    for name, (owner, parameter) in owners.items():
+        spared = parameter.ndim < 2 or (method is not None and not method.decays and owner != HEAD)
+        is_b = ratio != 1.0 and owner != HEAD and ".lora_B." in name
+        group_name = owner + B_FACTORS * is_b + NO_DECAY * spared
+        settings = {
+            "name": group_name,
+            "params": [],
+            "param_names": [],
+            "lr": rates[owner] * (ratio if is_b else 1.0),
+            "weight_decay": 0.0 if spared else weight_decay,
+        }
+        if adaptation is not None and adaptation.method == "galore" and owner != HEAD and not spared:
+            settings |= projection_settings(adaptation)
+        group = groups.setdefault(group_name, settings)
         group["params"].append(parameter)
         group["param_names"].append(name)
-    order = [name + suffix for name in (*ROLES.values(), HEAD) for suffix in ("", NO_DECAY)]
+    order = [
+        name + b + spared for name in (*ROLES.values(), HEAD) for b in ("", B_FACTORS) for spared in ("", NO_DECAY)
+    ]
     return [groups[name] for name in order if name in groups]
+
+
+def _check_ratios(method: Method, lr_ratio: float, b_lr_ratio: float | None) -> float | None:
+    """Return the ratio of B's rate to A's; a ratio that means nothing to the method is an error."""
+    if not method.has_roles and lr_ratio != 1.0:
+        raise RateError(f"lr_ratio is {lr_ratio}, and method '{method.name}' trains no role. Leave it out.")
+    if method.b_lr_ratio is None and b_lr_ratio not in (None, 1.0):
+        raise RateError(f"b_lr_ratio is {b_lr_ratio}, and method '{method.name}' has no factors A and B. Leave it out.")
+    return method.b_lr_ratio if b_lr_ratio is None else b_lr_ratio
 
 
 def role_rates(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny import make_reviews, save_tiny_bert, write_reviews
+from tiny import make_reviews, save_tiny_bert, save_tiny_llama, write_reviews
 
 from qvtune.cli.main import main
 from qvtune.network import hub_is_reachable
@@ -34,6 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("bad")
     save_tiny_bert(place / "bert")
     save_tiny_bert(place / "wider", width=64)
+    save_tiny_llama(place / "llama")
     write_reviews(place / "good.csv", 40)
     for name, file, size in (("brokenconfig", "config.json", 40), ("truncated", "model.safetensors", 5000)):
         shutil.copytree(place / "bert", place / name)
@@ -110,7 +111,7 @@ CASES = {
     "unknown target": (f"{GOOD} --target q_prj", "unknown projection 'q_prj'. Did you mean 'q_proj'?"),
     "unknown method": (
         f"{GOOD} --method lorra",
-        "--method is 'lorra'; it should be 'lora' or 'full'. Did you mean 'lora'?",
+        "'bitfit' or 'head'. Did you mean 'lora'?",
     ),
     "unknown model folder": ("train --model ./nowhere --out @out --data @good.csv", "no such folder"),
     "folder without a model": ("train --model @emptyfolder --out @out --data @good.csv", "has no config.json"),
@@ -132,7 +133,37 @@ CASES = {
     "file without its suffix": (f"{TRAIN} --data @good", "good: no such file. Did you mean '"),
     "rank above the matrix": (f"{GOOD} --rank 33", "is 32 x 32: factors of rank 32 reach every change of it"),
     "rate of a role that does not train": (f"{GOOD} --key-lr 1e-3", "--key-lr is given, and --roles is qv"),
-    "LoRA's option for full training": (f"{GOOD} --method full --rank 4", "--rank is of LoRA, and --method is full"),
+    "rank where there is none": (
+        f"{GOOD} --method full --rank 4",
+        "--rank is given, and --method full has no rank. Leave it out",
+    ),
+    "alpha where there is none": (f"{GOOD} --method vera --alpha 4", "--method vera has no alpha"),
+    "dropout where there is none": (f"{GOOD} --method ia3 --dropout 0.1", "--method ia3 has no dropout"),
+    "density of another method": (f"{GOOD} --density 0.1", "--density is given, and --method lora has no density"),
+    "density above 1": (
+        f"{GOOD} --method sift --density 1.5",
+        "--density is '1.5'; it should be less than or equal to 1",
+    ),
+    "ratio of factors without factors": (f"{GOOD} --method galore --b-lr-ratio 4", "--method galore has no b lr ratio"),
+    "roles of the head": (
+        f"{GOOD} --method head --roles q",
+        "--roles is given, and --method head trains the head alone",
+    ),
+    "λ of the head": (f"{GOOD} --method head --lr-ratio 2", "--lr-ratio is given, and --method head trains the head"),
+    "a role's rate beside the head": (
+        f"{GOOD} --method head --value-lr 1e-3",
+        "--value-lr is given, and --method head",
+    ),
+    "one step for AdaLoRA": (f"{GOOD} --method adalora --max-steps 1", "there are 1. Give it at least 2"),
+    "EVA with short batches": (
+        f"{GOOD} --method eva --batch-size 1 --rank 30",
+        "eva finds 30 directions in batches of more tokens",
+    ),
+    "GaLore's rank above the matrix": (f"{GOOD} --method galore --rank 33", "is 32 x 32: factors of rank 32 reach"),
+    "biases that are not there": (
+        "train --model @llama --out @out --data @good.csv --method bitfit",
+        "bitfit trains biases, and the query projections of this model have none",
+    ),
     "model is a file": (
         "train --model @good.csv --out @out --data @good.csv",
         "good.csv: is a file. Give a model folder",

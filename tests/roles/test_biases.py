@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import assert_same_state, snapshot
+from models import assert_same_state, fitting, snapshot
 from torch import Tensor, nn
 from transformers import (
     BeitConfig,
@@ -134,7 +134,7 @@ def test_adapted_and_restored_it_is_the_same_bit_for_bit(family: str, method: st
     before = snapshot(model)
     with torch.no_grad():
         plain = run(model)
-        adapted = adapt(model, roles="qkv", method=method, rank=2, head=[]).eval()
+        adapted = adapt(model, roles="qkv", method=method, **fitting(method, rank=2), head=[]).eval()
         assert (run(adapted.base_model.model if method == "lora" else adapted) - plain).abs().max() < 1e-5
     restored = restore(adapted)
     assert_same_state(before, restored)

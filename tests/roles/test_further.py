@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from models import assert_same_state, snapshot, stir, stir_lora
+from models import assert_same_state, fitting, snapshot, stir, stir_lora
 from peft import PeftModel
 from torch import nn
 
@@ -122,7 +122,7 @@ def test_what_trains(family: str, method: str, roles: str, layers: list | None) 
     model = build(family)
     before = snapshot(model)
     expected = modules(family, roles, (0, 1) if layers is None else (1,))
-    adapted = adapt(model, roles=roles, method=method, layers=layers, rank=3, dropout=0.0, head=[])
+    adapted = adapt(model, roles=roles, method=method, layers=layers, **fitting(method, rank=3, dropout=0.0), head=[])
     if method == "lora":
         stir_lora(adapted)
         assert count_parameters(adapted).adapter == sum(3 * sum(before[f"{name}.weight"].shape) for name in expected)

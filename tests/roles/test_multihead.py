@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import assert_same_state, snapshot
+from models import assert_same_state, fitting, snapshot
 from torch import nn
 
 from qvtune.adaptation import adapt, restore
-from qvtune.adapters import load_adapter, save_adapter
+from qvtune.adapters import load_adapter, loads_in_peft, save_adapter
 from qvtune.errors import AdaptError
 from qvtune.groups import param_groups
 from qvtune.roles.find import find_attention
@@ -141,7 +141,7 @@ def test_it_is_found_measured_and_left_as_it_was() -> None:
 def test_only_the_chosen_roles_train(method: str, roles: str) -> None:
     model = build()
     start = snapshot(model)
-    adapted = adapt(model, roles=roles, method=method, rank=4, head=[]).train()
+    adapted = adapt(model, roles=roles, method=method, **fitting(method, rank=4), head=[]).train()
     optimizer = torch.optim.SGD(param_groups(adapted, lr=0.1), lr=1.0)
     for _ in range(3):
         adapted(IDS)[0].pow(2).mean().backward()
@@ -196,3 +196,26 @@ def test_an_output_that_peft_would_add_twice_is_not_saved(tmp_path: Path) -> Non
     with pytest.raises(AdaptError, match=r"PEFT adds an adapter .* twice.*qvtune\.restore"):
         save_adapter(adapt(build(), roles="vo", head=[]), tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("method", ["dora", "rslora", "pissa", "olora", "loraplus", "loftq", "ia3", "vera"])
+def test_other_methods_are_saved_and_undone(method: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    def found(model: nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=IDS)[0]
+
+    torch.manual_seed(4)
+    model = adapt(build(), roles="qv", method=method, head=[], **fitting(method, rank=3, alpha=5.0, dropout=0.0)).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    expected = found(model)
+    assert (expected - found(build())).abs().max() > 1e-3
+    save_adapter(model, tmp_path)
+    assert torch.equal(found(load_adapter(build(), tmp_path).eval()), expected)
+    assert loads_in_peft(model) == (method in ("rslora", "pissa", "olora", "loraplus"))
+    if loads_in_peft(model):
+        assert (found(PeftModel.from_pretrained(build(), tmp_path).eval()) - expected).abs().max() < 1e-5
+    assert (found(restore(model).eval()) - expected).abs().max() < 1e-5

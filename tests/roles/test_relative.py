@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import assert_same_state, snapshot
+from models import assert_same_state, fitting, snapshot
 from torch import nn
 from transformers import XLNetConfig, XLNetForSequenceClassification, XLNetModel
 
 from qvtune.adaptation import adapt, adaptation_of, count_parameters, restore
-from qvtune.adapters import load_adapter, save_adapter
+from qvtune.adapters import load_adapter, loads_in_peft, save_adapter
 from qvtune.errors import AdaptError, RoleError
 from qvtune.groups import param_groups
 from qvtune.roles.attention import AttentionMap
@@ -126,7 +126,7 @@ def test_keys_and_values_that_are_swapped_are_refused() -> None:
 def test_only_the_chosen_roles_train(method: str, roles: str) -> None:
     model = build()
     start = snapshot(model)
-    adapted = adapt(model, roles=roles, method=method, rank=4, head=[]).train()
+    adapted = adapt(model, roles=roles, method=method, **fitting(method, rank=4), head=[]).train()
     optimizer = torch.optim.AdamW(param_groups(adapted, lr=0.01, weight_decay=0.1))
     for _ in range(3):
         adapted(IDS)[0].pow(2).mean().backward()
@@ -232,3 +232,26 @@ def test_adapter_in_plain_peft(roles: str, layers: list | None, tmp_path: Path) 
     assert torch.equal(outputs(back), ours)
     assert adaptation_of(back) == adaptation_of(model)
     torch.testing.assert_close(outputs(restore(back).eval()), ours, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["dora", "rslora", "pissa", "olora", "loraplus", "loftq", "ia3", "vera"])
+def test_other_methods_are_saved_and_undone(method: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    def found(model: nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=IDS)[0]
+
+    torch.manual_seed(4)
+    model = adapt(build(), roles="qvo", method=method, **fitting(method, rank=3, alpha=5.0, dropout=0.0)).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    expected = found(model)
+    assert (expected - found(build())).abs().max() > 1e-3
+    save_adapter(model, tmp_path)
+    assert torch.equal(found(load_adapter(build(), tmp_path).eval()), expected)
+    assert loads_in_peft(model) == (method in ("rslora", "pissa", "olora", "loraplus"))
+    if loads_in_peft(model):
+        assert (found(PeftModel.from_pretrained(build(), tmp_path).eval()) - expected).abs().max() < 1e-5
+    assert (found(restore(model).eval()) - expected).abs().max() < 1e-5

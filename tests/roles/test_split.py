@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from fused import FUSED_BY_ID, Fused, fused_cases, tokens
-from models import assert_same_state, snapshot
+from models import assert_same_state, fitting, snapshot
 from torch import nn
 from transformers import GPT2Config, GPT2Model
 
@@ -57,7 +57,7 @@ def test_split_computes_the_same_and_comes_back_bit_for_bit(family: Fused, dtype
 
 def train(model: nn.Module, roles: str, method: str) -> nn.Module:
     torch.manual_seed(1)
-    adapted = adapt(model, roles=roles, method=method, rank=4, head=[]).train()
+    adapted = adapt(model, roles=roles, method=method, **fitting(method, rank=4), head=[]).train()
     groups = param_groups(adapted, lr=0.05, weight_decay=0.1)
     optimizer = torch.optim.AdamW(groups)
     for _ in range(3):
@@ -208,7 +208,7 @@ def test_keys_and_values_in_halves_beside_a_query_of_its_own(method: str) -> Non
         ("o", "h.1.crossattention.c_proj", Rows(0, 32)),
     ]
     start = snapshot(model)
-    adapted = adapt(model, roles="qv", method=method, rank=4, head=[], attention=attention).train()
+    adapted = adapt(model, roles="qv", method=method, **fitting(method, rank=4), head=[], attention=attention).train()
     optimizer = torch.optim.SGD(param_groups(adapted, lr=0.05), lr=1.0)
     for _ in range(3):
         adapted(**inputs)[0].pow(2).mean().backward()

@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from qvtune.errors import ConfigError
+from qvtune.methods.method import OPTIONS
+from qvtune.methods.table import METHODS
 from qvtune.train.config import TrainConfig, make_config, read_config
 
 BASE = {"model": "m", "data": "d.csv", "out": "runs/x"}
@@ -67,6 +69,20 @@ def test_fingerprint_is_of_what_changes_results() -> None:
     other = [{"lr": 1e-3}, {"seed": 1}, {"roles": "v"}, {"data": "e.csv"}, {"model": "n"}, {"eval_batch_size": 8}]
     assert {make_config(BASE | change).fingerprint() for change in same} == {config.fingerprint()}
     assert len({make_config(BASE | change).fingerprint() for change in other} | {config.fingerprint()}) == 7
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_configuration_of_every_method_repeats_itself(method: str, tmp_path: Path) -> None:
+    config = make_config(BASE | {"method": method})
+    entry = METHODS[method]
+    assert config.lr == entry.lr
+    assert {name: getattr(config, name) for name in entry.defaults} == entry.defaults
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml())
+    assert make_config({}, path) == config
+    written = yaml.safe_load(config.to_yaml()).keys()
+    assert {name for name in OPTIONS if name in written} == set(entry.defaults)
+    assert ("roles" in written) == ("lr_ratio" in written) == entry.has_roles
 
 
 def test_every_option_has_help_text() -> None:

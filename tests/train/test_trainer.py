@@ -7,11 +7,13 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
+from models import fitting
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 import qvtune
 from qvtune.errors import ConfigError, RunError
+from qvtune.methods.ranks import kept_ranks, orthogonality
 from qvtune.train.run import _checkpointing
 
 
@@ -61,7 +63,7 @@ def logged(trainer: transformers.Trainer, key: str) -> list[float]:
 
 def adapted(method: str = "lora") -> nn.Module:
     torch.manual_seed(11)
-    return qvtune.adapt(make_model(), roles="qv", method=method, rank=4)
+    return qvtune.adapt(make_model(), roles="qv", method=method, **fitting(method, rank=4))
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -246,3 +248,37 @@ def test_a_model_trained_in_bf16_is_saved_in_float32(tmp_path: Path) -> None:
     moved = [name for name, value in saved.state_dict().items() if not torch.equal(value, before[name])]
     assert moved
     assert all(".query." in name or ".value." in name or name.startswith("classifier.") for name in moved)
+
+
+@pytest.mark.parametrize("own_loss", [False, True])
+def test_adalora_is_shared_out_by_the_trainer_and_regularised_once(own_loss: bool, tmp_path: Path) -> None:
+    def loss(outputs: dict, labels: torch.Tensor, num_items_in_batch: int | None = None) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
+
+    args = arguments(
+        tmp_path, method="adalora", rank=2, dropout=0.0, gradient_accumulation_steps=2, max_steps=10, fast=False
+    )
+    given = {"compute_loss_func": loss} if own_loss else {}
+    trainer = qvtune.Trainer(make_model(dropout=0.0), args, train_dataset=make_data(), **given)
+    penalty = orthogonality(trainer.model).item()
+    trainer.train()
+    assert sum(map(sum, kept_ranks(trainer.model).values())) == 8
+    assert qvtune.count_parameters(trainer.model).adapter == 8 * (32 + 32 + 1)
+    assert penalty > 0.5
+    assert penalty < logged(trainer, "loss")[0] < penalty + 0.9  # and cross entropy of two classes
+
+
+def test_galore_by_the_trainer_projects_and_resumes(tmp_path: Path) -> None:
+    args = arguments(tmp_path, method="galore", rank=2, save_strategy="steps", save_steps=4, max_steps=8)
+    straight = qvtune.Trainer(make_model(), args, train_dataset=make_data())
+    straight.train()
+    again = qvtune.Trainer(make_model(), args, train_dataset=make_data())
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    state = again.optimizer.optimizer.state
+    moments = {name: state[p]["exp_avg"].shape for name, p in again.model.named_parameters() if p.requires_grad}
+    assert {shape for name, shape in moments.items() if name.endswith(("query.weight", "value.weight"))} == {(32, 2)}
+    for (name, one), (_, other) in zip(straight.model.named_parameters(), again.model.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    other = qvtune.Trainer(make_model(), arguments(tmp_path, method="galore", optim="sgd"), train_dataset=make_data())
+    with pytest.raises(ConfigError, match="GaLore is AdamW's here, and optim is 'sgd'"):
+        other.train()

@@ -39,9 +39,9 @@ def print_plan(console: Console, plan: Plan) -> None:
     """Print what trains: parameters and learning rate by role."""
     status = "measured on the model" if plan.verified else "by structure, not measured"
     layers = f"{plan.attention_layers} attention layer" + ("s" if plan.attention_layers > 1 else "")
-    how = f"LoRA, {plan.roles}" if plan.method == "lora" else f"full, {plan.roles}"
+    how = f"{plan.method}, {plan.roles}, {layers}, roles {status}" if plan.roles else plan.method
     console.out(
-        f"{plan.model} ({plan.model_type}): {how}, {layers}, roles {status}",
+        f"{plan.model} ({plan.model_type}): {how}",
         highlight=False,
     )
     table = Table()
@@ -49,7 +49,9 @@ def print_plan(console: Console, plan: Plan) -> None:
     table.add_column("parameters", justify="right")
     table.add_column("learning rate", justify="right")
     for role, count in plan.parameters_by_role.items():
-        table.add_row(role, f"{count:,}", f"{plan.learning_rates[role]:g}")
+        of_b = plan.learning_rates.get(f"{role}_b")
+        rate = f"{plan.learning_rates[role]:g}" + ("" if of_b is None else f", B {of_b:g}")
+        table.add_row(role, f"{count:,}", rate)
     if plan.parameters_head:
         table.add_row("head", f"{plan.parameters_head:,}", f"{plan.learning_rates['head']:g}")
     share = plan.parameters_trainable / plan.parameters_total

@@ -1,5 +1,6 @@
 """`Store`: a folder of runs, each named by the hash of its configuration."""
 
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from typing import Any
 
 from filelock import FileLock
 
-from qvtune import __version__
 from qvtune.errors import RunError
 from qvtune.lab.outcome import Outcome, read_outcome
 from qvtune.train.config import TrainConfig
@@ -17,6 +17,8 @@ from qvtune.train.folder import LOCK, RunFolder, write_json, writing
 MANIFEST = "store.json"
 # Raised when a store of this version can no longer be read as one of the last.
 FORMAT = 1
+
+VERSION = importlib.metadata.version("qvtune")
 
 SWEEP, COMPARISON, REPRODUCTION = "sweep", "comparison", "reproduction"
 
@@ -63,7 +65,7 @@ class Store:
         if written_in != FORMAT:
             raise RunError(
                 f"{self.path}: was written by qvtune {manifest.get('qvtune')} in format {written_in}, and this is "
-                f"{__version__} with format {FORMAT}. Use that version, or start anew in another --out."
+                f"{VERSION} with format {FORMAT}. Use that version, or start anew in another --out."
             )
         return manifest
 
@@ -77,7 +79,9 @@ class Store:
         """Add runs to the store, which is made if there is none.
 
         Args:
-            kind: SWEEP, COMPARISON or REPRODUCTION.
+            kind: VERSION = importlib.metadata.version("qvtune")
+
+        SWEEP, COMPARISON or REPRODUCTION.
             runs: labels by the name of the run.
             given: options that all runs share because the user said so, with their resolved values.
             details: what a report of this kind needs further; replaces what was there.
@@ -97,7 +101,7 @@ class Store:
                     self.manifest,
                     {
                         "format": FORMAT,
-                        "qvtune": __version__,
+                        "qvtune": VERSION,
                         "options": sorted(TrainConfig.model_fields),
                         "kind": kind,
                         "given": before["given"] | dict(given),

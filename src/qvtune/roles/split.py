@@ -80,9 +80,10 @@ class Split(nn.Module):
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         """Return rows of the parts in the order of the fused matrix."""
         joined = torch.cat(list(parts))
-        return torch.empty_like(joined).index_copy(0, self._order(joined.device), joined)
+        return torch.empty_like(joined).index_copy(0, self.order(joined.device), joined)
 
-    def _order(self, device: torch.device) -> Tensor:
+    def order(self, device: torch.device) -> Tensor:
+        """Return which row of the fused matrix each row of the parts is, (rows,)."""
         return torch.tensor([row for rows in self.rows.values() for row in rows.indices()], device=device)
 
     def _mark(self, module: nn.Module) -> None:
@@ -125,7 +126,7 @@ class SplitProjection(Split):
         if self.runs > 1:
             return torch.cat([part.unflatten(-1, (self.runs, -1)) for part in parts], dim=-1).flatten(-2)
         joined = torch.cat(parts, dim=-1)
-        return torch.empty_like(joined).index_copy(-1, self._order(joined.device), joined)
+        return torch.empty_like(joined).index_copy(-1, self.order(joined.device), joined)
 
     @property
     def weight(self) -> Tensor:

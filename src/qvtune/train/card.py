@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.methods.table import METHODS
 from qvtune.roles.layouts import ROLES
 from qvtune.train.config import TrainConfig
 
@@ -15,8 +16,21 @@ model = PeftModel.from_pretrained(base, "path/of/this/folder")
 ```
 """
 
+LOADING_BY_QVTUNE = """Plain PEFT cannot load this.
 
-def adapter_card(config: TrainConfig, task: Task, rates: dict[str, float], metrics: dict[str, float]) -> str:
+```python
+import qvtune
+from transformers import AutoModelForSequenceClassification
+
+base = AutoModelForSequenceClassification.from_pretrained({base}, num_labels={outputs}{names})
+model = qvtune.load_adapter(base, "path/of/this/folder")
+```
+"""
+
+
+def adapter_card(
+    config: TrainConfig, task: Task, rates: dict[str, float], metrics: dict[str, float], is_plain: bool
+) -> str:
     """Return the README, in Markdown with the front matter that the hub reads.
 
     Args:
@@ -24,7 +38,15 @@ def adapter_card(config: TrainConfig, task: Task, rates: dict[str, float], metri
         task: what was learned.
         rates: learning rate by role and head.
         metrics: of the saved weights.
+        is_plain: whether plain PEFT loads it.
     """
+    method = METHODS[config.method]
+    options = {name: getattr(config, name) for name in method.defaults}
+    what = [
+        *([", ".join(ROLES[role] for role in config.roles)] if method.has_roles else []),
+        *([", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in options.items())] if options else []),
+        f"learning rates {', '.join(f'{name} {rate:g}' for name, rate in rates.items())}",
+    ]
     is_local = Path(config.model).exists() or ":" in config.model
     model = Path(config.model).name if is_local else config.model
     names = f", id2label={dict(enumerate(task.labels))!r}" if task.kind == CLASSIFICATION else ""
@@ -32,19 +54,18 @@ def adapter_card(config: TrainConfig, task: Task, rates: dict[str, float], metri
     lines = [
         "---",
         *([] if is_local else [f"base_model: {config.model}"]),
-        "library_name: peft",
-        "tags: [lora, qvtune]",
+        *(["library_name: peft"] if is_plain else []),
+        f"tags: [{method.name}, qvtune]",
         "---",
-        f"# LoRA adapter of {model} for {task.name}",
+        f"# {method.name} adapter of {model} for {task.name}",
         "",
-        f"Roles {', '.join(ROLES[role] for role in config.roles)}; rank {config.rank}, alpha {config.alpha:g}, dropout "
-        f"{config.dropout:g}; learning rates {', '.join(f'{name} {rate:g}' for name, rate in rates.items())}; seed "
-        f"{config.seed}. Trained with qvtune.",
+        f"{'Roles ' if method.has_roles else ''}{'; '.join(what)}; seed {config.seed}. Method {method.name}: "
+        f"{method.summary}. Trained with qvtune.",
         "",
         "| metric | value |",
         "| --- | --- |",
         *(f"| {name} | {value:.4f} |" for name, value in metrics.items()),
         "",
-        LOADING.format(base=base, outputs=task.num_outputs, names=names),
+        (LOADING if is_plain else LOADING_BY_QVTUNE).format(base=base, outputs=task.num_outputs, names=names),
     ]
     return "\n".join(lines)

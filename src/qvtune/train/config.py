@@ -4,24 +4,47 @@ import hashlib
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
 from qvtune.data.options import DataOptions
 from qvtune.errors import ConfigError, nearest
+from qvtune.methods.method import OPTIONS, Method
+from qvtune.methods.table import METHODS
 from qvtune.options import Options, option_name, parse_options
 from qvtune.roles.attention import parse_roles
 from qvtune.roles.layouts import OUTPUTS, ROLES, SEPARATE_LAYOUTS
 
-DEFAULT_LR = {"lora": 4e-4, "full": 5e-5}
-DEFAULT_LR_RATIO = {"lora": 4.0, "full": 2.0}
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]
+
+LORA: Any = METHODS["lora"]
 
 # Options that change where results go or how they are shown, and not what they are.
 NOT_IN_FINGERPRINT = {"out", "report_to", "num_workers", "data", "glue_dir", "model", "validation", "attention"}
-LORA_OPTIONS = ("rank", "alpha", "dropout")
+# Options that mean nothing where no role trains.
+ROLE_OPTIONS = ("roles", "layers", "lr_ratio", *(f"{name}_lr" for name in ROLES.values()))
 PATHS = ("data", "glue_dir", "model", "validation", "attention")
+
+
+def _others(option: str) -> str:
+    """Say the default of an option for the methods where it is not LoRA's."""
+    own = getattr(LORA, option)
+    others: dict[float, list[str]] = {}
+    for method in METHODS.values():
+        value = getattr(method, option)
+        if value not in (None, own):
+            others.setdefault(value, []).append(method.name)
+    return f"For {', '.join(f'{join_words(names)} {value:g}' for value, names in others.items())}." if others else ""
+
+
+def join_words(words: list[str]) -> str:
+    """Return "a, b and c"."""
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 class AdaptOptions(Options):
@@ -34,10 +57,24 @@ class AdaptOptions(Options):
     roles: str = Field(
         "qv", description="Which attention projections train: any of q (query), k (key), v (value), o (output)."
     )
-    method: Literal["lora", "full"] = Field("lora", description="lora: low-rank adapters; full: the projections.")
-    rank: int = Field(8, ge=1, description="Rank of the LoRA factors.")
-    alpha: float = Field(8.0, gt=0, description="LoRA adds (alpha / rank) B A to a weight.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout on the input of the LoRA factors.")
+    method: MethodName = Field(
+        "lora", description="; ".join(f"{method.name}: {method.summary}" for method in METHODS.values()) + "."
+    )
+    rank: int = Field(LORA.rank, ge=1, description=f"Rank of the factors. {_others('rank')}")
+    alpha: float = Field(
+        LORA.alpha,
+        gt=0,
+        description=f"LoRA adds (alpha / rank) B A to a weight; GaLore scales by alpha. {_others('alpha')}",
+    )
+    dropout: float = Field(
+        LORA.dropout, ge=0, lt=1, description=f"Dropout on the input of the factors. {_others('dropout')}"
+    )
+    density: float = Field(
+        METHODS["sift"].defaults["density"],
+        gt=0,
+        le=1,
+        description="Part of a projection's entries that --method sift trains.",
+    )
     attention: Path | None = Field(
         None,
         description="YAML file that states where query, key, value and output are, for a model whose layout is not "
@@ -65,13 +102,17 @@ class AdaptOptions(Options):
 class RateOptions(Options):
     """Learning rates, of AdamW."""
 
-    lr: float = Field(
-        DEFAULT_LR["lora"], gt=0, description="Learning rate of query and key (η_QK). For --method full 5e-5."
-    )
+    lr: float = Field(LORA.lr, gt=0, description=f"Learning rate of query and key (η_QK). {_others('lr')}")
     lr_ratio: float = Field(
-        DEFAULT_LR_RATIO["lora"],
+        LORA.lr_ratio,
         gt=0,
-        description="λ = η_V / η_QK: the value's learning rate is this many times --lr. For --method full 2.",
+        description="λ = η_V / η_QK: the value's learning rate is this many times --lr. " + _others("lr_ratio"),
+    )
+    b_lr_ratio: float = Field(
+        LORA.b_lr_ratio,
+        gt=0,
+        description="η_B / η_A: the learning rate of the factors B is this many times that of A. "
+        + _others("b_lr_ratio"),
     )
     head_lr: float | None = Field(None, gt=0, description="Learning rate of the head; --lr when left out.")
     query_lr: float | None = Field(None, gt=0, description="Learning rate of the query alone.")
@@ -153,12 +194,13 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
             raise ValueError(
                 "--batch-tokens is a part of the fast path, and --no-fast is given. Leave one of them out."
             )
-        useless = [name for name in LORA_OPTIONS if name in values] if method == "full" else []
-        if useless:
-            raise ValueError(f"{option_name(useless[0])} is of LoRA, and --method is full. Leave it out.")
-        if method in DEFAULT_LR:
-            values.setdefault("lr", DEFAULT_LR[method])
-            values.setdefault("lr_ratio", 1.0 if "value_lr" in values else DEFAULT_LR_RATIO[method])
+        entry = METHODS.get(str(method))
+        if entry is not None:
+            _check_options(entry, values)
+            defaults = entry.defaults | {"lr": entry.lr}
+            if entry.lr_ratio is not None:
+                defaults["lr_ratio"] = 1.0 if "value_lr" in values else entry.lr_ratio
+            values = defaults | values
         return values
 
     @model_validator(mode="after")
@@ -167,6 +209,24 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
             if getattr(self, f"{name}_lr") is not None and role not in self.roles:
                 raise ValueError(f"--{name}-lr is given, and --roles is {self.roles}: the {name} does not train.")
         return self
+
+    @property
+    def useless_options(self) -> tuple[str, ...]:
+        """Options that mean nothing to the method."""
+        return _useless(METHODS[self.method])
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """What `adapt` is to be given of the options, None for what the method does not take."""
+        names = ("roles", "layers", *(name for name in OPTIONS if name != "b_lr_ratio"))
+        return {name: None if name in self.useless_options else getattr(self, name) for name in names}
+
+    @property
+    def rates(self) -> dict[str, float | None]:
+        """What `role_rates` is to be given of the options."""
+        names = ("lr", "lr_ratio", "head_lr", *(f"{name}_lr" for name in ROLES.values()))
+        values = {name: getattr(self, name) for name in names}
+        return values if METHODS[self.method].has_roles else values | {"lr_ratio": 1.0}
 
     @property
     def pass_tokens(self) -> int:
@@ -189,14 +249,24 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
             del values["lr_ratio"]
         if "batch_tokens" in values:
             del values["batch_size"]
-        if self.method == "full":
-            values = {name: value for name, value in values.items() if name not in LORA_OPTIONS}
+        values = {name: value for name, value in values.items() if name not in self.useless_options}
         start = "# qvtune train --config config.yaml\n"
         return start + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
     @staticmethod
     def _is_here(path: str | None) -> bool:
         return path is not None and Path(path).exists()
+
+
+def _useless(method: Method) -> tuple[str, ...]:
+    return tuple(name for name in OPTIONS if name not in method.defaults) + (() if method.has_roles else ROLE_OPTIONS)
+
+
+def _check_options(method: Method, values: dict[str, Any]) -> None:
+    for name in _useless(method):
+        if name in values:
+            why = "trains the head alone" if name in ROLE_OPTIONS else f"has no {name.replace('_', ' ')}"
+            raise ValueError(f"{option_name(name)} is given, and --method {method.name} {why}. Leave it out.")
 
 
 def make_config(values: dict[str, Any], config_file: Path | None = None) -> TrainConfig:

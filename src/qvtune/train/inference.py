@@ -28,6 +28,7 @@ from qvtune.data.tables import Table, read_table
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.data.tokens import tokenize
 from qvtune.errors import ConfigError, DataError, RunError, nearest
+from qvtune.methods.table import METHODS
 from qvtune.train.config import TrainConfig
 from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.fast.batches import longest_first
@@ -65,10 +66,10 @@ def load_run(path: Path, model: str | None = None) -> TrainedRun:
     if not folder.is_finished:
         raise RunError(f"{path}: the run has not finished. Give 'qvtune train --resume {path}' to end it first.")
     task = Task.from_dict(folder.read_json(folder.plan)["task"])
-    saved = folder.adapter if config.method == "lora" else folder.model
+    is_adapter = METHODS[config.method].saves == "adapter"
+    saved = folder.adapter if is_adapter else folder.model
     if not saved.is_dir():
         raise RunError(f"{saved}: what the run trained is gone. Put the folder back, or train again in a new --out.")
-    is_adapter = config.method == "lora"
     source = find_model((model or config.model) if is_adapter else str(saved), config.trust_remote_code)
     model_config = load_config(source)
     tokenizer = load_tokenizer(ModelSource(str(saved), str(saved), {}), model_config)
@@ -213,7 +214,7 @@ def _check_free(out: Path, overwrite: bool) -> None:
 
 
 def merge_run(run: TrainedRun, out: Path) -> None:
-    """Write a run's model as a plain transformers checkpoint, with LoRA added to the weights.
+    """Write a run's model as a plain transformers checkpoint, with an adapter added to the weights.
 
     Raises:
         RunError: if `out` exists and is not empty.
@@ -222,7 +223,7 @@ def merge_run(run: TrainedRun, out: Path) -> None:
         if not out.is_dir() or any(out.iterdir()):
             raise RunError(f"{out}: exists already. Give --out a new folder.")
         out.rmdir()
-    model: Any = restore(run.model) if run.config.method == "lora" else run.model
+    model: Any = restore(run.model) if METHODS[run.config.method].saves == "adapter" else run.model
     with staged_folder(out) as staging:
         model.save_pretrained(str(staging))
         run.tokenizer.save_pretrained(str(staging))

@@ -6,10 +6,12 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from qvtune.adaptation import Adaptation, ParameterCounts, adapt, adaptation_of, count_parameters
+from qvtune.adaptation import ParameterCounts, adapt, adaptation_of, count_parameters
 from qvtune.data.load import load_data
 from qvtune.data.task import CLASSIFICATION, Task
-from qvtune.groups import role_rates
+from qvtune.groups import B_FACTORS, role_rates
+from qvtune.methods.method import Adaptation, Batches
+from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.declare import declare_attention, read_declaration
 from qvtune.roles.find import find_attention
@@ -60,17 +62,13 @@ def make_plan(model: nn.Module, config: TrainConfig) -> Plan:
     adaptation = adaptation_of(model)
     assert adaptation is not None, "make_plan takes what adapt returned"
     counts = count_parameters(model)
-    rates = role_rates(
-        lr=config.lr,
-        lr_ratio=config.lr_ratio,
-        head_lr=config.head_lr,
-        query_lr=config.query_lr,
-        key_lr=config.key_lr,
-        value_lr=config.value_lr,
-        output_lr=config.output_lr,
-    )
+    method = METHODS[adaptation.method]
+    rates = role_rates(**config.rates)  # type: ignore[arg-type]
     trained = [ROLES[role] for role in adaptation.roles] + (["head"] if counts.head else [])
-    saved = counts.trainable + _beside_factors(adaptation) if adaptation.method == "lora" else counts.total
+    learning_rates = {name: rates[name] for name in trained}
+    if method.b_lr_ratio is not None and config.b_lr_ratio != 1.0:
+        learning_rates |= {f"{n}{B_FACTORS}": rates[n] * config.b_lr_ratio for n in trained if n != "head"}
+    saved = counts.trainable + _beside_factors(adaptation, counts) if method.saves == "adapter" else counts.total
     return Plan(
         model=config.model,
         model_type=adaptation.attention.model_type,
@@ -78,7 +76,7 @@ def make_plan(model: nn.Module, config: TrainConfig) -> Plan:
         method=adaptation.method,
         roles=adaptation.roles,
         attention_layers=len(adaptation.attention.chosen(adaptation.layers)),
-        learning_rates={name: rates[name] for name in trained},
+        learning_rates=learning_rates,
         parameters_by_role=counts.by_role,
         parameters_adapter=counts.adapter,
         parameters_head=counts.head,
@@ -103,26 +101,32 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
     task = load_data(config, config.seed).task if with_data else TWO_CLASSES
     model = build_on_meta(source, task)
     check_length(config.max_length, model.config)
-    adapted = adapt_for(config, model, verify=False)
+    adapted = adapt_for(config, model, verify=False, total_steps=2, batches=())
     return make_plan(adapted, config)
 
 
-def adapt_for(config: TrainConfig, model: nn.Module, *, verify: bool = True) -> nn.Module:
+def adapt_for(
+    config: TrainConfig,
+    model: nn.Module,
+    *,
+    verify: bool = True,
+    total_steps: int | None = None,
+    batches: Batches | None = None,
+) -> nn.Module:
     """Adapt a model as a configuration says, with its roles measured or, without weights, by structure alone."""
     if config.attention is None:
         attention = find_attention(model, verify=verify)
     else:
         roles, heads = read_declaration(config.attention)
         attention = declare_attention(model, roles, heads=heads, verify=verify)
+    method = METHODS[config.method]
     return adapt(
         model,
-        roles=config.roles,
         method=config.method,
-        rank=config.rank,
-        alpha=config.alpha,
-        dropout=config.dropout,
-        layers=config.layers,
+        **config.method_options,
         attention=attention,
+        total_steps=total_steps if method.steps else None,
+        batches=batches,
     )
 
 
@@ -163,10 +167,21 @@ def _operations(inner: nn.Module, adaptation: Adaptation, counts: ParameterCount
     return tokens * (2 * (2 * matrices + counts.adapter * shared) + 2 * products)
 
 
-def _beside_factors(adaptation: Adaptation) -> int:
-    """Count what an adapter on XLNet's parameters holds for plain PEFT: a change of full size, and identities."""
+def _beside_factors(adaptation: Adaptation, counts: ParameterCounts) -> int:
+    """Count what an adapter holds beside what trains.
+
+    That is its start or its places, VeRA's shared factors, and for plain PEFT on XLNet's parameters a change of full
+    size and identities.
+    """
+    shapes = [projection.shape for projection in adaptation.projections]
+    if adaptation.method == "vera" and adaptation.rank is not None:
+        return adaptation.rank * sum(max(sides) for sides in zip(*shapes, strict=True))
+    method = METHODS[adaptation.method]
+    start = counts.adapter if method.saves_twice else 0
+    if not method.has_lora or adaptation.method in ("dora", "loftq"):
+        return start  # nothing for plain PEFT
     layers = [layer for layer in adaptation.attention.chosen(adaptation.layers) if layer.layout == "relative"]
-    return sum(
+    return start + sum(
         rows * inputs + layer.heads**2 * layer["q"].shape[1]
         for layer in layers
         for rows, inputs in (layer[role].shape for role in adaptation.roles)

@@ -19,12 +19,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from qvtune.adaptation import adaptation_of, count_parameters, restore
-from qvtune.adapters import ADAPTATION_FILE, save_adapter
+from qvtune.adapters import ADAPTATION_FILE, loads_in_peft, save_adapter
 from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING, load_data
 from qvtune.data.task import TextData
 from qvtune.data.tokens import count_cut, tokenize, unknown_share
 from qvtune.errors import ConfigError, DataError, nearest
+from qvtune.methods.table import METHODS
 from qvtune.train.card import adapter_card
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import describe_environment, is_main_process, peak_memory, reset_peak_memory
@@ -44,6 +45,7 @@ from qvtune.train.model import (
 from qvtune.train.plan import Plan, adapt_for, make_plan
 from qvtune.train.progress import ProgressReport
 from qvtune.train.seeds import stream_seed
+from qvtune.train.supplies import count_steps, first_batches
 from qvtune.train.trainer import TrainingArguments
 
 # Shares of unknown tokens at which training makes no sense, and is remarked upon.
@@ -143,7 +145,8 @@ def prepare(config: TrainConfig) -> Prepared:
     source, tokenizer, data = inputs.source, inputs.tokenizer, inputs.data
     set_seed(stream_seed(config.seed, "init"))
     model = load_model(source, inputs.model_config, data.task, tokenizer, new_head=config.new_head)
-    model = adapt_for(config, model)
+    batches = first_batches(config, inputs.train, tokenizer)
+    model = adapt_for(config, model, total_steps=count_steps(config, len(inputs.train)), batches=batches)
     for peft_config in getattr(model, "peft_config", {}).values():
         peft_config.base_model_name_or_path = source.location
     plan = make_plan(model, config)
@@ -193,7 +196,8 @@ def fit(
     metrics = _final_metrics(trainer)
     result = _result(config, prepared, trainer, metrics, metric, clock)
     if trainer.is_world_process_zero():
-        card = adapter_card(config, prepared.data.task, prepared.plan.learning_rates, result["metrics"])
+        rates, is_plain = prepared.plan.learning_rates, loads_in_peft(trainer.model)
+        card = adapter_card(config, prepared.data.task, rates, result["metrics"], is_plain)
         saved = save_trained(trainer.model, prepared.tokenizer, folder, card)
         result["saved_bytes"] = sum(file.stat().st_size for file in saved.glob("*.safetensors"))
         write_json(folder.result, result)
@@ -212,19 +216,8 @@ def training_arguments(config: TrainConfig, folder: RunFolder, metric: str) -> T
     precision = resolve_precision(config.precision)
     return TrainingArguments(
         output_dir=str(folder.checkpoints.absolute()),
-        roles=config.roles,
         method=config.method,
-        rank=config.rank,
-        alpha=config.alpha,
-        dropout=config.dropout,
-        layers=config.layers,
-        learning_rate=config.lr,
-        lr_ratio=config.lr_ratio,
-        head_lr=config.head_lr,
-        query_lr=config.query_lr,
-        key_lr=config.key_lr,
-        value_lr=config.value_lr,
-        output_lr=config.output_lr,
+        **_adapting(config),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         per_device_train_batch_size=config.batch_size,
@@ -262,6 +255,14 @@ def training_arguments(config: TrainConfig, folder: RunFolder, metric: str) -> T
         include_num_input_tokens_seen="no",
         restore_callback_states_from_checkpoint=False,
     )
+
+
+def _adapting(config: TrainConfig) -> dict[str, Any]:
+    """Return what the trainer is told of the method, its options and its rates."""
+    rates = config.rates
+    ratio = config.b_lr_ratio if "b_lr_ratio" in METHODS[config.method].defaults else None
+    options = {name: value for name, value in config.method_options.items() if value is not None}
+    return options | {"learning_rate": rates.pop("lr"), "b_lr_ratio": ratio, **rates}
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:
@@ -309,11 +310,12 @@ def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: R
     """
     adaptation = adaptation_of(model)
     assert adaptation is not None, "a run's model is adapted"
-    target = folder.adapter if adaptation.method == "lora" else folder.model
+    is_adapter = METHODS[adaptation.method].saves == "adapter"
+    target = folder.adapter if is_adapter else folder.model
     if target.exists():
         return target  # whole, since it appears by renaming: the run was killed after this and before its result
     with staged_folder(target) as staging:
-        if adaptation.method == "lora":
+        if is_adapter:
             save_adapter(model, staging)
             write_text(staging / "README.md", card)  # in place of PEFT's form to fill in
         else:

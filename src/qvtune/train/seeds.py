@@ -2,7 +2,7 @@
 
 import hashlib
 
-STREAMS = ("init", "order", "dropout")
+STREAMS = ("init", "order", "dropout", "batches")
 
 
 def stream_seed(seed: int, stream: str) -> int:

@@ -4,19 +4,28 @@ import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints, set_seed
+from transformers.training_args import OptimizerNames
 
 from qvtune.adaptation import adapt, adaptation_of
-from qvtune.adapters import save_adapter
+from qvtune.adapters import TRAINED_FILE, save_adapter
 from qvtune.errors import ConfigError, RunError
 from qvtune.groups import NO_DECAY, param_groups
+from qvtune.methods.galore import galore_adamw
+from qvtune.methods.method import Method
+from qvtune.methods.ranks import allocate, orthogonality, plan_steps
+from qvtune.methods.state import load_trained, trained_state
+from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.unwrap import unwrap
 from qvtune.train.config import TrainConfig
@@ -31,17 +40,24 @@ def _option(name: str, default: Any = None) -> Any:
     return field(default=option.default if default is None else default, metadata={"help": option.description})
 
 
+def _method_option(name: str) -> Any:
+    """Make a field that is the method's own default when None."""
+    return field(default=None, metadata={"help": TrainConfig.model_fields[name].description})
+
+
 @dataclass
 class TrainingArguments(transformers.TrainingArguments):
     """transformers' TrainingArguments, with what to adapt and the rates by role. `learning_rate` is η_QK."""
 
     roles: str = _option("roles")
     method: str = _option("method")
-    rank: int = _option("rank")
-    alpha: float = _option("alpha")
-    dropout: float = _option("dropout")
+    rank: int | None = _method_option("rank")
+    alpha: float | None = _method_option("alpha")
+    dropout: float | None = _method_option("dropout")
+    density: float | None = _method_option("density")
     layers: list[int] | None = _option("layers")
-    lr_ratio: float = _option("lr_ratio")
+    lr_ratio: float | None = _method_option("lr_ratio")
+    b_lr_ratio: float | None = _method_option("b_lr_ratio")
     head_lr: float | None = _option("head_lr")
     query_lr: float | None = _option("query_lr")
     key_lr: float | None = _option("key_lr")
@@ -87,6 +103,8 @@ class Trainer(transformers.Trainer):
         if model is not None:
             model = _prepared(model, args)
         super().__init__(model=model, args=args, **kwargs)
+        if self._method is not None and self._method.steps:
+            self.add_callback(RankAllocation())
         self._role_rates: dict[str, float] = {}
         # transformers takes every model with **kwargs to divide its loss by the accumulated number of examples; heads
         # for sequence classification average over their own batch instead, so N accumulated losses would add up to N
@@ -98,6 +116,20 @@ class Trainer(transformers.Trainer):
         """Make the model and adapt it."""
         return _prepared(super().call_model_init(trial), self.args)
 
+    @property
+    def _method(self) -> Method | None:
+        """The method by which the model was adapted."""
+        adaptation = adaptation_of(self.model)
+        return METHODS[adaptation.method] if adaptation is not None else None
+
+    def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss, with AdaLoRA's regulariser where it trains; PEFT adds that to a loss of the model's own."""
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        if self._method is None or not self._method.steps or self.compute_loss_func is None or not model.training:
+            return result
+        penalty = orthogonality(self.model) / self.current_gradient_accumulation_steps
+        return (result[0] + penalty, result[1]) if isinstance(result, tuple) else result + penalty
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer that `args.optim` names over qvtune's parameter groups."""
         if self.optimizer is None:
@@ -105,7 +137,14 @@ class Trainer(transformers.Trainer):
             cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, source)
             if {"params", "model", "optimizer_dict"} & set(kwargs):
                 raise ConfigError(f"optimizer '{self.args.optim}' makes its own parameter groups. Choose another one.")
-            self.optimizer = cls(self._groups(source), **kwargs)
+            if self._method is not None and self._method.name == "galore":
+                if cls is not torch.optim.AdamW:
+                    raise ConfigError(
+                        f"GaLore is AdamW's here, and optim is '{OptimizerNames(self.args.optim).value}'. Leave it out."
+                    )
+                self.optimizer = galore_adamw(self._groups(source), betas=kwargs["betas"], eps=kwargs["eps"])
+            else:
+                self.optimizer = cls(self._groups(source), **kwargs)
         return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -116,7 +155,8 @@ class Trainer(transformers.Trainer):
 
     def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
         args = self.args
-        value = {"value_lr": args.value_lr} if args.value_lr is not None else {"lr_ratio": args.lr_ratio}
+        ratio = (self._method or METHODS[args.method]).lr_ratio if args.lr_ratio is None else args.lr_ratio
+        value = {"value_lr": args.value_lr} if args.value_lr is not None else {"lr_ratio": ratio or 1.0}
         return param_groups(
             model,
             lr=args.learning_rate,
@@ -125,6 +165,7 @@ class Trainer(transformers.Trainer):
             key_lr=args.key_lr,
             output_lr=args.output_lr,
             weight_decay=args.weight_decay,
+            b_lr_ratio=args.b_lr_ratio,
             attention=None if adaptation_of(model) else _attention_of(self.model),
             **value,
         )
@@ -138,10 +179,10 @@ class Trainer(transformers.Trainer):
         return super()._get_learning_rate()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model; of one adapted by LoRA, an adapter that plain PEFT loads, also of a fused projection."""
+        """Save the model; of one with an adapter, what `save_adapter` saves."""
         super().save_model(output_dir, _internal_call)
-        adaptation = adaptation_of(self.model)
-        if not _internal_call and self.args.should_save and adaptation is not None and adaptation.method == "lora":
+        has_adapter = self._method is not None and self._method.saves == "adapter"
+        if not _internal_call and self.args.should_save and has_adapter:
             save_adapter(self.model, output_dir or str(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -182,14 +223,41 @@ class Trainer(transformers.Trainer):
                 self.state.stateful_callbacks[name] = state
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        adaptation = adaptation_of(self.model)
-        is_whole = adaptation is not None and adaptation.method == "full"  # an adapter holds no frozen weights
+        if self._method is not None and self._method.checkpoint == "trained":
+            self._save_trained(output_dir or str(self.args.output_dir))
+            return
+        is_whole = self._method is not None and self._method.saves == "model"  # an adapter holds no frozen weights
         with full_precision(self.model) if is_whole else nullcontext():
             super()._save(output_dir, state_dict)
         # transformers pickles the arguments beside the weights; nothing reads them back.
         pickled = os.path.join(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME)
         if self.args.should_save and os.path.exists(pickled):
             os.remove(pickled)
+
+    def _save_trained(self, folder: str) -> None:
+        """Save what trains, with the method's own state; neither PEFT nor transformers keeps that."""
+        if not self.args.should_save:
+            return
+        os.makedirs(folder, exist_ok=True)
+        state = {name: value.detach().cpu().contiguous() for name, value in trained_state(self.model).items()}
+        save_file(state, os.path.join(folder, TRAINED_FILE), metadata={"format": "pt"})
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not self._load_trained(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._load_trained(str(self.state.best_model_checkpoint)):
+            super()._load_best_model()
+
+    def _load_trained(self, checkpoint: str) -> bool:
+        file = os.path.join(checkpoint, TRAINED_FILE)
+        if self._method is None or self._method.checkpoint != "trained" or not os.path.exists(file):
+            return False
+        load_trained(self.model, load_file(file), Path(checkpoint))
+        return True
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         wanted = _group_summaries(self.optimizer)
@@ -202,17 +270,30 @@ class Trainer(transformers.Trainer):
             )
 
 
+class RankAllocation(TrainerCallback):
+    """Shares AdaLoRA's ranks out over the steps of a training."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the allocator how many steps there are."""
+        plan_steps(kwargs["model"], state.max_steps)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Measure and prune while the gradients of the step are there."""
+        allocate(kwargs["model"], state.global_step + 1)
+
+
 def _prepared(model: nn.Module, args: TrainingArguments) -> nn.Module:
     if adaptation_of(model) is None:
         set_seed(args.seed)
+        method = METHODS.get(args.method)
+        given = {name: getattr(args, name) for name in ("rank", "alpha", "dropout", "density", "layers")}
         model = adapt(
             model,
-            roles=args.roles,
             method=args.method,
-            rank=args.rank,
-            alpha=args.alpha,
-            dropout=args.dropout,
-            layers=args.layers,
+            roles=None if method is not None and not method.has_roles else args.roles,
+            # Until the trainer knows how many steps there are.
+            total_steps=max(2, args.max_steps) if method is not None and method.steps else None,
+            **given,
         )
     return accelerate(model, precision="bf16" if args.bf16 else "fp32") if args.fast else model
 

@@ -48,7 +48,8 @@ def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
     is_narrow = resolve_precision(precision) == "bf16"
     for module in model.modules():
         faster = _FASTER.get(type(module))
-        if type(module) is nn.Linear and is_narrow and not module.weight.requires_grad:
+        frozen = not any(parameter.requires_grad for parameter in module.parameters())
+        if type(module) is nn.Linear and is_narrow and frozen:
             faster = FastFrozenLinear
         if faster is not None:
             module.__class__ = faster

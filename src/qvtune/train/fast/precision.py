@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from qvtune.errors import ConfigError
 
@@ -44,6 +45,8 @@ def narrow(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.LayerNorm:
             continue  # a few numbers, which torch multiplies with bfloat16 all the same
+        if isinstance(module, ParametrizationList):
+            continue  # small changes that train are added to it, and would be lost
         kept = {}
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in done:

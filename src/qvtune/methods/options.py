@@ -1,0 +1,65 @@
+"""Which options a method takes, and what it takes when none is given."""
+
+import math
+from numbers import Real
+from typing import Any
+
+from qvtune.errors import AdaptError, nearest
+from qvtune.methods.galore import load_galore
+from qvtune.methods.method import Batches
+from qvtune.methods.table import METHODS
+
+
+def resolve_options(method: str, *, roles: Any, layers: Any, **given: Any) -> dict[str, Any]:
+    """Return the options of a method by name, None for those that it does not take.
+
+    Raises:
+        AdaptError: for an unknown method, a bad number, or an option that the method does not take.
+    """
+    if method not in METHODS:
+        raise AdaptError(f"unknown method '{method}'.{nearest(method, METHODS)} Methods are {', '.join(METHODS)}.")
+    for name, value in given.items():
+        if value is not None:
+            _check_number(name, value)
+    entry = METHODS[method]
+    places = {"roles": roles, "layers": layers} if not entry.has_roles else {}
+    for name, value in (places | given).items():
+        if value is not None and name not in entry.defaults:
+            raise AdaptError(f"{name} is {value!r}, and method '{method}' has no {name}. Leave it out.")
+    return {name: entry.defaults.get(name) if value is None else value for name, value in given.items()}
+
+
+def check_supplies(method: str, total_steps: int | None, batches: Batches | None) -> None:
+    """Check that a method has what it needs to know beforehand, and its library.
+
+    Raises:
+        AdaptError: naming what is missing.
+    """
+    entry = METHODS[method]
+    if entry.steps and total_steps is None:
+        raise AdaptError(f"method '{method}' shares out ranks over the steps of a training. Give total_steps.")
+    if entry.batches and batches is None:
+        raise AdaptError(
+            f"method '{method}' looks at data before it trains. Give batches, a list of some {entry.batches} "
+            "dictionaries of tensors that the model takes, labels included."
+        )
+    if method == "galore":
+        load_galore()
+    if method == "loftq":
+        from qvtune.methods.start import check_loftq
+
+        check_loftq()
+
+
+def _check_number(name: str, value: Any) -> None:
+    number: Any = value  # Real is no type that compares
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise AdaptError(f"{name} is {value!r}, a {type(value).__name__}; it must be a number.")
+    if name == "rank" and (number < 1 or number != int(number)):
+        raise AdaptError(f"rank is {value}; it must be at least 1, and whole.")
+    if name == "alpha" and not 0 < number < math.inf:
+        raise AdaptError(f"alpha is {value}; it must be above 0, and finite.")
+    if name == "dropout" and not 0 <= number < 1:
+        raise AdaptError(f"dropout is {value}; it must be at least 0 and below 1.")
+    if name == "density" and not 0 < number <= 1:
+        raise AdaptError(f"density is {value}; it must be above 0, and at most 1.")

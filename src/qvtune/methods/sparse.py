@@ -1,0 +1,91 @@
+"""SIFT: the entries of a projection with the largest gradients train, and the rest stays (Song et al. 2023)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from qvtune.errors import AdaptError
+from qvtune.methods.method import Adaptation, Batches
+from qvtune.methods.parts import train_head
+
+
+class SparseIncrement(nn.Module):
+    """Adds `values` (k,) to the entries `indices` (k,) of a weight that is flattened row by row."""
+
+    indices: Tensor
+
+    def __init__(self, weight: Tensor, density: float) -> None:
+        super().__init__()
+        count = max(1, round(density * weight.numel()))
+        self.values = nn.Parameter(torch.zeros(count, dtype=weight.dtype, device=weight.device))
+        self.register_buffer("indices", torch.arange(count, dtype=torch.int32, device=weight.device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight with the increments."""
+        return weight.flatten().index_add(0, self.indices, self.values).view_as(weight)
+
+
+def train_sift(inner: nn.Module, adaptation: Adaptation) -> None:
+    """Give every projection increments, all zero, and make them and the head trainable."""
+    assert adaptation.density is not None
+    for name in adaptation.targets:
+        module = inner.get_submodule(name)
+        increment = SparseIncrement(module.weight, adaptation.density)  # type: ignore[arg-type]
+        parametrize.register_parametrization(module, "weight", increment)
+    train_head(inner, adaptation)
+
+
+def start_sift(inner: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
+    """Place the increments where the gradient of the loss over the batches is largest, without dropout.
+
+    Raises:
+        AdaptError: if the model gives no loss for a batch.
+    """
+    originals = {name: _original(inner, name).requires_grad_(True) for name in adaptation.targets}
+    device = next(iter(originals.values())).device
+    totals = {name: torch.zeros_like(weight) for name, weight in originals.items()}
+    was_training = inner.training
+    inner.eval()
+    try:
+        for batch in batches:
+            loss = inner(**{name: value.to(device) for name, value in batch.items()}).loss
+            if loss is None:
+                raise AdaptError("sift needs batches with labels, and the model gave no loss for one. Add 'labels'.")
+            gradients = torch.autograd.grad(loss, list(originals.values()), allow_unused=True)
+            for name, gradient in zip(originals, gradients, strict=True):
+                totals[name] += 0 if gradient is None else gradient
+    finally:
+        inner.train(was_training)
+        for weight in originals.values():
+            weight.requires_grad_(False)
+    for name, total in totals.items():
+        increment = increment_of(inner, name)
+        largest = total.flatten().abs().topk(len(increment.indices)).indices
+        increment.indices.copy_(largest.sort().values)
+
+
+def increment_of(inner: nn.Module, name: str) -> SparseIncrement:
+    """Return the increments of the projection called `name`."""
+    increment = inner.get_submodule(f"{name}.parametrizations.weight")[0]  # type: ignore[index]
+    assert isinstance(increment, SparseIncrement)
+    return increment
+
+
+def remove_increments(inner: nn.Module, adaptation: Adaptation, *, merge: bool) -> None:
+    """Make the projections plain again, with the increments added to their weights or without."""
+    for name in adaptation.targets:
+        module: Any = inner.get_submodule(name)
+        weight = _original(inner, name)
+        if merge:
+            weight.data = module.weight.detach()
+        # Not by torch's own function, which changes the class, and copies of the model share that.
+        module.__class__ = module.__class__.__base__
+        del module._modules["parametrizations"]
+        # In front of the bias again, where a state dict and an optimizer had it.
+        module._parameters = {"weight": weight, **module._parameters}
+
+
+def _original(inner: nn.Module, name: str) -> nn.Parameter:
+    return inner.get_parameter(f"{name}.parametrizations.weight.original")

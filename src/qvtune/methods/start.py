@@ -1,0 +1,152 @@
+"""LoRA that starts elsewhere than at zero, on weights that are changed so that it does.
+
+PEFT has these too. Its OLoRA mixes up rows and columns of transformers' `Conv1D`, its LoftQ needs a GPU and takes the
+scale for 1, and none of its keeps the weights that were there, by which adapters load on the untouched model.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from qvtune.errors import AdaptError
+from qvtune.methods.method import Adaptation, Batches
+from qvtune.roles.unwrap import unwrap
+
+ADAPTER = "default"
+# The attribute under which an adapted model keeps its `Start`.
+START = "qvtune_start"
+
+# A (rank, inputs), B (rows, rank).
+Factors = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Parameters of the projections as they were, by name, and the factors that training began with, by module.
+
+    Where weights became 4-bit ones there are no factors.
+    """
+
+    weights: dict[str, Tensor]
+    factors: dict[str, Factors]
+
+
+def start_of(adapted: nn.Module) -> Start | None:
+    """Return how the adapters of a model started, or None where its weights are those that were loaded."""
+    return adapted.__dict__.get(START)
+
+
+def start_pissa(adapted: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
+    """Start at the largest singular directions: B A = U S V', first `rank` (PiSSA, Meng et al. 2024, eq. 2 to 4)."""
+
+    def factors(weight: Tensor, rank: int, scale: float) -> Factors:
+        u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+        root = (s[:rank] / scale).sqrt()
+        return root[:, None] * vh[:rank], u[:, :rank] * root
+
+    _start(adapted, adaptation, factors)
+
+
+def start_olora(adapted: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
+    """Start at W = Q R: B is Q's first columns, A R's first rows (OLoRA, Büyükakyüz 2024, eq. 3)."""
+
+    def factors(weight: Tensor, rank: int, scale: float) -> Factors:
+        q, r = torch.linalg.qr(weight)
+        return r[:rank].contiguous(), q[:, :rank].contiguous()
+
+    _start(adapted, adaptation, factors)
+
+
+def start_loftq(adapted: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
+    """Make the weights 4-bit (NF4) ones, and let B A be the best of its rank for what they lost.
+
+    LoftQ (Li et al. 2023), one pass of algorithm 1; the weights stay floats of 16 values per block of 64.
+    """
+
+    def factors(weight: Tensor, rank: int, scale: float) -> Factors:
+        u, s, vh = torch.linalg.svd(weight - quantised(weight), full_matrices=False)
+        root = (s[:rank] / scale).sqrt()
+        return root[:, None] * vh[:rank], u[:, :rank] * root
+
+    _start(adapted, adaptation, factors, keep=False)
+
+
+def begin_at(adapted: nn.Module, adaptation: Adaptation, factors: dict[str, Factors]) -> None:
+    """Change the weights of a loaded adapter as they were for its training: less these factors, or to 4 bits."""
+    weights = {}
+    for name, layer in _layers(adapted, adaptation):
+        base = layer.get_base_layer()
+        weights[f"{name}.weight"] = base.weight.data
+        weight = _turned(base, base.weight.data).float()
+        if factors:
+            a, b = factors[name]
+            rest = weight - layer.scaling[ADAPTER] * b.to(weight) @ a.to(weight)
+        else:
+            rest = quantised(weight)
+        base.weight.data = _turned(base, rest).to(base.weight.dtype).contiguous()
+    adapted.__dict__[START] = Start(weights, factors)
+
+
+def put_back(inner: nn.Module, start: Start) -> None:
+    """Give the projections, without adapters, the parameters that they had."""
+    for name, weight in start.weights.items():
+        parameter = inner.get_parameter(name)
+        parameter.data = weight.to(parameter.device)
+
+
+def quantised(weight: Tensor) -> Tensor:
+    """Return a weight rounded to 4 bits (NF4, blocks of 64), in float32."""
+    functional = _bitsandbytes()
+    # In one row: of matrices narrower than a block, bitsandbytes mixes up the blocks on a CPU.
+    packed, state = functional.quantize_4bit(weight.float().flatten(), blocksize=64, quant_type="nf4")
+    return functional.dequantize_4bit(packed, state).view(weight.shape).float()
+
+
+def check_loftq() -> None:
+    """Check that weights can be made 4-bit ones.
+
+    Raises:
+        AdaptError: if bitsandbytes is not installed.
+    """
+    try:
+        _bitsandbytes()
+    except ImportError as error:
+        raise AdaptError("loftq needs bitsandbytes. Install it with: pip install 'qvtune[loftq]'") from error
+
+
+def _bitsandbytes() -> Any:
+    import logging
+
+    # It remarks that kernels for other uses of its are not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import bitsandbytes.functional
+
+    return bitsandbytes.functional
+
+
+def _start(
+    adapted: nn.Module, adaptation: Adaptation, decompose: Callable[[Tensor, int, float], Factors], keep: bool = True
+) -> None:
+    found = {}
+    for name, layer in _layers(adapted, adaptation):
+        base = layer.get_base_layer()
+        weight = _turned(base, base.weight.data).float()
+        a, b = decompose(weight, layer.r[ADAPTER], layer.scaling[ADAPTER])
+        for factor, values in ((layer.lora_A, a), (layer.lora_B, b)):
+            factor[ADAPTER].weight.data.copy_(values)
+        found[name] = (a.clone(), b.clone())
+    begin_at(adapted, adaptation, found if keep else {})
+
+
+def _layers(adapted: nn.Module, adaptation: Adaptation) -> list[tuple[str, Any]]:
+    inner = unwrap(adapted)
+    return [(name, inner.get_submodule(name)) for name in adaptation.targets]
+
+
+def _turned(base: nn.Module, weight: Tensor) -> Tensor:
+    """Turn a weight between the module's own shape and (rows, inputs)."""
+    return weight.T if isinstance(base, Conv1D) else weight
