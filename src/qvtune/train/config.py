@@ -25,7 +25,9 @@ else:
 LORA: Any = METHODS["lora"]
 
 # Options that change where results go or how they are shown, and not what they are.
-NOT_IN_FINGERPRINT = {"out", "report_to", "num_workers", "data", "glue_dir", "model", "validation", "attention"}
+NOT_IN_FINGERPRINT = {
+    "out", "report_to", "log_updates", "num_workers", "data", "glue_dir", "model", "validation", "attention",
+}  # fmt: skip
 # Options that mean nothing where no role trains.
 ROLE_OPTIONS = ("roles", "layers", "lr_ratio", *(f"{name}_lr" for name in ROLES.values()))
 PATHS = ("data", "glue_dir", "model", "validation", "attention")
@@ -172,6 +174,9 @@ class MachineOptions(Options):
     gradient_checkpointing: bool = Field(False, description="Compute activations twice to save memory.")
     num_workers: int = Field(0, ge=0, description="Processes that prepare batches.")
     logging_steps: int = Field(10, ge=1, description="Log loss and rates every so many steps.")
+    log_updates: bool = Field(
+        True, description="Log also how far the weights of each role have moved, relative to their size."
+    )
     report_to: list[str] = Field([], description="Trackers of transformers: tensorboard, wandb, trackio, mlflow, ...")
 
 

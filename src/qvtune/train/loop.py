@@ -22,6 +22,7 @@ from qvtune.train.fast.lean import few_walks, kept_memory
 from qvtune.train.fast.precision import widen
 from qvtune.train.folder import RunFolder, writing
 from qvtune.train.trainer import Trainer
+from qvtune.train.updates import UpdateMeter
 
 
 class RunTrainer(Trainer):
@@ -32,6 +33,7 @@ class RunTrainer(Trainer):
         eval_dataset: tokenised evaluation sets by name.
         folder: where checkpoints go.
         batch_tokens: tokens of a batch, in place of a number of examples.
+        log_updates: log how far each role has moved; a model that is sharded over processes cannot be measured.
         **kwargs: the arguments of `Trainer`.
     """
 
@@ -42,6 +44,7 @@ class RunTrainer(Trainer):
         eval_dataset: Mapping[str, Dataset],
         folder: RunFolder,
         batch_tokens: int | None = None,
+        log_updates: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -54,6 +57,8 @@ class RunTrainer(Trainer):
         self.task = task
         self.folder = folder
         self.batch_tokens = batch_tokens
+        is_whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        self.meter = UpdateMeter(self.model) if log_updates and is_whole else None
         self.stop_requested = False
         # Seconds spent on anything but training steps, to be taken off the speed.
         self.aside_seconds = 0.0
@@ -121,8 +126,10 @@ class RunTrainer(Trainer):
         return combine_splits(self.task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, but for transformers' summary at the end, whose speed counts evaluations as training."""
+        """Log with the size of updates, but for transformers' summary, whose speed counts evaluations as training."""
         if "train_runtime" not in logs:
+            if "learning_rate" in logs and self.meter is not None:
+                logs |= {f"update/{role}": size for role, size in self.meter.measure().items()}
             super().log(logs, start_time)
 
     def resume_stopped(self, checkpoint: Path, state: TrainerState) -> None:

@@ -170,6 +170,7 @@ def fit(
     trainer = RunTrainer(
         task=prepared.data.task,
         batch_tokens=config.batch_tokens,
+        log_updates=config.log_updates,
         eval_dataset={s: longest_first(d)[0] if config.fast else d for s, d in prepared.splits.items()},
         folder=folder,
         model=prepared.model,

@@ -32,10 +32,11 @@ class UpdateMeter:
         inner = unwrap(model)
         adaptation = adaptation_of(model)
         assert adaptation is not None, "a meter takes what adapt returned"
-        self._modules = [(p, inner.get_submodule(p.trained)) for p in adaptation.projections]
+        projections = [p for p in adaptation.projections if _moves(inner.get_submodule(p.trained))]
+        self._modules = [(p, inner.get_submodule(p.trained)) for p in projections]
         self._first: dict[int, Tensor] = {}
         if not all(_is_plain_lora(module) for _, module in self._modules):
-            self._modules = [(p, inner.get_submodule(p.trained)) for p in _spread(adaptation.projections)]
+            self._modules = [(p, inner.get_submodule(p.trained)) for p in _spread(projections)]
             self._first = {id(module): effective_weight(module, p.shape[1]) for p, module in self._modules}
 
     @torch.no_grad()
@@ -75,8 +76,17 @@ def effective_weight(module: nn.Module, inputs: int) -> Tensor:
         return (module(identity) - module(torch.zeros_like(identity[:1]))).float()
 
 
+def _moves(module: Any) -> bool:
+    """Whether the weight changes in training, of itself or by an adapter; BitFit's does not."""
+    return base_layer(module) is not module or module.weight.requires_grad
+
+
 def _is_plain_lora(module: nn.Module) -> bool:
-    return isinstance(module, LoraLinear) and not module.lora_variant and len(module.active_adapters) == 1
+    """Whether the change of the weight is s B A, which it is not where B starts elsewhere than at zero."""
+    if not isinstance(module, LoraLinear) or module.lora_variant or len(module.active_adapters) != 1:
+        return False
+    factor: Any = module.lora_B[module.active_adapters[0]]
+    return not factor.weight.any()
 
 
 def _spread(projections: list[Projection]) -> list[Projection]:
