@@ -11,7 +11,7 @@ Positions are those of all sequences, images or windows of a batch, one after an
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -25,6 +25,7 @@ from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer, Projection
 from qvtune.roles.inputs import POSITIONS, candidate_inputs
 from qvtune.roles.layouts import ROLES, Rows
+from qvtune.roles.modes import evaluating
 from qvtune.roles.multihead import SplitMultihead
 
 # Relative change of the context below which a position or channel counts as untouched; it is zero but for rounding.
@@ -61,7 +62,7 @@ def probe(inner: nn.Module, layers: Sequence[AttentionLayer], inputs: Mapping[st
     Raises:
         RoleError: if the model cannot be run, or a layer is not reached.
     """
-    with _evaluating(inner), torch.no_grad():
+    with evaluating(inner), torch.no_grad():
         calls = _record_calls(inner, layers, inputs)
         return [_probe_layer(inner, layer, calls[layer.name]) for layer in layers]
 
@@ -433,14 +434,3 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def _takes_cache(inner: nn.Module) -> bool:
     return hasattr(getattr(inner, "config", None), "use_cache")
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -1,7 +1,5 @@
 """`UpdateMeter`: how far training has moved the projections of each role, relative to their weights."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 from qvtune.adaptation import adaptation_of
 from qvtune.roles.attention import Projection
 from qvtune.roles.layouts import ROLES
+from qvtune.roles.modes import evaluating
 from qvtune.roles.unwrap import base_layer, unwrap
 
 # Where a copy of the first weights is needed, so many layers are measured, spread over the model.
@@ -72,7 +71,7 @@ def effective_weight(module: nn.Module, inputs: int) -> Tensor:
         inputs: its number of inputs.
     """
     identity = torch.eye(inputs, device=next(module.parameters()).device)
-    with _evaluating(module), torch.autocast(identity.device.type, enabled=False):
+    with evaluating(module), torch.autocast(identity.device.type, enabled=False):
         return (module(identity) - module(torch.zeros_like(identity[:1]))).float()
 
 
@@ -98,14 +97,3 @@ def _spread(projections: list[Projection]) -> list[Projection]:
         last, count = len(members) - 1, min(SAMPLED_LAYERS, len(members))
         chosen += [members[round(last * place / max(1, count - 1))] for place in range(count)]
     return chosen
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
