@@ -11,6 +11,7 @@ from qvtune.roles.attention import Projection
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.modes import evaluating
 from qvtune.roles.unwrap import base_layer, unwrap
+from qvtune.train.fast.precision import full_precision
 
 # Where a copy of the first weights is needed, so many layers are measured, spread over the model.
 SAMPLED_LAYERS = 4
@@ -71,7 +72,7 @@ def effective_weight(module: nn.Module, inputs: int) -> Tensor:
         inputs: its number of inputs.
     """
     identity = torch.eye(inputs, device=next(module.parameters()).device)
-    with evaluating(module), torch.autocast(identity.device.type, enabled=False):
+    with evaluating(module), full_precision(module), torch.autocast(identity.device.type, enabled=False):
         return (module(identity) - module(torch.zeros_like(identity[:1]))).float()
 
 
