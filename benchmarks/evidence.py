@@ -37,7 +37,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "sst2": {"epochs": 1, "eval_steps": 63, "max_train_samples": 10_000},
     "stsb": {"epochs": 2, "eval_steps": 72},
 }
-HEATMAP_TASK = "stsb"
+HEATMAP = {"task": "stsb", "epochs": 1}
 LABELS = ["task", "roles", "lr_ratio", "seed"]
 
 
@@ -53,9 +53,8 @@ def train(glue_dir: Path, store: Path, execution: Execution, out: Path) -> None:
     options = SHARED | {"glue_dir": str(glue_dir)}
     runs = [run for task in TASKS for run in roles_and_ratios(task)]
     sweep(options | {"lr": LR}, runs, out=store / "roles", execution=execution)
-    grid = options | {"task": HEATMAP_TASK} | TASKS[HEATMAP_TASK]
     rates = {"lr": RATES, "value_lr": RATES, "seed": SEEDS}
-    heatmap = sweep(grid, rates, out=store / "heatmap", execution=execution)
+    heatmap = sweep(options | HEATMAP, rates, out=store / "heatmap", execution=execution)
     out.mkdir(parents=True, exist_ok=True)
     outcomes = Store(store / "roles").outcomes()
     write_csv(results_table(outcomes), out / "runs.csv")
@@ -89,5 +88,5 @@ if __name__ == "__main__":
     if arguments.store is not None:
         given = {} if arguments.workers is None else {"workers": arguments.workers}
         train(arguments.glue_dir, arguments.store, parse_options(Execution, given), arguments.out)
-    settings = SHARED | {"lr": LR, "tasks": TASKS, "heatmap_task": HEATMAP_TASK, "rates": RATES}
+    settings = SHARED | {"lr": LR, "tasks": TASKS, "heatmap": HEATMAP, "rates": RATES}
     write_page(arguments.out, settings)
