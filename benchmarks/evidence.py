@@ -39,6 +39,8 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 HEATMAP = {"task": "stsb", "epochs": 1}
 LABELS = ["task", "roles", "lr_ratio", "seed"]
+# What the page says about the runs.
+SETTINGS = SHARED | {"lr": LR, "tasks": TASKS, "heatmap": HEATMAP}
 
 
 def roles_and_ratios(task: str) -> list[dict[str, Any]]:
@@ -88,5 +90,4 @@ if __name__ == "__main__":
     if arguments.store is not None:
         given = {} if arguments.workers is None else {"workers": arguments.workers}
         train(arguments.glue_dir, arguments.store, parse_options(Execution, given), arguments.out)
-    settings = SHARED | {"lr": LR, "tasks": TASKS, "heatmap": HEATMAP, "rates": RATES}
-    write_page(arguments.out, settings)
+    write_page(arguments.out, SETTINGS)
