@@ -132,7 +132,7 @@ def _heatmap(table: pd.DataFrame, settings: dict[str, Any], out: Path) -> str:
     test = difference(table, {"lr": best[0], "value_lr": best[1]}, {"lr": one[0], "value_lr": one[1]}, pair=["seed"])
     return f"""## Heat map over η_QK and η_V
 
-{settings["heatmap"]["task"]}, {metric}, {settings["heatmap"]["epochs"]} epoch, query and value, head at {settings["head_lr"]:g}, {table["seed"].nunique()} seeds a cell.
+{settings["heatmap"]["task"]}, {metric}, {settings["heatmap"]["epochs"]} epoch of {settings["heatmap"]["max_train_samples"]:,} examples, query and value, head at {settings["head_lr"]:g}, {table["seed"].nunique()} seeds a cell.
 
 ![Heat map over the two rates](evidence/heatmap.png)
 
