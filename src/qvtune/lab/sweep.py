@@ -61,11 +61,13 @@ def sweep_cells(
     Raises:
         ConfigError: if there are none, and for axes or options that make no sense.
     """
-    points = combinations(axes) if isinstance(axes, Mapping) else [dict(point) for point in axes]
     if isinstance(axes, Mapping):
         check_axes(axes, options)
-    for point in points if not isinstance(axes, Mapping) else ():
-        check_axes({name: [value] for name, value in point.items()}, options)
+        points = combinations(axes)
+    else:
+        points = [dict(point) for point in axes]
+        for point in points:
+            check_axes({name: [value] for name, value in point.items()}, options)
     if not axes or not all(points):
         raise ConfigError("the grid is empty: give at least one --axis, as in --axis lr=1e-4,4e-4.")
     cells = [make_cell(store, point, dict(options) | point) for point in points]
