@@ -29,11 +29,10 @@ RATES = [1e-4, 4e-4, 1.6e-3, 6.4e-3]
 SHARED = {"model": "pkg:minilm", "head_lr": 5e-3, "rank": 8, "batch_size": 16, "keep_best": False}
 LR = 4e-4
 
-# Ten evaluations each.
+# Ten evaluations each. On RTE, the fifth task at hand, MiniLM stays near chance, so that it decides nothing.
 TASKS: dict[str, dict[str, Any]] = {
     "cola": {"epochs": 3, "eval_steps": 160},
     "mrpc": {"epochs": 3, "eval_steps": 70},
-    "rte": {"epochs": 3, "eval_steps": 47},
     "sst2": {"epochs": 1, "eval_steps": 63, "max_train_samples": 10_000},
     "stsb": {"epochs": 2, "eval_steps": 72},
 }
