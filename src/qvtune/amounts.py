@@ -2,7 +2,9 @@
 
 
 def format_seconds(seconds: float) -> str:
-    """Return "42 s", "3 min 5 s" or "2 h 10 min"."""
+    """Return "0.4 s", "42 s", "3 min 5 s" or "2 h 10 min"."""
+    if 0 < seconds < 9.95:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -14,3 +16,8 @@ def format_seconds(seconds: float) -> str:
 def format_bytes(size: int) -> str:
     """Return "512 KiB", or "1,835 MiB" from ten mebibytes on."""
     return f"{size / 2**20:,.0f} MiB" if size >= 10 * 2**20 else f"{size / 2**10:,.0f} KiB"
+
+
+def count(number: int, noun: str) -> str:
+    """Return "1 run" or "1,835 runs"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -98,6 +98,6 @@ def test_a_grid_from_a_file(place: Path, capsys: pytest.CaptureFixture) -> None:
 def test_a_dry_run(place: Path, capsys: pytest.CaptureFixture) -> None:
     assert sweep("--data", "reviews.csv", "--axis", "lr=1e-3,2e-3", "--dry-run") == 0
     printed = capsys.readouterr().out
-    assert "2 runs, 0 of them done, 2 to train" in printed
+    assert "2 runs, 0 done, 2 to train" in printed
     assert "a run, from a few timed steps of each of 1 kind. Nothing was trained." in printed
     assert not (place / "out").exists()

@@ -35,6 +35,8 @@ def test_an_axis_that_comes_twice() -> None:
         ({"lr": []}, {}, "has no values"),
         ({"out": ["a"]}, {}, "changes no result"),
         ({"report_to": ["wandb"]}, {}, "changes no result"),
+        ({"logging_steps": [1, 2]}, {}, "changes no result"),
+        ({"lr": 1e-4}, {}, r"is 0\.0001, and must be a list of values, as in \[0\.0001\]"),
         ({"lr": ["1e-4"]}, {"lr": "2e-4"}, "--lr 2e-4 is given too"),
         ({"lr_ratio": [1], "value_lr": [1e-3]}, {}, "set the same thing"),
         ({"lr_ratio": [1]}, {"value_lr": 1e-3}, "--value-lr 0.001 is given too"),

@@ -31,6 +31,24 @@ def test_an_option_that_was_fixed_becomes_an_axis(tmp_path: Path) -> None:
     }
 
 
+def test_what_became_an_axis_is_shared_no_longer(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.add(SWEEP, RUN, {"epochs": 2.0, "head_lr": 1e-3}, {})
+    store.add(SWEEP, {"b" * 16: {"lr": 1e-4, "epochs": 3.0}}, {"head_lr": 1e-3}, {})
+    store.add(SWEEP, {"b" * 16: {"lr": 1e-4}}, {"epochs": 3.0, "head_lr": 1e-3}, {})
+    assert store.read()["given"] == {"head_lr": 1e-3}
+    assert store.read()["labels"]["b" * 16] == {"lr": 1e-4, "epochs": 3.0}
+
+
+def test_a_rate_of_the_value_cannot_be_left_open(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.add(SWEEP, {"a" * 16: {"lr": 1e-4, "value_lr": 1e-3}}, {}, {})
+    with pytest.raises(RunError, match="its runs differ in value_lr, which these leave open"):
+        store.add(SWEEP, {"b" * 16: {"lr": 2e-4}}, {}, {})
+    store.add(SWEEP, {"b" * 16: {"lr": 2e-4}}, {"value_lr": 1e-3}, {})
+    assert store.read()["labels"]["b" * 16] == {"lr": 2e-4, "value_lr": 1e-3}
+
+
 def test_other_options_are_refused(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     store.add(SWEEP, RUN, {"epochs": 2.0}, {})

@@ -259,6 +259,7 @@ def test_halving_gives_hopeless_runs_up(options: dict, tmp_path: Path) -> None:
     assert stopped["reason"].str.contains("not among the best third").all()
     assert (stopped["steps"] < table["steps"][0]).all()
     assert stopped["metric"].notna().all()
+    assert (stopped["seconds"] < table["seconds"][0]).all()  # of training, without what comes before
 
 
 def test_the_estimate_is_near_the_time_it_takes(options: dict, tmp_path: Path) -> None:
@@ -275,6 +276,7 @@ def test_the_estimate_is_near_the_time_it_takes(options: dict, tmp_path: Path) -
 def test_progress_says_what_is_done_and_left(options: dict, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     sweep(options, {"lr": [1e-3, 2e-3]}, out=tmp_path)
     lines = capsys.readouterr().err.splitlines()
+    assert "2 runs, 0 done, 2 to train" in lines
     first = next(line for line in lines if line.startswith("1/2"))
     assert "lr=0.001: accuracy" in first
     assert "runs/h" in first

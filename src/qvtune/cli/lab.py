@@ -4,7 +4,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from qvtune.amounts import format_seconds
+from qvtune.amounts import count, format_seconds
 from qvtune.lab.cells import Cell
 from qvtune.lab.execution import Execution
 from qvtune.lab.outcome import FINISHED, STOPPED
@@ -22,16 +22,15 @@ def show_estimate(store: Store, cells: list[Cell], execution: Execution) -> None
 
     console = Console()
     missing = missing_cells(store, cells, execution)
-    console.out(
-        f"{len(cells)} runs, {len(cells) - len(missing)} of them done, {len(missing)} to train", highlight=False
-    )
+    done = len(cells) - len(missing)
+    console.out(f"{count(len(cells), 'run')}, {done} done, {len(missing)} to train", highlight=False)
     if not missing:
         return
     found = estimate(missing, execution)
     spread = f" of one process; {execution.workers} share it" if execution.workers > 1 else ""
     console.out(
         f"About {format_seconds(found.seconds)}{spread}, {format_seconds(found.run_seconds)} a run, from a few timed "
-        f"steps of each of {found.kinds} {'kinds' if found.kinds > 1 else 'kind'}. Nothing was trained.",
+        f"steps of each of {count(found.kinds, 'kind')}. Nothing was trained.",
         highlight=False,
     )
 
@@ -90,8 +89,8 @@ def show_savings(console: Console, store: Store) -> None:
         taken = sum(result["seconds"] for result in given_up)
         whole = sum(result["seconds"] / result["part"] for result in given_up)
         console.out(
-            f"{len(given_up)} runs were given up after {format_seconds(taken)}; to their end they would have taken "
-            f"about {format_seconds(whole)}.",
+            f"{count(len(given_up), 'run')} given up after {format_seconds(taken)} of training, which would have taken "
+            f"about {format_seconds(whole)} to the end.",
             highlight=False,
         )
 
@@ -102,7 +101,7 @@ def _cell(name: str, value: object) -> str:
     if name == "metric":
         return f"{value:.4f}"
     if name == "seconds":
-        return f"{value:.0f} s"
+        return format_seconds(float(str(value)))
     if isinstance(value, float):
         return f"{int(value):,}" if name.endswith("parameters") else f"{value:g}"
     return f"{value:,}" if isinstance(value, int) and name.endswith("parameters") else str(value)

@@ -45,13 +45,15 @@ def check_axes(axes: Mapping[str, Sequence[Any]], options: Mapping[str, Any]) ->
     """
     problems = []
     known = [*TrainConfig.model_fields, *WORDS]
-    fixed = NOT_IN_FINGERPRINT - set(PATHS)
+    fixed = (NOT_IN_FINGERPRINT | {"logging_steps"}) - set(PATHS)
     for name, values in axes.items():
         if name not in known:
             problems.append(f"--axis {name}: unknown option.{nearest(name, known)} 'qvtune train --help' lists all.")
         elif name in fixed:
             problems.append(f"--axis {name}: changes no result, so it is no axis. Give --{name.replace('_', '-')}.")
-        elif isinstance(values, str) or not values:
+        elif isinstance(values, str) or not isinstance(values, Sequence):
+            problems.append(f"--axis {name}: is {values!r}, and must be a list of values, as in [{values!r}].")
+        elif not values:
             problems.append(f"--axis {name}: has no values. Write --axis {name}=VALUE,VALUE.")
         if name in options:
             problems.append(f"--axis {name}: --{name.replace('_', '-')} {options[name]} is given too. Leave one out.")

@@ -73,6 +73,7 @@ class Halving(TrainerCallback):
             f"given up after evaluation {number}, at {done:.0%} of its steps: its {name} of "
             f"{metrics[args.metric_for_best_model]:.4f} was not among the best third of the runs that came as far.",
             {
+                "seconds": state.log_history[-1]["seconds"],
                 "steps": state.global_step,
                 "part": done,
                 "main_metric": name.removeprefix("tuning_"),

@@ -228,4 +228,5 @@ def _has(row: Mapping[str, Any], word: str) -> bool:
 
 def _row_list(preset: Preset) -> str:
     names = [f"'{row_name(row)}'" for row in preset.rows]
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more, see 'qvtune reproduce --list'" if names[4:] else "")
+    more = f" and {len(names) - 4} more, see 'qvtune reproduce {preset.experiment} --list'" if names[4:] else ""
+    return ", ".join(names[:4]) + more

@@ -59,8 +59,9 @@ class RunsProgress:
         seconds = outcome.result.get("seconds")
         if note is None and outcome.status == FINISHED:
             note = f"{outcome.result['main_metric']} {_number(outcome.metric)}"
-        text = f"{self.done}/{self.total} {describe(outcome.labels)}: {note or f'{outcome.status}, {outcome.reason}'}"
-        text += f", {seconds:.0f} s" if seconds is not None else ""
+        note = note or f"{outcome.status}, {outcome.reason}".rstrip(".")
+        text = f"{self.done}/{self.total} {describe(outcome.labels)}: {note}"
+        text += f", {format_seconds(seconds)}" if seconds is not None else ""
         self._bar.update(self._task, completed=self.done)
         self.console.out(f"{text}{self._time_left()}", highlight=False)
 

@@ -20,6 +20,9 @@ FORMAT = 1
 
 VERSION = importlib.metadata.version("qvtune")
 
+# Options that say otherwise what another one says; without them a run has a value of them all the same.
+DERIVED = ("value_lr", "batch_tokens")
+
 SWEEP, COMPARISON, REPRODUCTION = "sweep", "comparison", "reproduction"
 
 
@@ -95,8 +98,10 @@ class Store:
             self.path.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path / LOCK):
                 before = self._before(kind)
-                labels = _merged(before, runs, given)
+                labels = _merged(self.path, before, runs, given)
                 _check_given(self.path, before["given"], given, labels)
+                varied = {name for run in labels.values() for name in run}
+                shared = {name: value for name, value in (before["given"] | given).items() if name not in varied}
                 write_json(
                     self.manifest,
                     {
@@ -104,7 +109,7 @@ class Store:
                         "qvtune": VERSION,
                         "options": sorted(TrainConfig.model_fields),
                         "kind": kind,
-                        "given": before["given"] | dict(given),
+                        "given": shared,
                         "details": dict(details),
                         "labels": labels,
                     },
@@ -132,14 +137,21 @@ class Store:
 
 
 def _merged(
-    before: Mapping[str, Any], runs: Mapping[str, dict[str, Any]], given: Mapping[str, Any]
+    path: Path, before: Mapping[str, Any], runs: Mapping[str, dict[str, Any]], given: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Return the labels of all runs; one that was fixed for some of them tells these from the others from now on."""
+    """Return the labels of all runs; one that was fixed for some of them tells these from the others from now on.
+
+    Raises:
+        RunError: if runs leave out what tells the others apart, and it has no default to be told by.
+    """
     merged = {name: dict(labels) for name, labels in before["labels"].items()}
     names = list(dict.fromkeys(name for labels in (*merged.values(), *runs.values()) for name in labels))
     for labels in merged.values():
         labels |= {name: _shared(name, before["given"]) for name in names if name not in labels}
     for run, labels in runs.items():
+        unsaid = next((name for name in DERIVED if name in names and name not in labels and name not in given), None)
+        if unsaid is not None and run not in merged:
+            raise RunError(f"{path}: its runs differ in {unsaid}, which these leave open. Give --axis {unsaid}=VALUE.")
         merged[run] = {name: labels.get(name, _shared(name, given)) for name in names}
     return merged
 

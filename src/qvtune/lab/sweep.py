@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
+from qvtune.amounts import count
 from qvtune.errors import ConfigError
 from qvtune.lab.axes import check_axes, combinations
 from qvtune.lab.cells import Cell, check_distinct, given_options, make_cell
@@ -102,6 +103,8 @@ def train_cells(
         _check_inputs(missing)
     store.add(kind, {cell.name: cell.labels for cell in cells}, given, details)
     if missing:
+        done = len(cells) - len(missing)
+        console.out(f"{count(len(cells), 'run')}, {done} done, {len(missing)} to train", highlight=False)
         _train_missing(store, missing, execution, started if execution.retry else 0.0, console, len(cells))
     return [_outcome(store, cell) for cell in cells]
 
@@ -141,7 +144,7 @@ def _train_missing(
                 else:
                     progress.ended(_outcome(store, cells[name]))
             if busy and len(busy) == len(waiting):
-                console.out(f"{len(busy)} runs are in work in another process; waiting for them.", highlight=False)
+                console.out(f"waiting for {count(len(busy), 'run')} in work in another process", highlight=False)
                 time.sleep(POLL_SECONDS * 10)
             waiting = busy
 

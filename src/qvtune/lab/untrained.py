@@ -42,6 +42,9 @@ def read_untrained(store: Store) -> list[dict[str, Any]]:
 
 
 def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
+    from qvtune.train.quiet import quiet_libraries
+
+    quiet_libraries()
     import numpy as np
     import torch
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from qvtune.amounts import count
 from qvtune.lab.outcome import Outcome
 from qvtune.report.chart import Chart, Series
-from qvtune.report.labels import ALL_RUNS, SEED, count, describe, finished, grouped, mean_sd, varied
+from qvtune.report.labels import ALL_RUNS, SEED, describe, finished, grouped, mean_sd, varied
 from qvtune.report.records import read_records
 
 # More lines than this cannot be told apart.

@@ -10,9 +10,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from qvtune.amounts import count
 from qvtune.lab.outcome import FINISHED
 from qvtune.report.cells import Cell, Grid
-from qvtune.report.labels import LR, LR_RATIO, VALUE_LR, axis_title, count, describe, label_text, mean_text
+from qvtune.report.labels import LR, LR_RATIO, VALUE_LR, axis_title, describe, label_text, mean_text
 from qvtune.report.theme import ACCENT, COLOUR_MAP, NEUTRAL, as_it_stands, plain
 
 # The line λ = 1 leaves the middle of a cell, where the value is written, free: half its width and height.
@@ -219,8 +220,11 @@ def _axis(name: str, values: list[float]) -> dict[str, Any]:
 def caption(grids: Sequence[Grid], left_out: int) -> str:
     """Return what the heat map shows, in words."""
     grid = grids[0]
-    text = f"Mean {grid.metric.replace('_', ' ')} over seeds, n of them; ★ marks the best cell"
-    text += " of each panel." if len(grids) > 1 else "."
+    several = any(sum(cell.statuses.values()) > 1 for grid in grids for cell in grid.cells.values())
+    text = f"Mean {grid.metric.replace('_', ' ')} over seeds, n of them" if several else grid.metric.replace("_", " ")
+    if any(grid.best for grid in grids):
+        text += "; ★ marks the best cell" + (" of each panel" if len(grids) > 1 else "")
+    text += "."
     if any(grid.diagonal for grid in grids):
         text += " On the line λ = 1 query and value have the same rate."
     if any(cell.mean is None for grid in grids for cell in grid.cells.values()):

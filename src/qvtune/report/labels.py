@@ -5,6 +5,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from qvtune.amounts import count
 from qvtune.lab.outcome import FINISHED, Outcome
 
 SEED = "seed"
@@ -99,11 +100,6 @@ def describe(labels: dict[str, Any]) -> str:
 def axis_title(name: str) -> str:
     """Return the title of a label's axis."""
     return AXIS_TITLES.get(name, name.replace("_", " "))
-
-
-def count(number: int, noun: str) -> str:
-    """Return "1 seed" or "3 seeds"."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def mean_text(values: Sequence[float]) -> str:

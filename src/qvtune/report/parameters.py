@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from qvtune.amounts import count
 from qvtune.lab.outcome import Outcome
 from qvtune.report.bands import MOST_SERIES, TASK
 from qvtune.report.chart import Chart, Series
@@ -12,7 +13,6 @@ from qvtune.report.labels import (
     SEED,
     SYMBOLS,
     axis_title,
-    count,
     describe,
     finished,
     grouped,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qvtune.amounts import count
 from qvtune.lab.outcome import Outcome
 from qvtune.report.bands import MOST_SERIES, TASK
 from qvtune.report.chart import Chart, Series
@@ -12,7 +13,6 @@ from qvtune.report.labels import (
     LR_RATIO,
     SEED,
     VALUE_LR,
-    count,
     describe,
     finished,
     grouped,

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
+from qvtune.amounts import count
 from qvtune.errors import RunError
 from qvtune.lab.outcome import FINISHED, Outcome, results_table
 from qvtune.lab.store import Store
@@ -20,7 +21,6 @@ from qvtune.report.heatmap import caption, cell_details, colour_range, draw_heat
 from qvtune.report.labels import (
     SEED,
     axis_title,
-    count,
     describe,
     finished,
     grouped,
@@ -50,7 +50,7 @@ def store_page(store: Store, target: float | None = None) -> tuple[Page, dict[st
     """
     manifest, outcomes = store.read(), store.outcomes()
     pictures, figures = _pictures(outcomes, target)
-    details = manifest["details"]
+    details = {name: value for name, value in manifest["details"].items() if value not in ("", [], {}, None)}
     rest = {name: value for name, value in details.items() if not _is_plain(value)}
     facts = [[Entry(name.replace("_", " ")), _fact(value)] for name, value in details.items() if name not in rest]
     parts: list[Any] = [*_unfinished(outcomes), *_summary(store.path / SUMMARY)]
