@@ -169,9 +169,10 @@ def test_a_killed_worker_costs_its_own_run(options: dict, tmp_path: Path) -> Non
     """One worker is killed in its run; the other run finishes, and the next call ends the first one."""
     axes, slow = {"lr": [1e-3, 2e-3]}, options | {"epochs": 30}
     killed: list[str] = []
+    over = threading.Event()
 
     def kill_one() -> None:
-        while not killed:
+        while not over.is_set():
             for metrics in tmp_path.glob("runs/*/metrics.jsonl"):
                 lock = metrics.parent.parent / f"{metrics.parent.name}.lock"
                 owner = holder(lock)
@@ -184,7 +185,9 @@ def test_a_killed_worker_costs_its_own_run(options: dict, tmp_path: Path) -> Non
     thread = threading.Thread(target=kill_one)
     thread.start()
     table = sweep(slow, axes, out=tmp_path, execution=execution(workers=2), console=QUIET)
+    over.set()
     thread.join()
+    assert killed
     status = dict(zip(table["run"], table["status"], strict=True))
     assert status.pop(killed[0]) == "pending"
     assert list(status.values()) == ["finished"]
@@ -316,17 +319,16 @@ def test_slurm_that_is_not_there(options: dict, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_stays_to_be_done(options: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    timer = threading.Timer(0.0, lambda: None)
-
     def interrupt_soon() -> None:
         while not any(path.stat().st_size for path in tmp_path.glob("runs/*/metrics.jsonl")):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
-    timer = threading.Timer(0.0, interrupt_soon)
-    timer.start()
+    thread = threading.Thread(target=interrupt_soon)
+    thread.start()
     with pytest.raises(Interrupted):
         sweep(options | {"epochs": 40}, {"lr": [1e-3]}, out=tmp_path, console=QUIET)
+    thread.join()
     (outcome,) = Store(tmp_path).outcomes()
     assert outcome.status == "pending"
     assert not end_file(outcome.folder).exists()
