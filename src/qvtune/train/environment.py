@@ -1,5 +1,6 @@
 """What a run ran on: versions and hardware, without anything personal."""
 
+import ctypes
 import gc
 import importlib.metadata
 import os
@@ -39,8 +40,11 @@ def is_main_process() -> bool:
 
 
 def reset_peak_memory() -> None:
-    """Let `peak_memory` count from here, where the system can: with an accelerator and on Linux."""
+    """Give back what earlier runs left, and let `peak_memory` count from here: with an accelerator and on Linux."""
     gc.collect()
+    allocator: Any = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    if hasattr(allocator, "malloc_trim"):  # glibc's
+        allocator.malloc_trim(0)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
