@@ -146,6 +146,8 @@ def test_workers_give_the_same_numbers(done: tuple[Path, pd.DataFrame], options:
     table = sweep(options, AXES, out=tmp_path, execution=execution(workers=2), console=QUIET)
     pd.testing.assert_frame_equal(numbers(table), numbers(done[1]))
     assert losses(tmp_path) == losses(done[0])
+    peaks = table["peak_memory_bytes"]
+    assert peaks.max() < 1.05 * peaks.min()  # each run has a process of its own
 
 
 @pytest.mark.slow

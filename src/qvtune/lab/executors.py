@@ -17,6 +17,8 @@ from qvtune.lab.work import LOST, Job, work
 
 # Seconds between two looks at jobs elsewhere.
 POLL_SECONDS = 0.5
+# What a worker needs, imported once for all.
+SERVED = "qvtune.lab.served"
 
 Executor = Callable[[Sequence[Job], Execution], Iterator[tuple[str, str]]]
 
@@ -28,12 +30,18 @@ def run_local(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str, 
 
 
 def run_workers(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str, str]]:
-    """Train jobs in processes on this machine. One that dies costs its own job; another takes its place."""
+    """Train each job in a process of its own on this machine, so that one that dies costs no other.
+
+    The processes are forked from a server that has imported the libraries and done nothing else, so that they start at
+    once; where the system cannot fork, each imports them anew.
+    """
     from pebble import ProcessExpired, ProcessPool
 
+    context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+    if hasattr(os, "fork"):
+        context.set_forkserver_preload([SERVED])
     # A session of their own keeps the terminal's Ctrl-C from them; they get SIGTERM from here, once.
-    pool = ProcessPool(execution.workers, context=multiprocessing.get_context("spawn"), initializer=os.setsid)
-    with pool:
+    with ProcessPool(execution.workers, max_tasks=1, context=context, initializer=os.setsid) as pool:
         names: dict[Future[str], str] = {pool.schedule(work, args=[job]): job.name for job in jobs}
         with _stopping_workers(names) as stopped:
             pending = set(names)

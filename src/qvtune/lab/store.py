@@ -38,7 +38,6 @@ class Store:
 
     manifest = property(lambda self: self.path / MANIFEST)
     results = property(lambda self: self.path / "results.csv")
-    heatmap = property(lambda self: self.path / "heatmap.png")
     report = property(lambda self: self.path / "report.html")
 
     @property
