@@ -13,7 +13,6 @@ from qvtune.train.environment import peak_memory, reset_peak_memory
 block = np.ones(50_000_000)
 high = peak_memory()[0]
 del block
-assert peak_memory()[0] >= high  # what was freed still counts
 reset_peak_memory()
 low = peak_memory()[0]
 assert high - low > 300_000_000, (high, low)
