@@ -1,5 +1,7 @@
 """What each method's tests need to know of it, written by hand, and how to adapt a tiny model by it."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,7 +9,8 @@ from fused import FUSED_BY_ID, tokens
 from models import batch, build, fitting
 from torch import nn
 
-from qvtune.adaptation import adapt
+from qvtune.adaptation import adapt, restore
+from qvtune.adapters import load_adapter, loads_in_peft, save_adapter
 from qvtune.methods.table import METHODS
 
 NAMES = list(METHODS)
@@ -76,3 +79,28 @@ def logits(model: nn.Module, name: str = "bert") -> torch.Tensor:
     given = {key: value for key, value in inputs(name).items() if key != "labels"}
     with torch.no_grad():
         return model(**given).logits
+
+
+def check_saved_and_undone(
+    method: str, build: Callable[[], nn.Module], ids: torch.Tensor, folder: Path, **options: Any
+) -> None:
+    """A model of another kind of attention, adapted and moved: saved, loaded, loaded by PEFT where it can, merged."""
+    from peft import PeftModel
+
+    def found(model: nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=ids)[0]
+
+    torch.manual_seed(4)
+    model = adapt(build(), method=method, **options, **fitting(method, rank=3, alpha=5.0, dropout=0.0)).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn_like(parameter)
+    expected = found(model)
+    assert (expected - found(build())).abs().max() > 1e-3
+    save_adapter(model, folder)
+    assert torch.equal(found(load_adapter(build(), folder).eval()), expected)
+    assert loads_in_peft(model) == (method in ("rslora", "pissa", "olora", "loraplus"))
+    if loads_in_peft(model):
+        assert (found(PeftModel.from_pretrained(build(), folder).eval()) - expected).abs().max() < 1e-5
+    assert (found(restore(model).eval()) - expected).abs().max() < 1e-5

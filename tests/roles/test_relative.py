@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from methods_table import check_saved_and_undone
 from models import assert_same_state, fitting, snapshot
 from torch import nn
 from transformers import XLNetConfig, XLNetForSequenceClassification, XLNetModel
 
 from qvtune.adaptation import adapt, adaptation_of, count_parameters, restore
-from qvtune.adapters import load_adapter, loads_in_peft, save_adapter
+from qvtune.adapters import load_adapter, save_adapter
 from qvtune.errors import AdaptError, RoleError
 from qvtune.groups import param_groups
 from qvtune.roles.attention import AttentionMap
@@ -236,22 +237,4 @@ def test_adapter_in_plain_peft(roles: str, layers: list | None, tmp_path: Path) 
 
 @pytest.mark.parametrize("method", ["dora", "rslora", "pissa", "olora", "loraplus", "loftq", "ia3", "vera"])
 def test_other_methods_are_saved_and_undone(method: str, tmp_path: Path) -> None:
-    from peft import PeftModel
-
-    def found(model: nn.Module) -> torch.Tensor:
-        with torch.no_grad():
-            return model(input_ids=IDS)[0]
-
-    torch.manual_seed(4)
-    model = adapt(build(), roles="qvo", method=method, **fitting(method, rank=3, alpha=5.0, dropout=0.0)).eval()
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.05 * torch.randn_like(parameter)
-    expected = found(model)
-    assert (expected - found(build())).abs().max() > 1e-3
-    save_adapter(model, tmp_path)
-    assert torch.equal(found(load_adapter(build(), tmp_path).eval()), expected)
-    assert loads_in_peft(model) == (method in ("rslora", "pissa", "olora", "loraplus"))
-    if loads_in_peft(model):
-        assert (found(PeftModel.from_pretrained(build(), tmp_path).eval()) - expected).abs().max() < 1e-5
-    assert (found(restore(model).eval()) - expected).abs().max() < 1e-5
+    check_saved_and_undone(method, build, IDS, tmp_path, roles="qvo")

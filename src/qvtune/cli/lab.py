@@ -1,5 +1,7 @@
 """What the commands that train many runs print."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -7,7 +9,7 @@ from rich.table import Table
 from qvtune.amounts import count, format_seconds
 from qvtune.lab.cells import Cell
 from qvtune.lab.execution import Execution
-from qvtune.lab.outcome import FINISHED, STOPPED
+from qvtune.lab.outcome import FINISHED, STOPPED, Outcome
 from qvtune.lab.progress import describe
 from qvtune.lab.store import Store
 
@@ -52,8 +54,9 @@ def show_results(store: Store, table: pd.DataFrame) -> None:
     console.print(shown)
     if len(table) > MOST_ROWS:
         console.out(f"The best {MOST_ROWS} of {len(table)} runs.", highlight=False)
-    show_failures(console, store)
-    show_savings(console, store)
+    outcomes = store.outcomes()
+    show_failures(console, outcomes)
+    show_savings(console, outcomes)
     console.out(f"Results: {store.results}, page: {store.report}", highlight=False)
 
 
@@ -67,14 +70,14 @@ def show_summary(store: Store, summary: pd.DataFrame, baseline: str) -> None:
     formats.print_table(console, formats.by_task(summary, formats.TERMINAL))
     console.out(f"The difference is to {baseline}, over the pairs of task and seed.", highlight=False)
     formats.print_table(console, formats.costs(summary, formats.TERMINAL))
-    show_failures(console, store)
+    show_failures(console, store.outcomes())
     console.out(f"Tables: {store.path / 'table'}.csv, .md, .tex and .html; page: {store.report}", highlight=False)
 
 
-def show_failures(console: Console, store: Store) -> None:
+def show_failures(console: Console, outcomes: Sequence[Outcome]) -> None:
     """Print the runs that have no result, those of one reason together."""
     alike: dict[tuple[str, str | None], list[str]] = {}
-    for outcome in store.outcomes():
+    for outcome in outcomes:
         if outcome.status != FINISHED:
             alike.setdefault((outcome.status, outcome.reason), []).append(describe(outcome.labels))
     for (status, reason), runs in alike.items():
@@ -82,9 +85,9 @@ def show_failures(console: Console, store: Store) -> None:
         console.out(f"{runs[0]}{more}: {status}{f', {reason}' if reason else ''}", highlight=False)
 
 
-def show_savings(console: Console, store: Store) -> None:
+def show_savings(console: Console, outcomes: Sequence[Outcome]) -> None:
     """Print what the runs that were given up took, and what they would have taken to their end."""
-    given_up = [outcome.result for outcome in store.outcomes() if outcome.status == STOPPED]
+    given_up = [outcome.result for outcome in outcomes if outcome.status == STOPPED]
     if given_up:
         taken = sum(result["seconds"] for result in given_up)
         whole = sum(result["seconds"] / result["part"] for result in given_up)

@@ -70,5 +70,5 @@ def execute(args: argparse.Namespace) -> None:
     print_table(console, costs(table, TERMINAL))
     for line in explain(plan, table):
         console.out(line, highlight=False)
-    show_failures(console, store)
+    show_failures(console, store.outcomes())
     console.out(f"Tables: {store.path / 'table'}.csv and .md; page: {store.report}", highlight=False)

@@ -12,8 +12,9 @@ from qvtune.train.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig
 LISTS = ("layers", "text_column", "target")
 # Words of the command line that stand for other options.
 WORDS = {"task": "data", "target": "roles"}
-# Pairs that set the same thing.
-RIVALS = (("lr_ratio", "value_lr"), ("batch_size", "batch_tokens"), ("data", "task"), ("roles", "target"))
+# Pairs of options that set the same thing; and with them the words that stand for options.
+ALTERNATIVES = (("lr_ratio", "value_lr"), ("batch_size", "batch_tokens"))
+RIVALS = (*ALTERNATIVES, *((option, word) for word, option in WORDS.items()))
 
 Axes = dict[str, list[Any]]
 

@@ -7,15 +7,13 @@ from typing import Any, get_args
 
 from qvtune.data.glue import GLUE, PREFIX
 from qvtune.errors import ConfigError, nearest
+from qvtune.lab.axes import ALTERNATIVES
 from qvtune.train.config import TrainConfig, make_config
 
 METHODS: tuple[str, ...] = get_args(TrainConfig.model_fields["method"].annotation)
 
 # What the cells of a comparison set themselves, and the option that says it instead.
 LISTED = {"method": "--methods", "seed": "--seeds", "task": "--tasks"}
-
-# Each pair sets one and the same thing.
-ALTERNATIVES = ({"value_lr", "lr_ratio"}, {"batch_size", "batch_tokens"})
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ def check_shared(options: Mapping[str, Any]) -> None:
 
 def overlay(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return `shared` with the values of `own` in their place, also where another option sets the same."""
-    replaced = {name for pair in ALTERNATIVES if pair & set(own) for name in pair}
+    replaced = {name for pair in ALTERNATIVES if set(pair) & set(own) for name in pair}
     return {name: value for name, value in shared.items() if name not in replaced} | dict(own)
 
 

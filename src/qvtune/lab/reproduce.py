@@ -9,8 +9,9 @@ import pandas as pd
 from rich.console import Console
 
 from qvtune.errors import ConfigError, RunError
+from qvtune.lab.axes import ALTERNATIVES
 from qvtune.lab.cells import Cell, make_cell
-from qvtune.lab.choices import ALTERNATIVES, METHODS, check_shared, overlay, parse_seeds, parse_tasks, untaken
+from qvtune.lab.choices import METHODS, check_shared, overlay, parse_seeds, parse_tasks, untaken
 from qvtune.lab.deviations import list_deviations
 from qvtune.lab.execution import DEFAULT_EXECUTION, Execution
 from qvtune.lab.formats import MARKDOWN, Markup, TextTable, costs, join_page, signed, to_markdown
