@@ -93,6 +93,22 @@ def _add_option(group: Any, name: str, field: FieldInfo) -> None:
     group.add_argument(option_name(name), **settings)
 
 
+def add_words(parser: argparse.ArgumentParser) -> None:
+    """Add the paper's words for data and roles; ones not given leave no trace."""
+    parser.add_argument("--task", default=argparse.SUPPRESS, metavar="TASK", help="Short for --data glue/TASK.")
+    parser.add_argument(
+        "--target",
+        default=argparse.SUPPRESS,
+        metavar="NAMES",
+        help="The roles by the names of their projections, as in q_proj,v_proj, in place of --roles.",
+    )
+
+
+def given_words(args: argparse.Namespace) -> dict[str, str]:
+    """Return the words of `add_words` that were on the command line."""
+    return {name: getattr(args, name) for name in ("task", "target") if hasattr(args, name)}
+
+
 def positive(text: str) -> int:
     """Read a whole number of at least 1.
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from qvtune.cli.options import add_options, given
+from qvtune.cli.options import add_options, add_words, given, given_words
 from qvtune.lab.execution import Execution
 from qvtune.options import parse_options
 from qvtune.train.config import TrainConfig, read_config
@@ -41,8 +41,7 @@ def add_run_options(parser: argparse.ArgumentParser, config_help: str) -> None:
     parser.add_argument("--dry-run", action="store_true", help="Say how many runs there are and what they would take.")
     add_options(parser, Execution)
     add_options(parser, TrainConfig)
-    parser.add_argument("--task", default=argparse.SUPPRESS, metavar="TASK", help="Short for --data glue/TASK.")
-    parser.add_argument("--target", default=argparse.SUPPRESS, metavar="NAMES", help="Roles by projection names.")
+    add_words(parser)
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -76,9 +75,7 @@ def run_options(args: argparse.Namespace, also: tuple[str, ...] = ()) -> tuple[d
     from qvtune.errors import ConfigError
 
     options = read_config(args.config, also) if args.config else {}
-    options |= given(args, TrainConfig) | {
-        name: getattr(args, name) for name in ("task", "target") if hasattr(args, name)
-    }
+    options |= given(args, TrainConfig) | given_words(args)
     execution = parse_options(Execution, given(args, Execution))
     out = options.pop("out", None)
     if out is None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from qvtune.cli.options import add_options, given
+from qvtune.cli.options import add_options, add_words, given, given_words
 from qvtune.errors import ConfigError
 from qvtune.train.config import TrainConfig, make_config
 
@@ -19,13 +19,7 @@ def add_command(commands: Any) -> None:
         epilog="Example: qvtune train --model pkg:minilm --data reviews.csv --lr 4e-4 --lr-ratio 4 --out runs/mine",
     )
     add_options(parser, TrainConfig)
-    parser.add_argument("--task", default=argparse.SUPPRESS, metavar="TASK", help="Short for --data glue/TASK.")
-    parser.add_argument(
-        "--target",
-        default=argparse.SUPPRESS,
-        metavar="NAMES",
-        help="The roles by the names of their projections, as in q_proj,v_proj, in place of --roles.",
-    )
+    add_words(parser)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of these options.")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="Go on with the run in this folder.")
     parser.set_defaults(execute=execute)
@@ -43,9 +37,7 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def _config(args: argparse.Namespace) -> TrainConfig:
-    values = given(args, TrainConfig) | {
-        name: getattr(args, name) for name in ("task", "target") if hasattr(args, name)
-    }
+    values = given(args, TrainConfig) | given_words(args)
     if args.resume is None:
         return make_config(values, args.config)
     if values or args.config:
