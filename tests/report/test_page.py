@@ -150,7 +150,7 @@ def test_sweep_page_says_what_came_out(sweep: Store) -> None:
         "report.html",
         *(f"{name}.{suffix}" for name in ("heatmap", "curves", "reach") for suffix in ("png", "svg")),
     ]
-    assert sweep.heatmap.read_bytes().startswith(b"\x89PNG")
+    assert (sweep.path / "heatmap.png").read_bytes().startswith(b"\x89PNG")
     ElementTree.parse(sweep.path / "heatmap.svg")
     text = Reader(sweep.report).text
     assert "13 runs over lr (1e-3, 3e-3, 0.01), value_lr (1e-3, 0.01, 0.03) and seed (0, 1)." in text
