@@ -17,6 +17,7 @@ FUNCTIONS = [
     "decelerate",
     "declare_attention",
     "find_attention",
+    "generalization_bound",
     "load_adapter",
     "param_groups",
     "reproduce",
@@ -31,6 +32,7 @@ TWO_SUBJECTS = {"declare_attention": "roles", "load_adapter": "folder", "save_ad
 # Functions that do not start from a model.
 OTHER_SUBJECTS = {
     "compare": ["methods"],
+    "generalization_bound": ["attention"],
     "reproduce": ["experiment"],
     "sweep": ["options", "axes"],
     "write_report": ["path"],

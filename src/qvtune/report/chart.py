@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter
 
 from qvtune.report.labels import ALL_RUNS, label_text
 from qvtune.report.theme import DASHES, MARKERS, PALETTE, as_it_stands, colour, plain, translucent
@@ -78,6 +78,10 @@ def _draw(axes: Any, chart: Chart) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if chart.log_y:
         axes.set_yscale("log")
+    for axis in [axes.xaxis] * chart.log_x + [axes.yaxis] * chart.log_y:
+        # The formatter that comes with the scale writes TeX, which nothing reads here.
+        axis.set_major_formatter(lambda value, _: _tick_text(value))
+        axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
     if chart.x_ticks:
         ticks = _readable(chart)
         axes.set_xticks(ticks, list(map(_tick_text, ticks)))
