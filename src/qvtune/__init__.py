@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qvtune.roles.declare import declare_attention
     from qvtune.roles.find import find_attention
     from qvtune.roles.layouts import Rows
+    from qvtune.search.suggest import suggest, suggest_rates
     from qvtune.theory.bound import generalization_bound
     from qvtune.train.fast.accelerate import accelerate, decelerate
     from qvtune.train.trainer import Trainer, TrainingArguments
@@ -47,6 +48,8 @@ _HOMES = {
     "reproduce": "qvtune.lab.reproduce",
     "restore": "qvtune.adaptation",
     "save_adapter": "qvtune.adapters",
+    "suggest": "qvtune.search.suggest",
+    "suggest_rates": "qvtune.search.suggest",
     "sweep": "qvtune.lab.sweep",
     "write_report": "qvtune.report.page",
 }
@@ -75,6 +78,8 @@ __all__ = [
     "reproduce",
     "restore",
     "save_adapter",
+    "suggest",
+    "suggest_rates",
     "sweep",
     "write_report",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from qvtune.suggest.ranges import RangeTest
+from qvtune.search.ranges import RangeTest
 
 # Where trials begin, relative to the rate of the deepest drop: a range test spends few steps at each rate, and a run
 # spends many. A tenth is what the test's users have found (fastai's `minimum / 10`).
