@@ -3,8 +3,11 @@
 import math
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from qvtune.report.chart import Chart, Series, draw_charts
+import numpy as np
+
+from qvtune.report.chart import FEW_POINTS, Chart, Series, draw_charts
 from qvtune.report.document import Page, Pictures, Table, entry, render
 from qvtune.report.labels import AXIS_TITLES, LR, VALUE_LR, label_text
 from qvtune.report.page import save_figures
@@ -65,7 +68,7 @@ class SearchReport:
             "the same batches."
         )
         pictures = Pictures("Range tests and trials", [plot(chart) for chart in self.charts], text)
-        parts = [pictures, _range_table(self.suggestion.ranges), _trial_table(self.suggestion.trials)]
+        parts: list[Any] = [pictures, _range_table(self.suggestion.ranges), _trial_table(self.suggestion.trials)]
         return Page(f"Rates for {self.name}", self.sentences(), list(self.suggestion.notes), parts)
 
     def write(self, path: Path) -> list[Path]:
@@ -115,7 +118,9 @@ def _trial_chart(trials: tuple[Trial, ...], best: Trial) -> Chart:
         if members
     ]
     sides = [trial.rates[name] for trial in trials for name in (LR, VALUE_LR)]
-    diagonal = Series("λ = 1", [min(sides), max(sides)], [min(sides), max(sides)], width=1.0)
+    # Of a line with few points each is marked.
+    line = [float(rate) for rate in np.geomspace(min(sides), max(sides), 2 * FEW_POINTS)]
+    diagonal = Series("λ = 1", line, line, width=1.0)
     return Chart("trials", TITLES[LR], TITLES[VALUE_LR], [*series, diagonal], log_x=True, log_y=True)
 
 
@@ -137,11 +142,7 @@ def _range_table(ranges: tuple[RangeTest, ...]) -> Table:
 def _trial_table(trials: tuple[Trial, ...]) -> Table:
     names = list(trials[0].rates)
     rows = [
-        [
-            *(entry(trial.rates[name]) for name in names),
-            entry(trial.steps),
-            entry(None if trial.diverged else trial.loss),
-        ]
+        [entry(value) for value in (*trial.rates.values(), trial.steps, None if trial.diverged else trial.loss)]
         for trial in trials
     ]
     text = "The loss is of the held-out examples, after the best affine map of the outputs where qvtune knows the task."
