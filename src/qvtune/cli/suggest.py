@@ -28,7 +28,7 @@ def add_command(commands: Any) -> None:
         "--budget",
         metavar="STEPS_OR_PERCENT",
         help="What may be spent: a number of steps, or a part of a full run, as in 25%%. (default: 25%%, and at least "
-        "400 steps)",
+        "600 steps)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="Write suggestion.json, a page and a picture.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")

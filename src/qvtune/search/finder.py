@@ -120,12 +120,14 @@ class Finder:
         numbers = range(SIDE_PASS, SIDE_PASS + PASSES)
         names = [f"still/{number}" for number in numbers]
         names += [f"range/{side.rate}/{number}" for side in sides for number in numbers]
-        state: dict[str, Tensor] = {}
-        if not all(name in self.journal for name in names):
-            self.bench.put_back(self._start)
-            if HEAD in self.default:
-                self._piece("warm", partial(self.bench.train, {"head": head_rate}, points, WARM_PASS))
-            state = self.bench.keep()
+        self.bench.put_back(self._start)
+        if HEAD in self.default:
+            learn = partial(self.bench.train, {"head": head_rate}, points, WARM_PASS)
+            is_known = "warm" in self.journal
+            self._piece("warm", learn)
+            if is_known and not all(name in self.journal for name in names):
+                learn()  # the journal keeps losses, and no state
+        state = self.bench.keep()
         still = [self._piece(f"still/{n}", partial(self._still, points, n, state)) for n in numbers]
         tests = []
         for side in sides:

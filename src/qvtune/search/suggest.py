@@ -62,7 +62,7 @@ def suggest(
     Args:
         options: of `train`, without `out`. Rates among them are kept, and the others searched.
         budget: what may be spent, as "25%" of a full run or a number of steps, where a forward pass alone counts as a
-            third of a step; a quarter of a full run and at least 400 steps when None.
+            third of a step; a quarter of a full run and at least 600 steps when None.
         out: folder for `suggestion.json` and what was measured; a call that was interrupted goes on from there. When
             None, what was measured is kept in the cache.
         console: where progress goes; standard error when None.
@@ -185,7 +185,7 @@ def given_rates(config: TrainConfig, options: Mapping[str, Any]) -> tuple[dict[s
         )
     fixed = {}
     if options.get("lr") is not None:
-        fixed[QUERY_KEY] = config.lr
+        fixed[QUERY_KEY if METHODS[config.method].has_roles else HEAD] = config.lr
     if options.get("head_lr") is not None:
         assert config.head_lr is not None
         fixed[HEAD] = config.head_lr
