@@ -1,0 +1,1 @@
+"""What the paper proves, computed on real models."""

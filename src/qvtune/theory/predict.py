@@ -1,0 +1,57 @@
+"""The exponents that follow from Theorem 2 and its reduction, and words for fitted ones."""
+
+from collections.abc import Mapping
+
+from qvtune.theory.fit import Exponent
+from qvtune.theory.toy import Cell
+
+LEARN = "both sides learn"
+
+
+def predicted_exponents(cell: Cell, step: int) -> dict[str, float | None]:
+    """Return the exponents of what a step changes as the width goes to infinity.
+
+    A step of size η_QK moves queries and keys by Θ(η_QK n) each and so scores by Θ(η_QK n + (η_QK n)²); one of size η_V
+    moves values by Θ(η_V), or by Θ(η_V n) where they contract over the n inputs.
+
+    Args:
+        cell: the layer, with η_QK of n^-1 or larger.
+        step: counted from 1. From the second on, scores and values are as large as the steps before have made them.
+
+    Returns:
+        The exponent of each of `QUANTITIES`; None where nothing of a power law is left: once scores have blown up,
+        softmax is flat.
+    """
+    scores = 2 * (1 - cell.query_key)
+    values = (1.0 if cell.value == "full" else 0.0) - cell.value_rate
+    score_size, value_size = (max(0.0, scores), max(0.0, values)) if step > 1 else (0.0, 0.0)
+    mixed: float | None = scores
+    if cell.attention == "softmax":
+        # Weights lie in [0, 1], and so do their changes.
+        mixed, score_size = (0.0 if step == 1 or scores == 0 else None), 0.0
+    return {
+        "scores": scores if mixed is not None else None,
+        "values": values,
+        "d1": None if mixed is None else mixed + value_size,
+        "d2": score_size + values,
+        "d3": None if mixed is None else mixed + values,
+    }
+
+
+def verdict(exponents: Mapping[str, Exponent | None]) -> str:
+    """Say what each side does as the width grows, from the fitted exponents of its own features.
+
+    The query/key side's are the scores, the value side's the values. The output is named where it grows or vanishes
+    although both learn.
+    """
+    words = {"query/key": _word(exponents["scores"]), "value": _word(exponents["values"])}
+    if set(words.values()) == {"learns"}:
+        terms = {_word(exponents[name]) for name in ("d1", "d2", "d3")}
+        return LEARN if terms == {"learns"} else f"{LEARN}, a term of the output does not stay Θ(1)"
+    return ", ".join(f"{side} {word}" for side, word in words.items())
+
+
+def _word(exponent: Exponent | None) -> str:
+    if exponent is None:
+        return "stops"
+    return "learns" if exponent.is_constant else "blows up" if exponent.slope > 0 else "starves"
