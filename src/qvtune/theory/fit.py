@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 CONFIDENCE = 0.95
 # What counts as Θ(1). Of a power law over two decades, 0.1 is a factor of 1.6.
 TOLERANCE = 0.1
+# Exponents of the theory are multiples of 1/2; a wider interval tells none from its neighbour.
+WIDEST = 0.25
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,14 @@ class Exponent:
     high: float
     points: int
 
-    def __str__(self) -> str:
-        return f"{self.slope:+.2f} ± {(self.high - self.low) / 2:.2f}"
-
     @property
-    def is_constant(self) -> bool:
-        """Whether the quantity is taken for Θ(1)."""
-        return abs(self.slope) <= TOLERANCE
+    def sign(self) -> int | None:
+        """0 for what stays Θ(1), 1 for what grows, -1 for what shrinks; None where the interval does not tell."""
+        if (self.high - self.low) / 2 > WIDEST:
+            return None
+        if abs(self.slope) <= TOLERANCE:
+            return 0
+        return 1 if self.low > 0 else -1 if self.high < 0 else None
 
 
 def fit_exponent(widths: Sequence[int], values: NDArray[np.float64]) -> Exponent | None:

@@ -1,11 +1,10 @@
 """The options of the scaling experiment."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from qvtune.options import Options
-from qvtune.theory.steps import OptimizerName
 
 TOY_WIDTHS = [2**power for power in range(6, 15)]
 BLOCK_WIDTHS = [64, 128, 256, 512, 1024]
@@ -26,7 +25,7 @@ class ScalingOptions(Options):
     )
     block_seeds: int = Field(8, ge=2, description="Real blocks of each kind at each width.")
     blocks: bool = Field(True, description="Measure real blocks beside the toy layer.")
-    optimizer: OptimizerName = Field(
+    optimizer: Literal["adam", "sign"] = Field(
         "adam", description="What makes the steps: Adam, or descent on the gradient's sign."
     )
     steps: int = Field(3, ge=1, le=100, description="Steps of training; each is measured.")

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from qvtune.theory.fit import Exponent
 from qvtune.theory.toy import Cell
 
-LEARN = "both sides learn"
-
 
 def predicted_exponents(cell: Cell, step: int) -> dict[str, float | None]:
     """Return the exponents of what a step changes as the width goes to infinity.
@@ -38,20 +36,16 @@ def predicted_exponents(cell: Cell, step: int) -> dict[str, float | None]:
     }
 
 
-def verdict(exponents: Mapping[str, Exponent | None]) -> str:
-    """Say what each side does as the width grows, from the fitted exponents of its own features.
+def verdict(exponents: Mapping[str, Exponent | None]) -> dict[str, str]:
+    """Say what each side does as the width grows: "learns", "blows up", "starves", "stops" or "unclear".
 
-    The query/key side's are the scores, the value side's the values. The output is named where it grows or vanishes
-    although both learn.
+    Of the query/key side the scores decide and of the value side the values, which are what the sides learn; the terms
+    d1 and d2 depend on the size of the other side too.
     """
-    words = {"query/key": _word(exponents["scores"]), "value": _word(exponents["values"])}
-    if set(words.values()) == {"learns"}:
-        terms = {_word(exponents[name]) for name in ("d1", "d2", "d3")}
-        return LEARN if terms == {"learns"} else f"{LEARN}, a term of the output does not stay Θ(1)"
-    return ", ".join(f"{side} {word}" for side, word in words.items())
+    return {"query_key": _word(exponents["scores"]), "value": _word(exponents["values"])}
 
 
 def _word(exponent: Exponent | None) -> str:
     if exponent is None:
         return "stops"
-    return "learns" if exponent.is_constant else "blows up" if exponent.slope > 0 else "starves"
+    return {0: "learns", 1: "blows up", -1: "starves", None: "unclear"}[exponent.sign]

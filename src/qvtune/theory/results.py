@@ -26,7 +26,7 @@ class ToyResult:
         sizes: of shape (widths, seeds, steps, `QUANTITIES`).
         exponents: for every step, by quantity; None where there is no power law.
         predicted: the same from the theory.
-        verdict: what either side does as the width grows.
+        verdict: what "query_key" and "value" do as the width grows.
         entropy: nats of the attention after the last step at the largest width, as a mean over seeds, with softmax.
     """
 
@@ -37,7 +37,7 @@ class ToyResult:
     sizes: Sizes
     exponents: tuple[dict[str, Exponent | None], ...]
     predicted: tuple[dict[str, float | None], ...]
-    verdict: str
+    verdict: dict[str, str]
     entropy: float | None
 
     @property

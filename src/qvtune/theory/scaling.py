@@ -101,7 +101,7 @@ def _toy_result(
         {name: fit_exponent(widths, sizes[:, :, step, q]) for q, name in enumerate(QUANTITIES)} for step in steps
     )
     predicted = tuple(predicted_exponents(cell, step + 1) for step in steps)
-    result = ToyResult(cell.attention, cell.value, *names, sizes, exponents, predicted, "", entropy)
+    result = ToyResult(cell.attention, cell.value, *names, sizes, exponents, predicted, {}, entropy)
     return replace(result, verdict=verdict(exponents[result.shown_step]))
 
 

@@ -1,11 +1,9 @@
 """The updates that Theorem 2 assumes: of one size for every parameter, whatever its gradient is."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
-
-OptimizerName = Literal["adam", "sign"]
 
 
 class SignDescent(torch.optim.SGD):
