@@ -22,6 +22,7 @@ FUNCTIONS = [
     "reproduce",
     "restore",
     "save_adapter",
+    "scaling_experiment",
     "sweep",
     "write_report",
 ]
@@ -32,6 +33,7 @@ TWO_SUBJECTS = {"declare_attention": "roles", "load_adapter": "folder", "save_ad
 OTHER_SUBJECTS = {
     "compare": ["methods"],
     "reproduce": ["experiment"],
+    "scaling_experiment": ["options"],
     "sweep": ["options", "axes"],
     "write_report": ["path"],
 }

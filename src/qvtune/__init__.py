@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qvtune.roles.declare import declare_attention
     from qvtune.roles.find import find_attention
     from qvtune.roles.layouts import Rows
+    from qvtune.theory.scaling import scaling_experiment
     from qvtune.train.fast.accelerate import accelerate, decelerate
     from qvtune.train.trainer import Trainer, TrainingArguments
 
@@ -45,6 +46,7 @@ _HOMES = {
     "reproduce": "qvtune.lab.reproduce",
     "restore": "qvtune.adaptation",
     "save_adapter": "qvtune.adapters",
+    "scaling_experiment": "qvtune.theory.scaling",
     "sweep": "qvtune.lab.sweep",
     "write_report": "qvtune.report.page",
 }
@@ -72,6 +74,7 @@ __all__ = [
     "reproduce",
     "restore",
     "save_adapter",
+    "scaling_experiment",
     "sweep",
     "write_report",
 ]

@@ -73,7 +73,7 @@ def draw_charts(charts: Sequence[Chart], columns: int = 3) -> Figure:
 
 
 def _draw(axes: Any, chart: Chart) -> None:
-    axes.set_title(textwrap.fill(chart.title, 40), fontsize=11)
+    axes.set_title(textwrap.fill(chart.title, 36), fontsize=11)
     axes.set_xlabel(chart.x_title)
     axes.set_ylabel(chart.y_title)
     axes.grid(alpha=0.3)

@@ -52,7 +52,7 @@ def headline(data: Mapping[str, Any]) -> list[str]:
 
 def cell_title(cell: Mapping[str, Any]) -> str:
     """Return the rates of a toy layer and what became of its sides."""
-    words = f"query/key {cell['verdict']['query_key']}, value {cell['verdict']['value']}"
+    words = f"QK {cell['verdict']['query_key']}, V {cell['verdict']['value']}"
     return f"η_QK = {RATES[cell['query_key_rate']]}, η_V = {RATES[cell['value_rate']]}: {words}"
 
 
@@ -64,8 +64,8 @@ def _block_sentences(data: Mapping[str, Any]) -> list[str]:
     factors = [factor for block in data["blocks"] for factor in block["value_to_query_key"].values()]
     return [
         "On real blocks, for a first step of both sides to change the output equally at every width, λ has to grow "
-        f"like the width to a power of {min(alike):+.2f} to {max(alike):+.2f} where both sides train by one method, and "
-        f"of {min(mixed):+.2f} to {max(mixed):+.2f} with query and key in full and LoRA for the value.",
+        f"like the width to a power of {min(alike):+.2f} to {max(alike):+.2f} where both sides train by one method, "
+        f"and of {min(mixed):+.2f} to {max(mixed):+.2f} with query and key in full and LoRA for the value.",
         f"At equal rates and by one method, a first step of the value changes the output {min(factors):.2g} to "
         f"{max(factors):.2g} times as much as one of query and key.",
     ]

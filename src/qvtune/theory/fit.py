@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 CONFIDENCE = 0.95
 # What counts as Θ(1). Of a power law over two decades, 0.1 is a factor of 1.6.
 TOLERANCE = 0.1
-# Exponents of the theory are multiples of 1/2; a wider interval tells none from its neighbour.
-WIDEST = 0.25
+# The theory's exponents are multiples of it.
+SPACING = 0.5
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,10 @@ class Exponent:
 
     @property
     def sign(self) -> int | None:
-        """0 for what stays Θ(1), 1 for what grows, -1 for what shrinks; None where the interval does not tell."""
-        if (self.high - self.low) / 2 > WIDEST:
-            return None
-        if abs(self.slope) <= TOLERANCE:
-            return 0
-        return 1 if self.low > 0 else -1 if self.high < 0 else None
+        """1 for what grows, -1 for what shrinks, 0 for what stays Θ(1); None where the interval does not tell."""
+        if self.low > TOLERANCE or self.high < -TOLERANCE:
+            return 1 if self.slope > 0 else -1
+        return 0 if max(-self.low, self.high) < SPACING else None
 
 
 def fit_exponent(widths: Sequence[int], values: NDArray[np.float64]) -> Exponent | None:
