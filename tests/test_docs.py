@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import qvtune
+from qvtune.cli import theory
 from qvtune.cli.main import VERBS, main
 from qvtune.data.load import load_data
 from qvtune.data.options import DataOptions
@@ -75,9 +76,9 @@ def test_links_lead_somewhere() -> None:
 
 def test_every_option_named_in_the_documentation_exists(capsys: pytest.CaptureFixture) -> None:
     known = set()
-    for verb in VERBS:
+    for words in [*([verb] for verb in VERBS), *(["theory", verb] for verb in theory.VERBS)]:
         with pytest.raises(SystemExit):
-            main([verb, "--help"])
+            main([*words, "--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
     foreign = {"--nproc-per-node", "--no-deps", "--page", "--store"}
     named = {o for page in PAGES for o in re.findall(r"(?<!-)--[a-z][a-z-]+", page.read_text(encoding="utf-8"))}

@@ -9,7 +9,7 @@ import pytest
 import qvtune
 
 
-@pytest.mark.parametrize("name", ["qvtune.roles.find", "qvtune.adaptation"])
+@pytest.mark.parametrize("name", ["qvtune.roles.find", "qvtune.adaptation", "qvtune.theory.bound"])
 def test_examples_in_docstrings(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted > 0

@@ -17,6 +17,7 @@ FUNCTIONS = [
     "decelerate",
     "declare_attention",
     "find_attention",
+    "generalization_bound",
     "load_adapter",
     "param_groups",
     "reproduce",
@@ -32,6 +33,7 @@ TWO_SUBJECTS = {"declare_attention": "roles", "load_adapter": "folder", "save_ad
 # Functions that do not start from a model.
 OTHER_SUBJECTS = {
     "compare": ["methods"],
+    "generalization_bound": ["attention"],
     "reproduce": ["experiment"],
     "scaling_experiment": ["options"],
     "sweep": ["options", "axes"],

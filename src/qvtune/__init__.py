@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qvtune.roles.declare import declare_attention
     from qvtune.roles.find import find_attention
     from qvtune.roles.layouts import Rows
+    from qvtune.theory.bound import generalization_bound
     from qvtune.theory.scaling import scaling_experiment
     from qvtune.train.fast.accelerate import accelerate, decelerate
     from qvtune.train.trainer import Trainer, TrainingArguments
@@ -41,6 +42,7 @@ _HOMES = {
     "decelerate": "qvtune.train.fast.accelerate",
     "declare_attention": "qvtune.roles.declare",
     "find_attention": "qvtune.roles.find",
+    "generalization_bound": "qvtune.theory.bound",
     "load_adapter": "qvtune.adapters",
     "param_groups": "qvtune.groups",
     "reproduce": "qvtune.lab.reproduce",
@@ -69,6 +71,7 @@ __all__ = [
     "decelerate",
     "declare_attention",
     "find_attention",
+    "generalization_bound",
     "load_adapter",
     "param_groups",
     "reproduce",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from qvtune.errors import AdaptError, nearest
 from qvtune.methods.method import Adaptation, Batches
-from qvtune.methods.options import check_supplies, resolve_options
+from qvtune.methods.options import check_layers, check_present, check_rank, check_supplies, resolve_options
 from qvtune.methods.parts import check_biases
 from qvtune.methods.ranks import kept_ranks
 from qvtune.methods.sparse import remove_increments
@@ -103,7 +103,7 @@ def adapt(
     )
     check_supplies(method, total_steps, batches)
     roles = parse_roles("qv" if roles is None else roles) if METHODS[method].has_roles else ""
-    _check_layers(layers)
+    check_layers(layers)
     check_fresh(model)
     inner = unwrap(model)
     if isinstance(head, str):
@@ -132,7 +132,7 @@ def apply(
         RoleError, AdaptError: as `adapt` does, with the model as it was.
     """
     inner, method = unwrap(model), METHODS[adaptation.method]
-    _check_present(adaptation)
+    check_present(adaptation.roles, adaptation.projections)
     _check_method(adaptation)
     _check_modules(inner, adaptation)
     trainable = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
@@ -259,20 +259,8 @@ def _check_method(adaptation: Adaptation) -> None:
         check_biases(adaptation)
     if adaptation.method == "head" and not adaptation.head:
         raise AdaptError("method head trains the head alone, and this model has none. Name modules with head=[...].")
-    if adaptation.rank is None or not METHODS[adaptation.method].rank_is_bound:
-        return
-    for projection in adaptation.projections:
-        if adaptation.rank > min(projection.shape):
-            rows, columns = projection.shape
-            raise AdaptError(
-                f"rank is {adaptation.rank}, and '{projection.module}' is {rows} x {columns}: factors of rank "
-                f"{min(projection.shape)} reach every change of it. Lower the rank, or use method='full'."
-            )
-
-
-def _check_layers(layers: Sequence[int] | None) -> None:
-    if layers is not None and (not isinstance(layers, Sequence) or not all(isinstance(index, int) for index in layers)):
-        raise AdaptError(f"layers is {layers!r}; it must be a list of layer numbers, as in [0, 1, -1].")
+    if adaptation.rank is not None and METHODS[adaptation.method].rank_is_bound:
+        check_rank(adaptation.rank, adaptation.projections)
 
 
 def check_fresh(model: nn.Module) -> None:
@@ -309,13 +297,6 @@ def _newly_initialised(inner: nn.Module) -> set[str]:
     """
     loaded = {name for name, p in inner.named_parameters() if getattr(p, "_is_hf_initialized", False)}
     return {name for name, _ in inner.named_parameters()} - loaded if loaded else set()
-
-
-def _check_present(adaptation: Adaptation) -> None:
-    found = {projection.role for projection in adaptation.projections}
-    for role in adaptation.roles:
-        if role not in found:
-            raise AdaptError(f"role '{role}' was asked for, and this model has no {ROLES[role]} projection of its own.")
 
 
 def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Collection
 from typing import Any, NoReturn, get_args
 
 from pydantic.fields import FieldInfo
@@ -66,12 +67,17 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def add_options(parser: argparse.ArgumentParser, cls: type[Options]) -> None:
-    """Add an option for every field of `cls`, in a group per class that brings it; ones not given leave no trace."""
+def add_options(parser: argparse.ArgumentParser, cls: type[Options], without: Collection[str] = ()) -> None:
+    """Add an option for every field of `cls`, in a group per class that brings it; ones not given leave no trace.
+
+    The fields `without` are left out.
+    """
+    done = set(without)
     for part in (*reversed([base for base in cls.__bases__ if issubclass(base, Options) and base is not Options]), cls):
         group = parser.add_argument_group((part.__doc__ or "").rstrip("."))
         for name in part.__annotations__:
-            if name in cls.model_fields:
+            if name in cls.model_fields and name not in done:
+                done.add(name)  # a class may say anew what it inherits
                 _add_option(group, name, cls.model_fields[name])
 
 

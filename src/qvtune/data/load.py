@@ -36,10 +36,10 @@ def load_data(options: DataOptions, seed: int) -> TextData:
     if options.tune_fraction:
         train, evaluation[TUNING] = _hold_out(train, loaded.task, options.tune_fraction, seed)
         notes.append(f"The checkpoint is chosen on {len(evaluation[TUNING]):,} examples held out of training.")
-    train, note = _limit(train, loaded.task, options.max_train_samples, seed, "training")
+    train, note = limit(train, loaded.task, options.max_train_samples, seed, "training")
     notes += note
     for split, dataset in evaluation.items():
-        evaluation[split], note = _limit(dataset, loaded.task, options.max_eval_samples, seed, split)
+        evaluation[split], note = limit(dataset, loaded.task, options.max_eval_samples, seed, split)
         notes += note
     return TextData(loaded.task, train, evaluation, (*notes, *remarks(loaded.task, train, evaluation)))
 
@@ -129,7 +129,12 @@ def _hold_out(dataset: Dataset, task: Task, fraction: float, seed: int) -> tuple
     return dataset.select(rest), dataset.select(held_out)
 
 
-def _limit(dataset: Dataset, task: Task, size: int | None, seed: int, what: str) -> tuple[Dataset, list[str]]:
+def limit(dataset: Dataset, task: Task, size: int | None, seed: int, what: str) -> tuple[Dataset, list[str]]:
+    """Draw a seeded sample, stratified by class, of `size` examples at most.
+
+    Returns:
+        The sample, and a sentence about it where it is not everything; `what` names the examples there.
+    """
     if size is None or size >= len(dataset):
         return dataset, []
     chosen = stratified_sample(_classes(dataset, task), len(dataset), size, seed)

@@ -1,6 +1,7 @@
-"""Which options a method takes, and what it takes when none is given."""
+"""Which options a method takes, what it takes when none is given, and whether they fit a model."""
 
 import math
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -8,6 +9,8 @@ from qvtune.errors import AdaptError, nearest
 from qvtune.methods.galore import load_galore
 from qvtune.methods.method import Batches
 from qvtune.methods.table import METHODS
+from qvtune.roles.attention import Projection
+from qvtune.roles.layouts import ROLES
 
 
 def resolve_options(method: str, *, roles: Any, layers: Any, **given: Any) -> dict[str, Any]:
@@ -49,6 +52,43 @@ def check_supplies(method: str, total_steps: int | None, batches: Batches | None
         from qvtune.methods.start import check_loftq
 
         check_loftq()
+
+
+def check_layers(layers: Sequence[int] | None) -> None:
+    """Check that layers are named by numbers.
+
+    Raises:
+        AdaptError: if they are not.
+    """
+    if layers is not None and (not isinstance(layers, Sequence) or not all(isinstance(index, int) for index in layers)):
+        raise AdaptError(f"layers is {layers!r}; it must be a list of layer numbers, as in [0, 1, -1].")
+
+
+def check_present(roles: str, projections: Sequence[Projection]) -> None:
+    """Check that every role has a projection.
+
+    Raises:
+        AdaptError: naming the one that has none.
+    """
+    found = {projection.role for projection in projections}
+    for role in roles:
+        if role not in found:
+            raise AdaptError(f"role '{role}' was asked for, and this model has no {ROLES[role]} projection of its own.")
+
+
+def check_rank(rank: int, projections: Sequence[Projection]) -> None:
+    """Check that factors of a rank are smaller than what they change.
+
+    Raises:
+        AdaptError: naming the projection whose own rank is below it.
+    """
+    for projection in projections:
+        if rank > min(projection.shape):
+            rows, columns = projection.shape
+            raise AdaptError(
+                f"rank is {rank}, and '{projection.module}' is {rows} x {columns}: factors of rank "
+                f"{min(projection.shape)} reach every change of it. Lower the rank, or use method='full'."
+            )
 
 
 def _check_number(name: str, value: Any) -> None:

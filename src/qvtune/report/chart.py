@@ -83,11 +83,12 @@ def _draw(axes: Any, chart: Chart) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if chart.log_y:
         axes.set_yscale("log")
-        # The formatter that comes with the scale writes TeX, which nothing reads here.
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
     if chart.y_range:
         axes.set_ylim(chart.y_range)
+    for axis in [axes.xaxis] * chart.log_x + [axes.yaxis] * chart.log_y:
+        # The formatter that comes with the scale writes TeX, which nothing reads here.
+        axis.set_major_formatter(lambda value, _: _tick_text(value))
+        axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
     if chart.x_ticks:
         ticks = _readable(chart)
         axes.set_xticks(ticks, list(map(_tick_text, ticks)))

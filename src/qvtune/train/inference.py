@@ -25,7 +25,7 @@ from qvtune.data.load import TUNING, load_data
 from qvtune.data.metrics import combine_splits, compute_metrics
 from qvtune.data.records import make_dataset, take_columns, take_texts, text_dataset
 from qvtune.data.tables import Table, read_table
-from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.data.tokens import tokenize
 from qvtune.errors import ConfigError, DataError, RunError, nearest
 from qvtune.methods.table import METHODS
@@ -236,20 +236,30 @@ def _evaluation_sets(run: TrainedRun, data: str | None, glue_dir: Path | None) -
         _check_columns(table.path, table, (*texts, label))
         records, _ = take_columns(str(table.path), table.columns, table.column, table.places, texts, label)
         return {"file": make_dataset(records, run.task)}
-    changes = {key: value for key, value in (("data", data), ("glue_dir", glue_dir)) if value is not None}
     if data is not None and data != run.task.name:
         raise ConfigError(f"the run was trained on {run.task.name}, and an evaluation is asked for {data}.")
-    config = run.config.model_copy(update=changes)
+    return {split: dataset for split, dataset in own_data(run, glue_dir).evaluation.items() if split != TUNING}
+
+
+def own_data(run: TrainedRun, glue_dir: Path | None = None) -> TextData:
+    """Load the examples that a run was trained and evaluated on.
+
+    Args:
+        run: the run.
+        glue_dir: where GLUE is, if it has moved.
+
+    Raises:
+        DataError: if they have changed since, or cannot be read.
+    """
+    config = run.config if glue_dir is None else run.config.model_copy(update={"glue_dir": glue_dir})
     changed = changed_file(run.folder.read_json(run.folder.plan)["files"], file_digests(config))
     if changed is not None:
         raise DataError(
             f"{changed} has changed since the run was trained, so this would not measure what the run measured. Put "
-            "the file back, or name labelled data that it was not trained on with --data."
+            "the file back, or give labelled data that it was not trained on to 'qvtune evaluate --data'."
         )
     loaded = load_data(config, run.config.seed)
-    if run.task.kind == CLASSIFICATION:
-        loaded = loaded.with_labels(run.task.labels)
-    return {split: dataset for split, dataset in loaded.evaluation.items() if split != TUNING}
+    return loaded.with_labels(run.task.labels) if run.task.kind == CLASSIFICATION else loaded
 
 
 def _format_predictions(task: Task, inputs: dict[str, list[Any]], scores: NDArray, suffix: str) -> str:

@@ -17,7 +17,7 @@ from qvtune.roles.declare import declare_attention, read_declaration
 from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.unwrap import base_layer, unwrap
-from qvtune.train.config import TrainConfig
+from qvtune.train.config import AdaptOptions, TrainConfig
 from qvtune.train.model import build_on_meta, check_length, find_model
 
 TWO_CLASSES = Task("none", CLASSIFICATION, ("0", "1"), "classes", "accuracy", ("text",), "label")
@@ -105,6 +105,12 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
     return make_plan(adapted, config)
 
 
+def attention_without_weights(options: AdaptOptions) -> AttentionMap:
+    """Find where the roles are in a model on the meta device, by structure alone or as declared."""
+    source = find_model(options.model, options.trust_remote_code, config_alone=True)
+    return _attention_of(options, build_on_meta(source, TWO_CLASSES), verify=False)
+
+
 def adapt_for(
     config: TrainConfig,
     model: nn.Module,
@@ -114,11 +120,7 @@ def adapt_for(
     batches: Batches | None = None,
 ) -> nn.Module:
     """Adapt a model as a configuration says, with its roles measured or, without weights, by structure alone."""
-    if config.attention is None:
-        attention = find_attention(model, verify=verify)
-    else:
-        roles, heads = read_declaration(config.attention)
-        attention = declare_attention(model, roles, heads=heads, verify=verify)
+    attention = _attention_of(config, model, verify=verify)
     method = METHODS[config.method]
     return adapt(
         model,
@@ -128,6 +130,13 @@ def adapt_for(
         total_steps=total_steps if method.steps else None,
         batches=batches,
     )
+
+
+def _attention_of(options: AdaptOptions, model: nn.Module, *, verify: bool) -> AttentionMap:
+    if options.attention is None:
+        return find_attention(model, verify=verify)
+    roles, heads = read_declaration(options.attention)
+    return declare_attention(model, roles, heads=heads, verify=verify)
 
 
 def _memory(inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, config: TrainConfig) -> dict[str, int]:

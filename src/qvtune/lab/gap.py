@@ -1,0 +1,192 @@
+"""The generalisation gap of a finished run, measured, beside Theorem 1's bound of it."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from safetensors import safe_open
+from torch.nn.functional import cross_entropy, mse_loss
+
+from qvtune.data.load import TUNING, limit
+from qvtune.data.task import CLASSIFICATION
+from qvtune.data.tokens import tokenize
+from qvtune.errors import RunError
+from qvtune.methods.table import METHODS
+from qvtune.roles.attention import AttentionMap
+from qvtune.theory.bound import Bound, generalization_bound
+from qvtune.train.folder import RunFolder
+from qvtune.train.inference import TrainedRun, own_data, score_texts
+
+# A mean over so many has a standard error of about a hundredth of the losses' spread.
+MOST_EXAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Mean losses of a trained model in evaluation mode, on new examples and on those it was trained on.
+
+    Attributes:
+        gap: `new_loss` less `train_loss`, in the loss's unit.
+        standard_error: of the gap, from the spread of the losses over the examples.
+        loss: what was measured: "cross entropy", in nats, or "squared error".
+        split: the evaluation set that gives the new examples: the first, where there are two.
+        train_examples, new_examples: how many were measured, `MOST_EXAMPLES` of each at most.
+        lowest, highest: of all losses seen.
+    """
+
+    gap: float
+    standard_error: float
+    loss: str
+    split: str
+    train_loss: float
+    new_loss: float
+    train_examples: int
+    new_examples: int
+    lowest: float
+    highest: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MeasuredBound:
+    """A run's bound and its gap.
+
+    Attributes:
+        looseness: the bound over the size of the gap; None where the gap is 0.
+        other_numbers: that trained too, and are no part of the theorem: the head and biases.
+        bound_with_others: the bound if these are counted as the adapted matrices' are.
+    """
+
+    run: str
+    model: str
+    bound: Bound
+    gap: Gap
+    looseness: float | None
+    other_numbers: int
+    bound_with_others: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and dictionaries that JSON can hold."""
+        return {
+            "run": self.run,
+            "model": self.model,
+            **self.bound.to_dict(),
+            "measured": asdict(self.gap) | {"looseness": self.looseness},
+            "other_numbers": self.other_numbers,
+            "bound_with_others": self.bound_with_others,
+        }
+
+
+def measure_bound(run: TrainedRun, *, sub_gaussian: float = 1.0) -> MeasuredBound:
+    """Compute the bound of a finished run, and measure its generalisation gap.
+
+    Roles, method, rank, layers, the number of training examples and the bits of what was stored are the run's own.
+
+    Args:
+        run: the run.
+        sub_gaussian: R of its loss.
+
+    Raises:
+        AdaptError: if the run's method is one that the theorem is not for.
+        ConfigError: if `sub_gaussian` makes no sense.
+        DataError: if the run's data have changed or are gone.
+        RunError: if files of the run are damaged.
+    """
+    config, folder = run.config, run.folder
+    plan, result = folder.read_json(folder.plan), folder.read_json(folder.result)
+    bound = generalization_bound(
+        attention_of_run(run),
+        **{name: config.method_options[name] for name in ("roles", "rank", "layers")},
+        method=config.method,
+        examples=result["train_examples"],
+        bits=stored_bits(folder, config.method),
+        sub_gaussian=sub_gaussian,
+    )
+    gap = measure_gap(run)
+    others = plan["parameters_trainable"] - bound.numbers
+    return MeasuredBound(
+        run=str(folder.path),
+        model=config.model,
+        bound=bound,
+        gap=gap,
+        looseness=bound.bound / abs(gap.gap) if gap.gap else None,
+        other_numbers=others,
+        bound_with_others=bound.bound * math.sqrt(1 + others / bound.numbers),
+    )
+
+
+def measure_gap(run: TrainedRun) -> Gap:
+    """Measure the loss of a run's model on its training and its evaluation examples.
+
+    Of more than `MOST_EXAMPLES` a sample is drawn, by the run's seed and stratified by class.
+
+    Raises:
+        DataError: if the run's data have changed or are gone.
+        RunError: if files of the run are damaged.
+    """
+    data = own_data(run)
+    split = next(name for name in data.evaluation if name != TUNING)
+    notes: list[str] = []
+    losses = []
+    for dataset, what in ((data.train, "training"), (data.evaluation[split], split)):
+        sample, note = limit(dataset, run.task, MOST_EXAMPLES, run.config.seed, what)
+        losses.append(_losses(run, sample))
+        notes += note
+    train, new = losses
+    chosen_on = run.folder.read_json(run.folder.result)["checkpoint"]["chosen_on"]
+    if chosen_on == "validation":
+        notes.append("The checkpoint was chosen on the evaluation set, which can make the gap a little smaller.")
+    both = np.concatenate(losses)
+    return Gap(
+        gap=float(new.mean() - train.mean()),
+        standard_error=math.sqrt(sum(float(part.var()) / len(part) for part in losses)),
+        loss="cross entropy" if run.task.kind == CLASSIFICATION else "squared error",
+        split=split,
+        train_loss=float(train.mean()),
+        new_loss=float(new.mean()),
+        train_examples=len(train),
+        new_examples=len(new),
+        lowest=float(both.min()),
+        highest=float(both.max()),
+        notes=tuple(notes),
+    )
+
+
+def attention_of_run(run: TrainedRun) -> AttentionMap:
+    """Return where the projections are in a run's model.
+
+    Raises:
+        RunError: if its plan is damaged.
+    """
+    path = run.folder.plan
+    try:
+        return AttentionMap.from_dict(run.folder.read_json(path)["attention"])
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"{path}: is damaged or of another version of qvtune: {error!r} is missing or no value that is known. "
+            "Train again in another --out."
+        ) from None
+
+
+def stored_bits(folder: RunFolder, method: str) -> int:
+    """Return in how many bits a run stored each number of what it trained."""
+    saved = folder.adapter if METHODS[method].saves == "adapter" else folder.model
+    kinds = set()
+    for path in saved.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            kinds |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    return max(int("".join(filter(str.isdigit, kind))) for kind in kinds)  # of "F32" or "BF16"
+
+
+def _losses(run: TrainedRun, dataset: Dataset) -> NDArray[np.float64]:
+    """Return the loss of every example."""
+    tokens = tokenize(dataset, run.tokenizer, run.config.max_length)
+    scores = torch.from_numpy(score_texts(run.model, run.tokenizer, tokens, run.config.eval_batch_size)).double()
+    labels = torch.tensor(tokens["labels"])
+    if run.task.kind == CLASSIFICATION:
+        return cross_entropy(scores, labels, reduction="none").numpy()
+    return mse_loss(scores.squeeze(1), labels.double(), reduction="none").numpy()

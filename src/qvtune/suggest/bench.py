@@ -1,0 +1,266 @@
+"""`Bench`: train an adapted model for a few steps at any rates, and give it back as it was."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from qvtune.adaptation import adaptation_of
+from qvtune.groups import B_FACTORS, NO_DECAY, param_groups
+from qvtune.methods.galore import galore_adamw
+from qvtune.methods.ranks import allocate, orthogonality, plan_steps
+from qvtune.methods.state import load_trained, trained_state
+from qvtune.methods.table import METHODS
+from qvtune.train.run import SCHEDULES
+from qvtune.train.seeds import stream_seed
+
+Batch = Mapping[str, Any]
+Loss = Callable[[nn.Module, Batch], Tensor]
+# What is to be low on validation batches, of a model in evaluation mode: a number per example or per batch.
+Judge = Callable[[nn.Module, Sequence[Batch]], Sequence[float]]
+# Batches without end, from the number of the pass: the same number gives the same batches.
+Supply = Callable[[int], Iterator[Batch]]
+
+_KEPT = Path("the state kept by a bench")
+
+# A step is a forward and a backward pass, which is twice as much work again.
+FORWARD_SHARE = 1 / 3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a run trains, but for its rates and length. The fields are those of `TrainConfig`."""
+
+    schedule: str = "linear"
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    accumulation: int = 1
+    b_lr_ratio: float | None = None
+    precision: str = "fp32"
+    seed: int = 0
+
+
+@dataclass
+class Cost:
+    """What was spent: steps of training, and batches that were run forward alone."""
+
+    steps: int = 0
+    forwards: float = 0.0
+
+    @property
+    def in_steps(self) -> float:
+        """All of it in steps of training."""
+        return self.steps + self.forwards * FORWARD_SHARE
+
+
+class Bench:
+    """Trains a model for a few steps at a time, always from a state that was kept.
+
+    Use it within `borrowed`, which gives the model back bit for bit.
+
+    Args:
+        model: what `adapt` returned.
+        supply: training batches by the number of the pass.
+        validation: batches that say how good a state is.
+        loss: of a model and a batch, the mean over its examples.
+        judge: says how bad a model is on the validation batches; their losses when None.
+        recipe: how the run trains.
+        spend: called with what every step and forward pass costs, in steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        supply: Supply,
+        validation: Sequence[Batch],
+        loss: Loss,
+        recipe: Recipe,
+        judge: Judge | None = None,
+        spend: Callable[[float], None] = lambda steps: None,
+    ) -> None:
+        adaptation = adaptation_of(model)
+        assert adaptation is not None, "a bench takes what adapt returned"
+        self.model, self.loss, self.recipe = model, loss, recipe
+        self.cost = Cost()
+        self._judge = judge or (lambda model, batches: [float(loss(model, batch)) for batch in batches])
+        self._supply, self._validation, self._spend = supply, validation, spend
+        self._method = METHODS[adaptation.method]
+        self._device = next(model.parameters()).device
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of what trains: "query", "value", "head" and so on."""
+        groups = param_groups(self.model, lr=1.0, b_lr_ratio=self.recipe.b_lr_ratio)
+        return list(dict.fromkeys(_owner(group["name"]) for group in groups))
+
+    @property
+    def evaluation_cost(self) -> float:
+        """What `validate` costs, in steps."""
+        return len(self._validation) / self.recipe.accumulation * FORWARD_SHARE
+
+    def keep(self) -> dict[str, Tensor]:
+        """Return a copy of the state, for `put_back`."""
+        return {name: tensor.detach().clone() for name, tensor in trained_state(self.model).items()}
+
+    def put_back(self, state: Mapping[str, Tensor]) -> None:
+        """Give the model a state that was kept."""
+        load_trained(self.model, dict(state), _KEPT)
+
+    def train(
+        self, rates: Mapping[str, float], steps: int, number: int, rising: Sequence[float] | None = None
+    ) -> list[float]:
+        """Train what `rates` names for some steps and return the loss of each, up to the first that is not finite.
+
+        Args:
+            rates: learning rate by the name of a group; groups that it does not name stay as they are.
+            steps: how many, which is also the length of the schedule.
+            number: of the pass, which fixes batches and dropout.
+            rising: factors of the rates for every step, in place of the recipe's schedule.
+        """
+        optimizer = self._optimizer(rates)
+        if rising is None:
+            schedule: Any = get_scheduler(
+                SCHEDULES[self.recipe.schedule], optimizer, round(self.recipe.warmup * steps), steps
+            )
+        else:
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rising[min(step, steps - 1)])
+        if self._method.steps:
+            plan_steps(self.model, steps)
+        scaler = torch.amp.GradScaler(self._device.type, enabled=self.recipe.precision == "fp16")
+        self.model.train()
+        losses = []
+        for step, batches in self._steps(number, steps):
+            loss = self._backward(batches, scaler)
+            losses.append(loss)
+            if not np.isfinite(loss):
+                break
+            scaler.unscale_(optimizer)
+            if self.recipe.max_grad_norm:
+                nn.utils.clip_grad_norm_(_parameters(optimizer), self.recipe.max_grad_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.step()
+            if self._method.steps:
+                allocate(self.model, step + 1)
+            self.model.zero_grad()
+        return losses
+
+    @torch.no_grad()
+    def losses(self, steps: int, number: int) -> list[float]:
+        """Return what `train` would have as losses if nothing moved: the same batches, the same dropout."""
+        self.model.train()
+        found = []
+        for _, batches in self._steps(number, steps):
+            found.append(float(np.mean([float(self._loss(batch)) for batch in batches])))
+            self._pay(forwards=len(batches) / self.recipe.accumulation)
+        return found
+
+    @torch.no_grad()
+    def validate(self) -> list[float]:
+        """Return what the judge says of the model in evaluation mode; nothing where its outputs are not finite."""
+        self.model.eval()
+        with self._autocast():
+            losses = [
+                float(loss) for loss in self._judge(self.model, [self._moved(batch) for batch in self._validation])
+            ]
+        self._pay(forwards=len(self._validation) / self.recipe.accumulation)
+        return losses if np.isfinite(losses).all() else []
+
+    def _backward(self, batches: Sequence[Batch], scaler: Any) -> float:
+        total = 0.0
+        for batch in batches:
+            loss = self._loss(batch) / len(batches)
+            total += float(loss.detach())
+            if self._method.steps:
+                loss = loss + orthogonality(self.model) / len(batches)
+            scaler.scale(loss).backward()
+        self._pay(steps=1)
+        return total
+
+    def _loss(self, batch: Batch) -> Tensor:
+        with self._autocast():
+            return self.loss(self.model, self._moved(batch))
+
+    def _moved(self, batch: Batch) -> Batch:
+        return {name: value.to(self._device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
+        return torch.autocast(self._device.type, dtype=dtype, enabled=dtype is not None)
+
+    def _steps(self, number: int, steps: int) -> Iterable[tuple[int, list[Batch]]]:
+        """Yield the number of a step and its batches, with the random state that belongs to it."""
+        supply = self._supply(number)
+        for step in range(steps):
+            batches = [next(supply) for _ in range(self.recipe.accumulation)]
+            torch.manual_seed(stream_seed(self.recipe.seed, "suggest") + (number << 20) + step)
+            yield step, batches
+
+    def _optimizer(self, rates: Mapping[str, float]) -> torch.optim.Optimizer:
+        # The rate of a group is put in below; here it keeps the ratio of B to A.
+        groups = param_groups(
+            self.model, lr=1.0, weight_decay=self.recipe.weight_decay, b_lr_ratio=self.recipe.b_lr_ratio
+        )
+        chosen = [g | {"lr": g["lr"] * rates[_owner(g["name"])]} for g in groups if _owner(g["name"]) in rates]
+        options = {"betas": (self.recipe.adam_beta1, self.recipe.adam_beta2), "eps": self.recipe.adam_epsilon}
+        make: Any = galore_adamw if self._method.name == "galore" else torch.optim.AdamW
+        return make(chosen, **options)
+
+    def _pay(self, steps: int = 0, forwards: float = 0.0) -> None:
+        before = self.cost.in_steps
+        self.cost.steps += steps
+        self.cost.forwards += forwards
+        self._spend(self.cost.in_steps - before)
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Give a model back as it was, also after an error: what trains, its gradients, and every module's mode."""
+    state = {name: tensor.detach().clone() for name, tensor in trained_state(model).items()}
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    try:
+        with kept_random_state():
+            yield
+    finally:
+        load_trained(model, state, _KEPT)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Give every random generator back the state that it had: Python's, numpy's, torch's and the device's."""
+    before = random.getstate(), np.random.get_state()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    devices = [torch.accelerator.current_device_index()] if device else []
+    try:
+        with torch.random.fork_rng(devices, device_type=device.type if device else "cuda"):
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+def _owner(group: str) -> str:
+    """Return "value" for "value", "value_b" and "value_no_decay"."""
+    return group.removesuffix(NO_DECAY).removesuffix(B_FACTORS)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

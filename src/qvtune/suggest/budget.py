@@ -1,0 +1,55 @@
+"""`Budget`: how many steps of training may be spent, and on what."""
+
+import math
+from dataclasses import dataclass
+
+from qvtune.errors import ConfigError
+
+# Of a full run, and steps at least, where no budget is given.
+DEFAULT_PART, DEFAULT_STEPS = 0.25, 400
+# Parts of the budget that the range tests and the evaluations of trials may take; trials take the rest.
+RANGE_PART, VALIDATION_PART = 0.3, 0.2
+# A curve over rates says nothing with fewer points, and a trial learns nothing in fewer steps.
+FEWEST_POINTS, FEWEST_TRIAL_STEPS = 20, 8
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent, in steps of training; a forward pass alone counts as a third of one.
+
+    Attributes:
+        steps: all of it.
+        full_steps: of the run that the rates are for.
+    """
+
+    steps: float
+    full_steps: int
+
+    @property
+    def part(self) -> float:
+        """The budget as a part of a full run."""
+        return self.steps / self.full_steps
+
+
+def parse_budget(value: str | float | None, full_steps: int) -> Budget:
+    """Read "25%" of a full run, or a number of steps.
+
+    Args:
+        value: what was given; a quarter of a full run, and at least 400 steps, when None.
+        full_steps: of the run that the rates are for.
+
+    Raises:
+        ConfigError: if it is neither, or not above 0.
+    """
+    if value is None:
+        return Budget(max(DEFAULT_PART * full_steps, float(DEFAULT_STEPS)), full_steps)
+    text = str(value).strip()
+    try:
+        steps = float(text.removesuffix("%")) * (full_steps / 100 if text.endswith("%") else 1)
+    except ValueError:
+        steps = math.nan
+    if not (math.isfinite(steps) and steps > 0):
+        raise ConfigError(
+            f"--budget is '{value}'; it should be a number of steps, as in 500, or a part of a full run, as in 25%."
+        )
+    return Budget(steps, full_steps)

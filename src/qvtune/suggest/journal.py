@@ -1,0 +1,63 @@
+"""`Journal`: what a search has measured, so that one that was interrupted goes on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from qvtune.errors import RunError
+from qvtune.train.folder import writing
+
+
+class Journal:
+    """Keeps every measured piece by its name, in a file of JSON lines where there is one.
+
+    Args:
+        path: the file, whose folder exists; memory alone when None.
+        key: what the search is of. A file of another search is refused.
+
+    Raises:
+        RunError: if the file is of another search, or cannot be read or written.
+    """
+
+    def __init__(self, path: Path | None = None, key: str = "") -> None:
+        self.path = path
+        self._pieces: dict[str, Any] = {}
+        if path is None:
+            return
+        if not path.exists():
+            self._append({"search": key})
+            return
+        with writing(path):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        # A line without its end was being written when the process was killed.
+        try:
+            whole = [json.loads(line) for line in lines if line.endswith("\n")]
+            first = whole[0]["search"] if whole else key
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path}: is damaged: {error}. Remove it, or give another --out.") from None
+        if first != key:
+            raise RunError(f"{path}: is of a search with another model, data or options. Give another --out.")
+        if len(whole) < len(lines):
+            with writing(path):
+                path.write_text("".join(lines[:-1]), encoding="utf-8")
+        if not whole:
+            self._append({"search": key})
+        self._pieces = {piece["name"]: piece["value"] for piece in whole[1:]}
+
+    def measure(self, name: str, function: Callable[[], Any]) -> Any:
+        """Return what the piece `name` gave before, or call `function` and keep its result, which JSON can hold."""
+        if name not in self._pieces:
+            value = function()
+            if self.path is not None:
+                self._append({"name": name, "value": value})
+            self._pieces[name] = value
+        return self._pieces[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._pieces
+
+    def _append(self, piece: dict[str, Any]) -> None:
+        assert self.path is not None
+        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(piece) + "\n")

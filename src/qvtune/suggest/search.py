@@ -1,0 +1,261 @@
+"""`Search`: range tests and trials on a live model, and what they say."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from qvtune.errors import ConfigError, DivergedError
+from qvtune.suggest.bench import FORWARD_SHARE, Bench
+from qvtune.suggest.budget import FEWEST_POINTS, FEWEST_TRIAL_STEPS, RANGE_PART, Budget
+from qvtune.suggest.journal import Journal
+from qvtune.suggest.ranges import RangeTest, changes, rising_rates
+from qvtune.suggest.suggestion import Confidence, Suggestion
+from qvtune.suggest.trials import (
+    Rates,
+    Trial,
+    centre,
+    chosen,
+    compass_search,
+    is_better,
+    probability_below,
+    trial_length,
+)
+
+QUERY_KEY, VALUE, HEAD = "lr", "value_lr", "head_lr"
+# Range tests of a side, each over other batches.
+PASSES = 2
+# Numbers of passes: each part of a search sees batches of its own, and all trials of a round see the same.
+HEAD_PASS, WARM_PASS, SIDE_PASS, TRIAL_PASS = 0, 1, 10, 100
+SURE, LIKELY = 0.9, 0.7
+
+
+@dataclass(frozen=True)
+class Side:
+    """Groups that share a rate, each with its factor: λ for the value where λ is given."""
+
+    rate: str
+    groups: dict[str, float]
+
+
+class Search:
+    """Finds the rates of an adapted model.
+
+    Args:
+        bench: trains the model, within `borrowed`.
+        budget: what may be spent.
+        default: rates that would be taken without a search: "lr", "value_lr" and "head_lr".
+        fixed: those of them that are given and are not searched.
+        lr_ratio: λ, where it is given and the rate of query and key is not.
+        journal: keeps what was measured.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        budget: Budget,
+        default: Rates,
+        fixed: Rates,
+        lr_ratio: float | None,
+        journal: Journal,
+    ) -> None:
+        self.bench, self.budget, self.journal = bench, budget, journal
+        self.sides = make_sides(bench.groups, lr_ratio)
+        self.default = {side.rate: default[side.rate] for side in self.sides}
+        self.fixed = {name: rate for name, rate in fixed.items() if name in self.default}
+        self.free = [side.rate for side in self.sides if side.rate not in self.fixed]
+        self.cost = {"steps": 0, "forwards": 0.0, "seconds": 0.0}
+        self._start: dict[str, Tensor] = {}
+        self._ratio = lr_ratio
+
+    def find(self) -> Suggestion:
+        """Run the range tests and the trials, and choose.
+
+        Raises:
+            ConfigError: if the budget is too small, or there is nothing to find.
+            DivergedError: if the loss is not finite before any step, or no rate that was tried left it finite.
+        """
+        if not self.free:
+            raise ConfigError("every rate is given, so there is nothing to find. Leave out one of them.")
+        self._start = self.bench.keep()
+        points = self._points()
+        ranges = [self._test_head(points)] if HEAD in self.free else []
+        head_rate = (self.fixed | centre(ranges)).get(HEAD, 0.0)
+        ranges += self._test_sides([s for s in self.sides if s.rate in self.free and s.rate != HEAD], points, head_rate)
+        trials = self._try(ranges)
+        return self._choose(ranges, trials)
+
+    def _points(self) -> int:
+        """Return at how many rates each range test looks."""
+        sides = sum(name != HEAD for name in self.free)
+        head = 1 + FORWARD_SHARE if HEAD in self.free else 0
+        warm = 1 if HEAD in self.default else 0
+        per_point = head + warm + (sides + FORWARD_SHARE) * PASSES * bool(sides)
+        points = int(RANGE_PART * self.budget.steps / per_point)
+        if points < FEWEST_POINTS:
+            least = math.ceil(FEWEST_POINTS * per_point / RANGE_PART)
+            raise ConfigError(
+                f"--budget is {self.budget.steps:.0f} steps ({self.budget.part:.0%} of a full run of "
+                f"{self.budget.full_steps}); a search of {len(self.free)} rates needs {least} at least. Give a larger "
+                "one, or give one of the rates."
+            )
+        return points
+
+    def _test_head(self, points: int) -> RangeTest:
+        side = next(side for side in self.sides if side.rate == HEAD)
+        rates = rising_rates(points, self.default[HEAD])
+        still = self._piece("still/head", partial(self._still, points, HEAD_PASS, self._start))
+        losses = self._piece("range/head", partial(self._rise, side, rates, HEAD_PASS, self._start))
+        return make_range(side, rates, [losses], [still])
+
+    def _test_sides(self, sides: Sequence[Side], points: int, head_rate: float) -> list[RangeTest]:
+        """Raise the rate of each side; where there is a head, it has learned for a while before, and stays."""
+        if not sides:
+            return []
+        numbers = range(SIDE_PASS, SIDE_PASS + PASSES)
+        names = [f"still/{number}" for number in numbers]
+        names += [f"range/{side.rate}/{number}" for side in sides for number in numbers]
+        state: dict[str, Tensor] = {}
+        if not all(name in self.journal for name in names):
+            self.bench.put_back(self._start)
+            if HEAD in self.default:
+                self._piece("warm", partial(self.bench.train, {"head": head_rate}, points, WARM_PASS))
+            state = self.bench.keep()
+        still = [self._piece(f"still/{n}", partial(self._still, points, n, state)) for n in numbers]
+        tests = []
+        for side in sides:
+            rates = rising_rates(points, self.default[side.rate])
+            losses = [
+                self._piece(f"range/{side.rate}/{n}", partial(self._rise, side, rates, n, state)) for n in numbers
+            ]
+            tests.append(make_range(side, rates, losses, still))
+        return tests
+
+    def _still(self, steps: int, number: int, state: Mapping[str, Tensor]) -> list[float]:
+        self.bench.put_back(state)
+        return self.bench.losses(steps, number)
+
+    def _rise(self, side: Side, rates: Sequence[float], number: int, state: Mapping[str, Tensor]) -> list[float]:
+        self.bench.put_back(state)
+        return self.bench.train(side.groups, len(rates), number, rising=rates)
+
+    def _try(self, ranges: Sequence[RangeTest]) -> list[Trial]:
+        left = self.budget.steps - self.cost["steps"] - self.cost["forwards"] * FORWARD_SHARE
+        number, steps = trial_length(left, self.bench.evaluation_cost, self.budget.full_steps)
+        if steps < FEWEST_TRIAL_STEPS:
+            raise ConfigError(
+                f"--budget is {self.budget.steps:.0f} steps, and the {left:.0f} left by the range tests make trials of "
+                f"{max(steps, 0)}; {FEWEST_TRIAL_STEPS} are needed. Give a larger one, or give one of the rates."
+            )
+
+        def run(rates: Rates) -> Trial:
+            name = "trial/" + "/".join(f"{rate}={value:g}" for rate, value in rates.items())
+            return Trial(dict(rates), steps, tuple(self._piece(name, partial(self._trial, rates, steps))))
+
+        return compass_search(self.fixed | centre(ranges), self.free, number, run)
+
+    def _trial(self, rates: Rates, steps: int) -> list[float]:
+        self.bench.put_back(self._start)
+        by_group = {group: rates[side.rate] * factor for side in self.sides for group, factor in side.groups.items()}
+        losses = self.bench.train(by_group, steps, TRIAL_PASS)
+        return self.bench.validate() if math.isfinite(losses[-1]) else []
+
+    def _choose(self, ranges: Sequence[RangeTest], trials: Sequence[Trial]) -> Suggestion:
+        best = chosen(trials)
+        if best.diverged:
+            tried = "; ".join(", ".join(f"{name} {rate:g}" for name, rate in trial.rates.items()) for trial in trials)
+            raise DivergedError(
+                f"every trial diverged, at {tried}. Check the data and the precision, or give lower rates by hand."
+            )
+        value = best.rates.get(VALUE)
+        rate = best.rates.get(QUERY_KEY, value if value is not None else best.rates.get(HEAD))
+        assert rate is not None
+        ratio = self._ratio or (value / best.rates[QUERY_KEY] if value is not None and QUERY_KEY in best.rates else 1.0)
+        in_steps = self.cost["steps"] + self.cost["forwards"] * FORWARD_SHARE
+        return Suggestion(
+            lr=rate,
+            lr_ratio=float(f"{ratio:.3g}"),
+            head_lr=best.rates.get(HEAD),
+            cost=self.cost | {"in_steps": in_steps, "part": in_steps / self.budget.full_steps},
+            confidence=judge_choice(best, trials),
+            ranges=tuple(ranges),
+            trials=tuple(trials),
+            notes=tuple(note for test in ranges for note in remarks(test)),
+        )
+
+    def _piece(self, name: str, function: Callable[[], list[float]]) -> list[float]:
+        """Measure a piece, or find it measured, and count what it cost."""
+
+        def measure() -> dict[str, Any]:
+            before, started = (self.bench.cost.steps, self.bench.cost.forwards), time.perf_counter()
+            values = function()
+            steps, forwards = self.bench.cost.steps - before[0], self.bench.cost.forwards - before[1]
+            seconds = time.perf_counter() - started
+            return {"values": values, "cost": {"steps": steps, "forwards": forwards, "seconds": seconds}}
+
+        piece = self.journal.measure(name, measure)
+        for part, amount in piece["cost"].items():
+            self.cost[part] += amount
+        return list(piece["values"])
+
+
+def make_sides(groups: Sequence[str], lr_ratio: float | None) -> list[Side]:
+    """Return the sides of a model whose groups have these names; the head comes last.
+
+    Args:
+        groups: as "query", "value" and "head".
+        lr_ratio: λ, where it is given, so that the value goes with query and key.
+    """
+    names = [name for name in groups if name not in ("value", "head")]
+    query_key = dict.fromkeys(names, 1.0)
+    if "value" in groups and lr_ratio is not None and names:
+        query_key["value"] = lr_ratio
+    sides = [Side(QUERY_KEY, query_key)] if query_key else []
+    if "value" in groups and "value" not in query_key:
+        sides.append(Side(VALUE, {"value": 1.0}))
+    return sides + ([Side(HEAD, {"head": 1.0})] if "head" in groups else [])
+
+
+def make_range(
+    side: Side, rates: Sequence[float], losses: Sequence[Sequence[float]], still: Sequence[Sequence[float]]
+) -> RangeTest:
+    """Return the test of a side.
+
+    Raises:
+        DivergedError: if the loss was not finite before any step.
+    """
+    start = float(np.mean(still))
+    if not math.isfinite(start):
+        raise DivergedError(
+            f"the loss is {start} before any step. Check the labels and the texts, or give --precision fp32."
+        )
+    passes = tuple(changes(found, before) for found, before in zip(losses, still, strict=True))
+    return RangeTest(side.rate, tuple(side.groups), tuple(rates), passes, start)
+
+
+def judge_choice(best: Trial, trials: Sequence[Trial]) -> Confidence:
+    """Say how sure a choice is, from the validation examples that all trials share."""
+    others = [probability_below(best, trial) for trial in trials if trial is not best]
+    probability = min(others, default=0.5)
+    near = [t for t in trials if t is best or not (t.diverged or is_better(best, t, by_error=True))]
+    limits = {name: (min(t.rates[name] for t in near), max(t.rates[name] for t in near)) for name in best.rates}
+    level = "high" if probability >= SURE else "medium" if probability >= LIKELY else "low"
+    return Confidence(level, probability, limits)
+
+
+def remarks(test: RangeTest) -> list[str]:
+    """Return sentences about a range test that did not show an interval."""
+    what = " and ".join(test.groups)
+    if test.edge == test.rates[0]:
+        return [f"{what}: every rate from {test.rates[0]:.1e} raised the loss."]
+    notes = []
+    if not test.learns:
+        notes.append(f"{what}: no rate lowered the loss by itself in {len(test.rates)} steps; the trials decide.")
+    if test.edge is None:
+        notes.append(f"{what}: no rate up to {test.rates[-1]:.1e} raised the loss.")
+    return notes

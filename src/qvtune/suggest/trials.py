@@ -1,0 +1,155 @@
+"""Trials: short runs that look for better rates step by step, all of one length and over the same batches."""
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qvtune.suggest.ranges import RangeTest
+
+# Where trials begin, relative to the rate of the deepest drop: a range test spends few steps at each rate, and a run
+# spends many. A tenth is what the test's users have found (fastai's `minimum / 10`).
+CENTRE = 0.1
+# By so much a move changes a rate, or a ratio of rates.
+STEP = math.sqrt(10)
+# As many trials, and of a full run's length this part if the budget allows; fewer trials rather than shorter ones.
+FEWEST, MOST, LONGEST = 5, 12, 0.25
+
+Rates = Mapping[str, float]
+# Exponents of STEP by the name of a rate.
+Move = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A short run.
+
+    Attributes:
+        rates: "lr", "value_lr" and "head_lr", those of them that mean something.
+        steps: length of its schedule.
+        losses: of every validation example, or batch, at its end; empty if it diverged.
+    """
+
+    rates: dict[str, float]
+    steps: int
+    losses: tuple[float, ...]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss stopped being finite."""
+        return not self.losses
+
+    @property
+    def loss(self) -> float:
+        """The mean over validation; infinite if it diverged."""
+        return float(np.mean(self.losses)) if self.losses else math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists and dictionaries that JSON can hold."""
+        loss = self.loss if self.losses else None
+        return {"rates": self.rates, "steps": self.steps, "loss": loss, "diverged": self.diverged}
+
+
+def centre(ranges: Sequence[RangeTest]) -> dict[str, float]:
+    """Return the rates at which trials begin: a tenth of that of each side's deepest drop."""
+    return {test.rate: _rounded(test.rates[test.deepest] * CENTRE) for test in ranges}
+
+
+def moves(free: Sequence[str]) -> list[Move]:
+    """Return what a search tries from where it is: first all rates up or down, then λ, then the head.
+
+    λ moves with the product of the two rates fixed, so that it does not stand for slower or faster.
+    """
+    sides = [name for name in free if name != "head_lr"]
+    found: list[Move] = []
+    if sides:
+        found += [dict.fromkeys(sides, sign) for sign in (1.0, -1.0)]
+    if len(sides) == 2:
+        found += [{"lr": -sign / 2, "value_lr": sign / 2} for sign in (1.0, -1.0)]
+    if "head_lr" in free:
+        found += [{"head_lr": sign} for sign in (1.0, -1.0)]
+    return found
+
+
+def compass_search(start: Rates, free: Sequence[str], most: int, run: Callable[[Rates], Trial]) -> list[Trial]:
+    """Move to better rates as long as there are trials left, and return all trials.
+
+    A move is taken if the trial there is better; one that raises the sum of the logarithms of the rates must be better
+    by a standard error, since rates that break do so late, and a short run flatters high ones.
+
+    Args:
+        start: the first trial's rates.
+        free: names of the rates that move.
+        most: how many trials.
+        run: makes one.
+    """
+    trials = [run(start)]
+    best = trials[0]
+    seen = {_place(start)}
+    directions = list(moves(free))
+    waiting = list(directions)
+    while waiting and len(trials) < most:
+        move = waiting.pop(0)
+        there = {name: _rounded(rate * STEP ** move.get(name, 0.0)) for name, rate in best.rates.items()}
+        if _place(there) in seen:
+            continue
+        seen.add(_place(there))
+        trials.append(run(there))
+        if is_better(trials[-1], best, by_error=sum(move.values()) > 0):
+            best = trials[-1]
+            waiting = [move, *(other for other in directions if other != move)]
+    return trials
+
+
+def chosen(trials: Sequence[Trial]) -> Trial:
+    """Return the trial with the lowest rates among those that the best is not better than by a standard error."""
+    best = min(trials, key=lambda trial: trial.loss)
+    near = [trial for trial in trials if not is_better(best, trial, by_error=True)]
+    return min(near, key=lambda trial: sum(math.log(rate) for rate in trial.rates.values())) if near else best
+
+
+def is_better(one: Trial, other: Trial, *, by_error: bool) -> bool:
+    """Whether the first has the lower loss, and by more than a standard error of the difference if asked."""
+    if one.diverged or other.diverged:
+        return not one.diverged
+    mean, error = paired_difference(one, other)
+    return mean < (-error if by_error else 0.0)
+
+
+def probability_below(one: Trial, other: Trial) -> float:
+    """Return how probable it is that the first has the lower loss on other examples, by a normal paired difference."""
+    if other.diverged:
+        return 1.0
+    mean, error = paired_difference(one, other)
+    return statistics.NormalDist().cdf(-mean / error) if error > 0 else 0.5
+
+
+def paired_difference(one: Trial, other: Trial) -> tuple[float, float]:
+    """Return the mean difference of the losses over what both were validated on, and its standard error."""
+    differences = np.subtract(one.losses, other.losses)
+    return float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
+
+
+def trial_length(steps: float, evaluation: float, full_steps: int) -> tuple[int, int]:
+    """Return the number of trials and their length.
+
+    Args:
+        steps: what may be spent on them.
+        evaluation: what an evaluation costs, in steps.
+        full_steps: of the run that the rates are for.
+    """
+    wanted = math.ceil(LONGEST * full_steps)
+    number = min(MOST, max(FEWEST, int(steps / (wanted + evaluation))))
+    return number, min(wanted if number > FEWEST else full_steps, int(steps / number - evaluation))
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.3g}")
+
+
+def _place(rates: Rates) -> tuple[tuple[str, int], ...]:
+    """Return where rates are on a grid finer than any move, so that the way there makes no difference."""
+    return tuple((name, round(8 * math.log(rate, STEP))) for name, rate in rates.items())
