@@ -78,11 +78,11 @@ def test_the_files_say_what_was_found(result: ScalingResult, folder: Path) -> No
     data = json.loads((folder / "scaling.json").read_text())
     assert data == json.loads(json.dumps(result.to_dict()))
     rows = pd.read_csv(folder / "scaling.csv")
-    assert len(rows) == 27 * 3 * 3 * 2 * 5 + 6 * 2 * 3 * 2 * 2
+    assert len(rows) == 27 * 3 * 3 * 2 + 6 * 3 * 2 * 2
     # From the raw sizes alone: the exponent of d1 in the last step of one cell.
-    kept = (rows["kind"] == "linear attention, factor value") & (rows["scaling"] == "query/key n^-1, value 1")
-    kept &= (rows["quantity"] == "d1") & (rows["step"] == 2)
-    slope = np.polyfit(np.log(rows[kept]["width"]), np.log(rows[kept]["size"]), 1)[0]
+    kept = (rows["kind"] == "linear attention, factor value") & (rows["query_key_rate"] == "n^-1")
+    kept &= (rows["value_rate"] == "1") & (rows["step"] == 2)
+    slope = np.polyfit(np.log(rows[kept]["width"]), np.log(rows[kept]["d1"]), 1)[0]
     (cell,) = (toy for toy in data["toy"] if list(toy.values())[:4] == ["linear", "factor", "n^-1", "1"])
     assert cell["steps"][1]["exponents"]["d1"]["slope"] == pytest.approx(slope, rel=1e-9)
     page = (folder / "report.html").read_text()

@@ -39,12 +39,13 @@ def execute(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from qvtune.lab.formats import print_table
-    from qvtune.report.scaling_page import check_free, write_scaling
+    from qvtune.report.page import check_free
+    from qvtune.report.scaling_page import RECORD, write_scaling
     from qvtune.report.scaling_tables import headline, scaling_tables
     from qvtune.theory.scaling import scaling_experiment
 
     if args.out is not None:
-        check_free(args.out)
+        check_free(args.out, RECORD)
     result = scaling_experiment(options.model_dump())
     page = None if args.out is None else write_scaling(result, args.out)
     data, console = result.to_dict(), Console()

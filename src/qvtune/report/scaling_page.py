@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from qvtune.errors import RunError
 from qvtune.lab.formats import to_markdown
 from qvtune.report.chart import Chart, Series, draw_charts
 from qvtune.report.document import Entry, Page, Pictures, Table, render
-from qvtune.report.page import save_figures
+from qvtune.report.page import check_free, save_figures
 from qvtune.report.run_page import plot
 from qvtune.report.scaling_tables import (
     FAMILY_NAMES,
@@ -36,18 +35,6 @@ CAPTION = (
 )
 
 
-def check_free(path: Path) -> None:
-    """Check that an experiment may be written into a folder.
-
-    Raises:
-        RunError: if it holds something that is none.
-    """
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path}: is a file. Give --out a folder.")
-    if path.is_dir() and any(path.iterdir()) and not (path / RECORD).is_file():
-        raise RunError(f"{path}: is not empty and holds no {RECORD}. Give --out an empty or new folder.")
-
-
 def write_scaling(result: ScalingResult, path: Path) -> Path:
     """Write an experiment into a folder, and return its page.
 
@@ -57,7 +44,7 @@ def write_scaling(result: ScalingResult, path: Path) -> Path:
     Raises:
         RunError: if the folder holds something else, or nothing can be written.
     """
-    check_free(path)
+    check_free(path, RECORD)
     data = result.to_dict()
     tables = scaling_tables(data)
     pictures, figures = _pictures(result)

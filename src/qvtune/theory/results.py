@@ -116,25 +116,25 @@ class ScalingResult:
         }
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield every measured size with what it belongs to, as rows of a table."""
+        """Yield what every step of every layer and block changed, as rows of a table."""
         for toy in self.toys:
             what = {
-                "part": "toy",
                 "kind": f"{toy.attention} attention, {toy.value} value",
-                "scaling": f"query/key {toy.query_key_rate}, value {toy.value_rate}",
+                "query_key_rate": toy.query_key_rate,
+                "value_rate": toy.value_rate,
             }
-            yield from _rows(
-                what, self.options.widths, dict(zip(QUANTITIES, np.moveaxis(toy.sizes, -1, 0), strict=True))
-            )
+            sizes = dict(zip(QUANTITIES, np.moveaxis(toy.sizes, -1, 0), strict=True))
+            yield from _rows(what, self.options.widths, sizes)
         for block in self.blocks:
-            what = {"part": "block", "kind": f"{block.family}, {block.method}", "scaling": f"both sides {block.rate:g}"}
+            what = {"kind": f"{block.family}, {block.method}"}
+            what |= {"query_key_rate": f"{block.rate:g}", "value_rate": f"{block.rate:g}"}
             yield from _rows(what, self.options.block_widths, block.sizes)
 
 
 def _rows(what: dict[str, str], widths: list[int], sizes: Mapping[str, Sizes]) -> Iterator[dict[str, Any]]:
-    for name, measured in sizes.items():
-        for (w, member, step), size in np.ndenumerate(measured):
-            yield {**what, "quantity": name, "width": widths[w], "seed": member, "step": step + 1, "size": float(size)}
+    for w, member, step in np.ndindex(next(iter(sizes.values())).shape):
+        found = {name: float(of[w, member, step]) for name, of in sizes.items()}
+        yield {**what, "width": widths[w], "seed": member, "step": step + 1, **found}
 
 
 def _plain(exponents: Mapping[str, Exponent | None]) -> dict[str, Any]:
