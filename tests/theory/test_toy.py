@@ -101,6 +101,16 @@ def layer(width: int, seed: int):
     return LAYERS.setdefault((width, seed), draw(seed, width))
 
 
+def test_a_full_value_grows_like_the_scores() -> None:
+    for value_rate, expected in ((0.0, 1.0), (1.0, 0.0)):
+        cell = Cell("linear", "full", 1.0, value_rate)
+        measured = [[measure(layer(width, seed), cell, "sign", 2)[1] for seed in range(SEEDS)] for width in WIDTHS]
+        assert predicted_exponents(cell, 2)["d3"] == expected
+        for name in ("values", "d1", "d2", "d3"):
+            fitted = fit_exponent(WIDTHS, np.array([[found[name] for found in row] for row in measured]))
+            assert abs(fitted.slope - expected) <= 0.1, (name, value_rate, fitted)
+
+
 def test_the_theorems_rates_keep_all_three_terms() -> None:
     widths = [64, 512, 4096]
     cell = Cell("linear", "factor", 1.0, 0.0)

@@ -109,6 +109,7 @@ def _toy_table(data: Mapping[str, Any], attention: str, value: str, brief: bool)
         rows[-1] += [f"{cell['entropy']:.2f}"] if is_softmax else []
     text = f"Exponents of what step {at + 1} of {steps} changes, ± half of the 95 % interval"
     text += "." if brief else ", and in brackets what follows from the theory."
+    text += " QK and V: what becomes of the side of query and key, and of the value's, as the width grows."
     if is_softmax:
         text += (
             f" Entropy: of the attention, in nats, after {count(steps, 'step')} at the largest width. Even attention "
