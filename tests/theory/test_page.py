@@ -45,9 +45,15 @@ def test_what_the_page_says_of_lambda(data: dict) -> None:
 
     assert within(0) < 0.055
     assert within(2) < 0.115
-    outside = {b["family"] for b in data["blocks"] for s in (b["steps"][0], b["steps"][2]) if s["lambda"]["low"] > 0}
-    assert outside == {"llama"}
-    assert all(block["steps"][step]["lambda"]["high"] > 0 for block in data["blocks"] for step in (0, 2))
+    intervals = {
+        (block["family"], block["method"], step): block["steps"][step]["lambda"]
+        for block in data["blocks"]
+        for step in (0, 2)
+    }
+    above = [kind for kind, exponent in intervals.items() if exponent["low"] > 0]
+    below = [kind for kind, exponent in intervals.items() if exponent["high"] < 0]
+    assert [family for family, _, _ in above] == ["llama"] * 3
+    assert below == [("bert", "lora", 2)]
     assert all(e["low"] <= 1 <= e["high"] for e in data["full_query_key_with_lora_value"].values())
     above = {block["family"] for block in data["blocks"] if min(block["value_to_query_key"].values()) > 1}
     below = {block["family"] for block in data["blocks"] if max(block["value_to_query_key"].values()) < 1}
