@@ -1,6 +1,7 @@
 """The experiment from options to files, and the command."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -92,27 +93,28 @@ def test_the_files_say_what_was_found(result: ScalingResult, folder: Path) -> No
 
 
 def test_a_folder_is_written_again_but_no_other(result: ScalingResult, folder: Path, tmp_path: Path) -> None:
-    before = (folder / "scaling.csv").read_bytes()
-    write_scaling(result, folder)
-    assert (folder / "scaling.csv").read_bytes() == before
+    before = json.loads((folder / "scaling.json").read_text())
+    write_scaling(replace(result, blocks=(), assumed={}), folder)
+    after = json.loads((folder / "scaling.json").read_text())
+    assert (after["toy"], after["blocks"]) == (before["toy"], [])
     (tmp_path / "letter.txt").write_text("mine")
     with pytest.raises(qvtune.QVTuneError, match=r"is not empty and holds no scaling\.json"):
         write_scaling(result, tmp_path)
 
 
-def test_the_command_prints_the_exponents(result: ScalingResult, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["theory", "scaling", *WORDS, "--json", "--out", str(tmp_path / "out")]) == 0
-    printed = capsys.readouterr()
-    assert json.loads(printed.out) == json.loads(json.dumps(result.to_dict()))
-    assert (tmp_path / "out" / "report.html").is_file()
+def test_the_command_prints_the_exponents(result: ScalingResult, capsys: pytest.CaptureFixture) -> None:
+    assert main(["theory", "scaling", *WORDS, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(result.to_dict()))
 
 
-def test_the_command_prints_tables(capsys: pytest.CaptureFixture) -> None:
-    assert main(["theory", "scaling", *WORDS, "--no-blocks"]) == 0
+def test_the_command_prints_tables_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["theory", "scaling", *WORDS, "--no-blocks", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert printed.count("Exponents of what step") == 3
     assert "η_QK = 1/n, η_V = 1: QK" in printed
     assert "BERT" not in printed
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert (tmp_path / "out" / "toy.png").is_file()
 
 
 @pytest.mark.parametrize(
