@@ -47,7 +47,7 @@ def by_hand(side: str, width: int, seed: int, steps: int) -> list[float]:
 @pytest.mark.parametrize("side", SIDES)
 def test_a_side_of_bert_moves_as_by_hand(side: str) -> None:
     found = measure_block("bert", "full", 64, 5, "adam", 3)
-    assert found[side] == pytest.approx(by_hand(side, 64, 5, 3), rel=1e-3)
+    assert found[side] == pytest.approx(by_hand(side, 64, 5, 3), rel=1e-5)
     assert len(found[side]) == 3
     assert found["value"] != pytest.approx(found["query_key"], rel=1e-2)
 
