@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qvtune.roles.declare import declare_attention
     from qvtune.roles.find import find_attention
     from qvtune.roles.layouts import Rows
+    from qvtune.search.suggest import suggest, suggest_rates
     from qvtune.theory.bound import generalization_bound
     from qvtune.theory.scaling import scaling_experiment
     from qvtune.train.fast.accelerate import accelerate, decelerate
@@ -49,6 +50,8 @@ _HOMES = {
     "restore": "qvtune.adaptation",
     "save_adapter": "qvtune.adapters",
     "scaling_experiment": "qvtune.theory.scaling",
+    "suggest": "qvtune.search.suggest",
+    "suggest_rates": "qvtune.search.suggest",
     "sweep": "qvtune.lab.sweep",
     "write_report": "qvtune.report.page",
 }
@@ -78,6 +81,8 @@ __all__ = [
     "restore",
     "save_adapter",
     "scaling_experiment",
+    "suggest",
+    "suggest_rates",
     "sweep",
     "write_report",
 ]

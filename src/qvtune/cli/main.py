@@ -12,8 +12,8 @@ from qvtune.cli.options import Parser
 from qvtune.errors import DivergedError, Interrupted, QVTuneError
 
 VERBS = (
-    "train", "sweep", "compare", "reproduce", "evaluate", "predict", "merge", "plan", "theory", "runs", "report",
-    "download", "demo",
+    "train", "suggest", "sweep", "compare", "reproduce", "evaluate", "predict", "merge", "plan", "theory", "runs",
+    "report", "download", "demo",
 )  # fmt: skip
 
 DIVERGED = 3

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from qvtune.cli.auto import find_auto
 from qvtune.cli.options import add_options, add_words, given, given_words
 from qvtune.errors import ConfigError
 from qvtune.train.config import TrainConfig, make_config
@@ -15,13 +16,19 @@ def add_command(commands: Any) -> None:
         "train",
         help="train query and value, each at its own rate",
         usage="qvtune train --model MODEL --data DATA --out DIR [option ...]",
-        description="Train a model on labelled text. The same command again goes on with a run that was stopped.",
+        description="Train a model on labelled text. The same command again goes on with a run that was stopped. "
+        "--lr, --lr-ratio and --head-lr may be auto: they are searched for before the run, as 'qvtune suggest' does.",
         epilog="Example: qvtune train --model pkg:minilm --data reviews.csv --lr 4e-4 --lr-ratio 4 --out runs/mine",
     )
     add_options(parser, TrainConfig)
     add_words(parser)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of these options.")
     parser.add_argument("--resume", type=Path, metavar="DIR", help="Go on with the run in this folder.")
+    parser.add_argument(
+        "--budget",
+        metavar="STEPS_OR_PERCENT",
+        help="What the search for rates that are auto may spend: steps, or a part of the run, as in 25%%.",
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -39,8 +46,8 @@ def execute(args: argparse.Namespace) -> None:
 def _config(args: argparse.Namespace) -> TrainConfig:
     values = given(args, TrainConfig) | given_words(args)
     if args.resume is None:
-        return make_config(values, args.config)
-    if values or args.config:
+        return make_config(find_auto(values, args.config, args.budget), args.config)
+    if values or args.config or args.budget:
         raise ConfigError("--resume takes every option from the run folder. Give it alone.")
     from qvtune.train.folder import RunFolder
 

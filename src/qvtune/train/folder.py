@@ -16,6 +16,8 @@ from qvtune.errors import QVTuneError, RunError
 from qvtune.train.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig, make_config
 
 LOCK = ".lock"
+# The folder of a search for the run's rates, which is made before the run.
+SUGGESTION = "suggestion"
 # What is under construction; it gets its name when it is whole.
 STAGING = ".writing-"
 
@@ -87,7 +89,7 @@ class RunFolder:
             raise RunError(f"{self.path}: is a file. Give --out a folder.")
         if self.is_run:
             self._compare(config)
-        elif any(path.name != LOCK for path in self.path.iterdir()):
+        elif any(path.name not in (LOCK, SUGGESTION) for path in self.path.iterdir()):
             raise RunError(f"{self.path}: is not empty and holds no run. Give --out an empty or new folder.")
 
     @contextmanager

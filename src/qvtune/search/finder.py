@@ -1,4 +1,4 @@
-"""`Search`: range tests and trials on a live model, and what they say."""
+"""`Finder`: range tests and trials on a live model, and what they say."""
 
 import math
 import time
@@ -11,12 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from qvtune.errors import ConfigError, DivergedError
-from qvtune.suggest.bench import FORWARD_SHARE, Bench
-from qvtune.suggest.budget import FEWEST_POINTS, FEWEST_TRIAL_STEPS, RANGE_PART, Budget
-from qvtune.suggest.journal import Journal
-from qvtune.suggest.ranges import RangeTest, changes, rising_rates
-from qvtune.suggest.suggestion import Confidence, Suggestion
-from qvtune.suggest.trials import (
+from qvtune.search.bench import FORWARD_SHARE, Bench
+from qvtune.search.budget import FEWEST_POINTS, FEWEST_TRIAL_STEPS, RANGE_PART, Budget
+from qvtune.search.journal import Journal
+from qvtune.search.ranges import RangeTest, changes, rising_rates
+from qvtune.search.suggestion import Confidence, Suggestion
+from qvtune.search.trials import (
     Rates,
     Trial,
     centre,
@@ -43,7 +43,7 @@ class Side:
     groups: dict[str, float]
 
 
-class Search:
+class Finder:
     """Finds the rates of an adapted model.
 
     Args:
@@ -120,12 +120,14 @@ class Search:
         numbers = range(SIDE_PASS, SIDE_PASS + PASSES)
         names = [f"still/{number}" for number in numbers]
         names += [f"range/{side.rate}/{number}" for side in sides for number in numbers]
-        state: dict[str, Tensor] = {}
-        if not all(name in self.journal for name in names):
-            self.bench.put_back(self._start)
-            if HEAD in self.default:
-                self._piece("warm", partial(self.bench.train, {"head": head_rate}, points, WARM_PASS))
-            state = self.bench.keep()
+        self.bench.put_back(self._start)
+        if HEAD in self.default:
+            learn = partial(self.bench.train, {"head": head_rate}, points, WARM_PASS)
+            is_known = "warm" in self.journal
+            self._piece("warm", learn)
+            if is_known and not all(name in self.journal for name in names):
+                learn()  # the journal keeps losses, and no state
+        state = self.bench.keep()
         still = [self._piece(f"still/{n}", partial(self._still, points, n, state)) for n in numbers]
         tests = []
         for side in sides:

@@ -67,7 +67,8 @@ class Cost:
 class Bench:
     """Trains a model for a few steps at a time, always from a state that was kept.
 
-    Use it within `borrowed`, which gives the model back bit for bit.
+    Use it within `borrowed`, which gives the model back bit for bit. `spend` is called with what every step and forward
+    pass costs, in steps.
 
     Args:
         model: what `adapt` returned.
@@ -76,7 +77,6 @@ class Bench:
         loss: of a model and a batch, the mean over its examples.
         judge: says how bad a model is on the validation batches; their losses when None.
         recipe: how the run trains.
-        spend: called with what every step and forward pass costs, in steps.
     """
 
     def __init__(
@@ -87,15 +87,15 @@ class Bench:
         loss: Loss,
         recipe: Recipe,
         judge: Judge | None = None,
-        spend: Callable[[float], None] = lambda steps: None,
     ) -> None:
         adaptation = adaptation_of(model)
         assert adaptation is not None, "a bench takes what adapt returned"
         self.model, self.loss, self.recipe = model, loss, recipe
         self.cost = Cost()
         self._judge = judge or (lambda model, batches: [float(loss(model, batch)) for batch in batches])
-        self._supply, self._validation, self._spend = supply, validation, spend
-        self._method = METHODS[adaptation.method]
+        self.spend: Callable[[float], None] = lambda steps: None
+        self._supply, self._validation = supply, validation
+        self.method = METHODS[adaptation.method]
         self._device = next(model.parameters()).device
 
     @property
@@ -135,7 +135,7 @@ class Bench:
             )
         else:
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rising[min(step, steps - 1)])
-        if self._method.steps:
+        if self.method.steps:
             plan_steps(self.model, steps)
         scaler = torch.amp.GradScaler(self._device.type, enabled=self.recipe.precision == "fp16")
         self.model.train()
@@ -151,7 +151,7 @@ class Bench:
             scaler.step(optimizer)
             scaler.update()
             schedule.step()
-            if self._method.steps:
+            if self.method.steps:
                 allocate(self.model, step + 1)
             self.model.zero_grad()
         return losses
@@ -182,7 +182,7 @@ class Bench:
         for batch in batches:
             loss = self._loss(batch) / len(batches)
             total += float(loss.detach())
-            if self._method.steps:
+            if self.method.steps:
                 loss = loss + orthogonality(self.model) / len(batches)
             scaler.scale(loss).backward()
         self._pay(steps=1)
@@ -214,14 +214,14 @@ class Bench:
         )
         chosen = [g | {"lr": g["lr"] * rates[_owner(g["name"])]} for g in groups if _owner(g["name"]) in rates]
         options = {"betas": (self.recipe.adam_beta1, self.recipe.adam_beta2), "eps": self.recipe.adam_epsilon}
-        make: Any = galore_adamw if self._method.name == "galore" else torch.optim.AdamW
+        make: Any = galore_adamw if self.method.name == "galore" else torch.optim.AdamW
         return make(chosen, **options)
 
     def _pay(self, steps: int = 0, forwards: float = 0.0) -> None:
         before = self.cost.in_steps
         self.cost.steps += steps
         self.cost.forwards += forwards
-        self._spend(self.cost.in_steps - before)
+        self.spend(self.cost.in_steps - before)
 
 
 @contextmanager

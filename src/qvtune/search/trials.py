@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from qvtune.suggest.ranges import RangeTest
+from qvtune.search.budget import FEWEST_TRIAL_STEPS
+from qvtune.search.ranges import RangeTest
 
 # Where trials begin, relative to the rate of the deepest drop: a range test spends few steps at each rate, and a run
 # spends many. A tenth is what the test's users have found (fastai's `minimum / 10`).
@@ -141,9 +142,9 @@ def trial_length(steps: float, evaluation: float, full_steps: int) -> tuple[int,
         evaluation: what an evaluation costs, in steps.
         full_steps: of the run that the rates are for.
     """
-    wanted = math.ceil(LONGEST * full_steps)
+    wanted = max(FEWEST_TRIAL_STEPS, math.ceil(LONGEST * full_steps))
     number = min(MOST, max(FEWEST, int(steps / (wanted + evaluation))))
-    return number, min(wanted if number > FEWEST else full_steps, int(steps / number - evaluation))
+    return number, min(wanted if number > FEWEST else max(wanted, full_steps), int(steps / number - evaluation))
 
 
 def _rounded(rate: float) -> float:

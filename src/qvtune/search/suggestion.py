@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from qvtune.suggest.ranges import RangeTest
-from qvtune.suggest.trials import Trial
+from qvtune.search.ranges import RangeTest
+from qvtune.search.trials import Trial
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from qvtune.errors import ConfigError
 
 # Of a full run, and steps at least, where no budget is given.
-DEFAULT_PART, DEFAULT_STEPS = 0.25, 400
+DEFAULT_PART, DEFAULT_STEPS = 0.25, 600
 # Parts of the budget that the range tests and the evaluations of trials may take; trials take the rest.
 RANGE_PART, VALIDATION_PART = 0.3, 0.2
 # A curve over rates says nothing with fewer points, and a trial learns nothing in fewer steps.
@@ -35,7 +35,7 @@ def parse_budget(value: str | float | None, full_steps: int) -> Budget:
     """Read "25%" of a full run, or a number of steps.
 
     Args:
-        value: what was given; a quarter of a full run, and at least 400 steps, when None.
+        value: what was given; a quarter of a full run, and at least 600 steps, when None.
         full_steps: of the run that the rates are for.
 
     Raises:
