@@ -23,6 +23,7 @@ FUNCTIONS = [
     "reproduce",
     "restore",
     "save_adapter",
+    "scaling_experiment",
     "sweep",
     "write_report",
 ]
@@ -34,6 +35,7 @@ OTHER_SUBJECTS = {
     "compare": ["methods"],
     "generalization_bound": ["attention"],
     "reproduce": ["experiment"],
+    "scaling_experiment": ["options"],
     "sweep": ["options", "axes"],
     "write_report": ["path"],
 }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from qvtune.roles.layouts import Rows
     from qvtune.search.suggest import suggest, suggest_rates
     from qvtune.theory.bound import generalization_bound
+    from qvtune.theory.scaling import scaling_experiment
     from qvtune.train.fast.accelerate import accelerate, decelerate
     from qvtune.train.trainer import Trainer, TrainingArguments
 
@@ -48,6 +49,7 @@ _HOMES = {
     "reproduce": "qvtune.lab.reproduce",
     "restore": "qvtune.adaptation",
     "save_adapter": "qvtune.adapters",
+    "scaling_experiment": "qvtune.theory.scaling",
     "suggest": "qvtune.search.suggest",
     "suggest_rates": "qvtune.search.suggest",
     "sweep": "qvtune.lab.sweep",
@@ -78,6 +80,7 @@ __all__ = [
     "reproduce",
     "restore",
     "save_adapter",
+    "scaling_experiment",
     "suggest",
     "suggest_rates",
     "sweep",

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -14,6 +14,7 @@ class Options(BaseModel):
     """Base of every set of options. A field's description is its help text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    command: ClassVar[str] = "train"
 
     @model_validator(mode="before")
     @classmethod
@@ -67,7 +68,7 @@ def _problem(cls: type[Options], error: dict[str, Any], files: Mapping[str, str]
     name = f"{files[field]}: {field}" if field in files else option_name(field)
     if error["type"] == "extra_forbidden":
         hint = nearest(field, cls.model_fields)
-        return f"{name}: unknown option.{hint} 'qvtune train --help' lists all."
+        return f"{name}: unknown option.{hint} 'qvtune {cls.command} --help' lists all."
     if error["type"] == "missing":
         return f"{name} is required."
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")

@@ -174,3 +174,15 @@ def test_ticks_that_would_overlap_are_left_out_and_one_is_kept():
     ratios = [0.1, 0.9, 1.0, 1.1, 100.0]
     chart = Chart("t", "λ", "y", [Series("x", ratios, ratios)], log_x=True, x_ticks=ratios)
     assert plot_chart(chart)["layout"]["xaxis"]["tickvals"] == [0.1, 1.0, 100.0]
+
+
+def test_a_fit_and_a_range_are_drawn():
+    series = Series("law", [1.0, 10.0, 100.0], [2.0, 20.0, 200.0], fit=[1.0, 10.0, 100.0], line=False)
+    chart = Chart("t", "x", "y", [series], log_x=True, log_y=True, y_range=(0.1, 1e4))
+    (axes,) = draw_charts([chart]).axes
+    assert axes.get_ylim() == (0.1, 1e4)
+    assert [list(line.get_ydata()) for line in axes.get_lines()] == [series.fit, series.y]
+    figure = plot_chart(chart)
+    assert figure["layout"]["yaxis"]["range"] == pytest.approx([-1, 4])
+    assert [list(trace["y"]) for trace in figure["data"]] == [series.y, series.fit]
+    assert figure["data"][1]["line"]["color"] == figure["data"][0]["line"]["color"]

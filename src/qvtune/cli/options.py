@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Collection
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -142,6 +142,6 @@ def _metavar(kind: Any) -> str:
         choices = [c for part in get_args(kind) for c in get_args(part) if isinstance(c, str)]
     if choices:
         return "{" + ",".join(choices) + "}"
-    plain = next((part for part in get_args(kind) if part is not type(None)), kind)
+    plain = kind if get_origin(kind) is list else next((p for p in get_args(kind) if p is not type(None)), kind)
     names = {int: "N", float: "X", str: "TEXT"}
     return names.get(plain, "LIST" if "list" in str(plain) else "PATH")

@@ -5,7 +5,7 @@ from typing import Any
 
 from qvtune.cli.options import Parser
 
-VERBS = ("bound",)
+VERBS = ("bound", "scaling")
 
 
 def add_command(commands: Any) -> None:

@@ -73,10 +73,11 @@ def execute(args: argparse.Namespace) -> None:
     quiet_libraries()
     from rich.console import Console
 
-    from qvtune.report.bound_page import BoundReport, check_free
+    from qvtune.report.bound_page import RECORD, BoundReport
+    from qvtune.report.page import check_free
 
     if args.out is not None:
-        check_free(args.out)
+        check_free(args.out, RECORD)
     if args.run:
         from qvtune.lab.gap import attention_of_run, measure_bound
         from qvtune.train.inference import load_run

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.amounts import count
-from qvtune.errors import RunError
 from qvtune.lab.gap import Gap, MeasuredBound
 from qvtune.report.chart import Chart, Series, draw_charts
 from qvtune.report.document import Page, Pictures, Table, entry, render
-from qvtune.report.page import save_figures
+from qvtune.report.page import check_free, save_figures
 from qvtune.report.run_page import plot, text_table
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.layouts import ROLES
@@ -111,7 +110,7 @@ class BoundReport:
         Raises:
             RunError: if the folder holds something else, or nothing can be written.
         """
-        check_free(path)
+        check_free(path, RECORD)
         write_json(path / RECORD, self.to_dict())
         write_text(path / "report.html", render(self.page()))
         return [path / RECORD, path / "report.html", *save_figures(path, {"bound": draw_charts(self.charts)})]
@@ -145,18 +144,6 @@ class BoundReport:
 
     def _here(self, x: float) -> Series:
         return Series(HERE, [float(x)], [self.bound.bound], line=False)
-
-
-def check_free(path: Path) -> None:
-    """Check that a bound may be written into a folder.
-
-    Raises:
-        RunError: if it holds something that is none.
-    """
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path}: is a file. Give --out a folder.")
-    if path.is_dir() and any(path.iterdir()) and not (path / RECORD).is_file():
-        raise RunError(f"{path}: is not empty and holds no {RECORD}. Give --out an empty or new folder.")
 
 
 def _log_chart(name: str, title: str, series: list[Series], ticks: list[float]) -> Chart:

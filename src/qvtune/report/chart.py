@@ -22,8 +22,8 @@ MOST_TICKS = 12
 class Series:
     """One line, or points where `line` is false.
 
-    `low` and `high` are a band about a line and error bars of points. `crossed` marks points with a cross. `hover` is
-    shown beside a point on the page; name and numbers where it is empty.
+    `low` and `high` are a band about a line and error bars of points. `fit` is drawn dashed through points. `crossed`
+    marks points with a cross. `hover` is shown beside a point on the page; name and numbers where it is empty.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Series:
     y: list[float]
     low: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
+    fit: list[float] = field(default_factory=list)
     crossed: list[bool] = field(default_factory=list)
     hover: list[str] = field(default_factory=list)
     line: bool = True
@@ -39,7 +40,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of series. `caption` says what it shows and what was left out."""
+    """A picture of series. `caption` says what it shows and what was left out.
+
+    `y_range` is the lowest and highest value on the vertical axis; all values fit in where it is None.
+    """
 
     title: str
     x_title: str
@@ -48,6 +52,7 @@ class Chart:
     log_x: bool = False
     log_y: bool = False
     x_ticks: list[float] = field(default_factory=list)
+    y_range: tuple[float, float] | None = None
     caption: str = ""
 
 
@@ -68,7 +73,7 @@ def draw_charts(charts: Sequence[Chart], columns: int = 3) -> Figure:
 
 
 def _draw(axes: Any, chart: Chart) -> None:
-    axes.set_title(textwrap.fill(chart.title, 40), fontsize=11)
+    axes.set_title(textwrap.fill(chart.title, 36), fontsize=11)
     axes.set_xlabel(chart.x_title)
     axes.set_ylabel(chart.y_title)
     axes.grid(alpha=0.3)
@@ -78,6 +83,8 @@ def _draw(axes: Any, chart: Chart) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if chart.log_y:
         axes.set_yscale("log")
+    if chart.y_range:
+        axes.set_ylim(chart.y_range)
     for axis in [axes.xaxis] * chart.log_x + [axes.yaxis] * chart.log_y:
         # The formatter that comes with the scale writes TeX, which nothing reads here.
         axis.set_major_formatter(lambda value, _: _tick_text(value))
@@ -112,6 +119,8 @@ def _draw_series(axes: Any, series: Series, place: int) -> None:
         "linewidth": series.width,
         "label": textwrap.fill(series.name, LEGEND_WIDTH),
     }
+    if series.fit:
+        axes.plot(series.x, series.fit, color=shade, linestyle="--", linewidth=1)
     few = marker if not series.line or len(series.x) <= FEW_POINTS else None
     points = [(x, y) for x, y, crossed in zip(series.x, series.y, series.crossed, strict=False) if crossed]
     if points:
@@ -144,7 +153,7 @@ def plot_chart(chart: Chart) -> dict[str, Any]:
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "hovermode": "closest",
         "xaxis": x_axis,
-        "yaxis": _axis(chart.y_title, chart.log_y) | _flat_range(chart),
+        "yaxis": _axis(chart.y_title, chart.log_y) | _range(chart),
         "template": "none",
     }
     return go.Figure(traces, layout).to_plotly_json()
@@ -159,8 +168,11 @@ def _axis(title: str, logarithmic: bool) -> dict[str, Any]:
     }
 
 
-def _flat_range(chart: Chart) -> dict[str, Any]:
-    """Return a narrow range where all values are equal; plotly would show one unit above and below."""
+def _range(chart: Chart) -> dict[str, Any]:
+    """Return the chart's range, or a narrow one where all values are equal: plotly would show one unit about them."""
+    if chart.y_range:
+        # plotly counts in powers of ten on a logarithmic axis.
+        return {"range": [math.log10(end) if chart.log_y else end for end in chart.y_range]}
     values = {y for series in chart.series for y in (*series.y, *series.low, *series.high)}
     if chart.log_y or len(values) != 1:
         return {}
@@ -221,6 +233,10 @@ def _traces(series: Series, place: int) -> list[dict[str, Any]]:
         cross = {"symbol": "x-thin", "size": 15, "line": {"width": 3, "color": shade}}
         points = {key: [trace[key][at] for at in places] for key in ("x", "y", "hovertext") if key in trace}
         return [trace, trace | points | {"mode": "markers", "marker": cross, "showlegend": False}]
+    if series.fit:
+        fit = {"line": {"color": shade, "width": 1, "dash": "dash"}, "showlegend": False, "hoverinfo": "skip"}
+        group = {"type": "scatter", "mode": "lines", "legendgroup": str(place)}
+        return [trace, {**group, **fit, "x": series.x, "y": series.fit}]
     if not series.low or not series.line:
         return [trace]
     band = {

@@ -1,0 +1,153 @@
+"""The tables of a scaling experiment, from the plain values of its `scaling.json`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qvtune.amounts import count
+from qvtune.lab.formats import TextTable
+from qvtune.theory.toy import QUANTITIES
+
+TERMS = ("d1", "d2", "d3")
+RATES = {"1": "1", "n^-1/2": "1/√n", "n^-1": "1/n"}
+SYMBOLS = {"scores": "Δ scores", "values": "Δ values"}
+TOY_TITLES = {
+    ("linear", "factor"): "Toy layer: linear attention, value of fixed rank",
+    ("softmax", "factor"): "Toy layer: softmax attention, value of fixed rank",
+    ("linear", "full"): "Toy layer: linear attention, value over the whole width",
+}
+FAMILY_NAMES = {"bert": "BERT", "llama": "Llama", "gpt2": "GPT-2"}
+METHOD_NAMES = {"full": "in full", "lora": "LoRA"}
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Titled:
+    """A table with its title and what is to be known to read it."""
+
+    title: str
+    text: str
+    table: TextTable
+
+
+def exponent_text(exponent: Mapping[str, float] | None) -> str:
+    """Return "+1.98 ± 0.02", half of the 95 % interval after the sign; "none" where there is no power law."""
+    if exponent is None:
+        return NONE
+    # Rounded to nothing, a number has no sign.
+    slope = round(exponent["slope"], 2) + 0.0
+    return f"{slope:+.2f} ± {(exponent['high'] - exponent['low']) / 2:.2f}"
+
+
+def headline(data: Mapping[str, Any]) -> list[str]:
+    """Return in sentences what the experiment found of the theorem, and of λ on real blocks."""
+    sentences = []
+    for query_key, value in (("n^-1", "1"), ("n^-1", "n^-1"), ("1", "1")):
+        cell = find_cell(data, "linear", "factor", query_key, value)
+        fitted = cell["steps"][-1]["exponents"]
+        terms = ", ".join(f"{name} {exponent_text(fitted[name])}" for name in TERMS)
+        sentences.append(f"{cell_title(cell)} ({terms}).")
+    return [*sentences, *_block_sentences(data)]
+
+
+def cell_title(cell: Mapping[str, Any]) -> str:
+    """Return the rates of a toy layer and what became of its sides."""
+    words = f"QK {cell['verdict']['query_key']}, V {cell['verdict']['value']}"
+    return f"η_QK = {RATES[cell['query_key_rate']]}, η_V = {RATES[cell['value_rate']]}: {words}"
+
+
+def _block_sentences(data: Mapping[str, Any]) -> list[str]:
+    if not data["blocks"]:
+        return []
+    alike = [block["steps"][0]["lambda"]["slope"] for block in data["blocks"]]
+    mixed = [exponent["slope"] for exponent in data["full_query_key_with_lora_value"].values()]
+    factors = [factor for block in data["blocks"] for factor in block["value_to_query_key"].values()]
+    return [
+        "On real blocks, for a first step of both sides to change the output equally at every width, λ has to grow "
+        f"like the width to a power of {min(alike):+.2f} to {max(alike):+.2f} where both sides train by one method, "
+        f"and of {min(mixed):+.2f} to {max(mixed):+.2f} with query and key in full and LoRA for the value.",
+        f"At equal rates and by one method, a first step of the value changes the output {min(factors):.2g} to "
+        f"{max(factors):.2g} times as much as one of query and key.",
+    ]
+
+
+def find_cell(data: Mapping[str, Any], attention: str, value: str, query_key_rate: str, value_rate: str) -> Any:
+    """Return the toy layer with these rates."""
+    wanted = (attention, value, query_key_rate, value_rate)
+    return next(
+        cell
+        for cell in data["toy"]
+        if (cell["attention"], cell["value"], cell["query_key_rate"], cell["value_rate"]) == wanted
+    )
+
+
+def scaling_tables(data: Mapping[str, Any], *, brief: bool = False) -> list[Titled]:
+    """Return all tables, those of the toy layer first; `brief` ones leave out columns so that a terminal has room."""
+    tables = [_toy_table(data, *kind, brief) for kind in TOY_TITLES]
+    return [*tables, _block_table(data, brief), _ratio_table(data)] if data["blocks"] else tables
+
+
+def shown_step(cell: Mapping[str, Any]) -> int:
+    """Return the place of the step to look at: with softmax the first, after which there may be nothing left."""
+    return 0 if cell["attention"] == "softmax" else len(cell["steps"]) - 1
+
+
+def _toy_table(data: Mapping[str, Any], attention: str, value: str, brief: bool) -> Titled:
+    cells = [cell for cell in data["toy"] if (cell["attention"], cell["value"]) == (attention, value)]
+    steps, at, is_softmax = len(cells[0]["steps"]), shown_step(cells[0]), attention == "softmax"
+    names = QUANTITIES if not brief else ("scores", "d1") if is_softmax else TERMS
+    header = [*(["η_QK, η_V"] if brief else ["η_QK", "η_V"]), *(SYMBOLS.get(name, name) for name in names), "QK", "V"]
+    header += ["entropy"] if is_softmax else []
+    rows = []
+    for cell in cells:
+        step = cell["steps"][at]
+        expected = {name: "" if brief else f" ({step['predicted'][name]:g})" for name in names}
+        found = [exponent_text(step["exponents"][name]) + expected[name] for name in names]
+        rates = [RATES[cell["query_key_rate"]], RATES[cell["value_rate"]]]
+        rates = [", ".join(rates)] if brief else rates
+        rows.append([*rates, *found, cell["verdict"]["query_key"], cell["verdict"]["value"]])
+        rows[-1] += [f"{cell['entropy']:.2f}"] if is_softmax else []
+    text = f"Exponents of what step {at + 1} of {steps} changes, ± half of the 95 % interval"
+    text += "." if brief else ", and in brackets what follows from the theory."
+    text += " QK and V: what becomes of the side of query and key, and of the value's, as the width grows."
+    if is_softmax:
+        text += (
+            f" Entropy: of the attention, in nats, after {count(steps, 'step')} at the largest width. Even attention "
+            "has log 4 = 1.39; at 0 each query reads one token, and query and key get no gradient."
+        )
+    # Aligned as text, cells are broken into lines where a terminal is narrow.
+    return Titled(TOY_TITLES[attention, value], text, TextTable(header, rows, "l" * len(header)))
+
+
+def _block_table(data: Mapping[str, Any], brief: bool) -> Titled:
+    last = len(data["blocks"][0]["steps"])
+    shown = [1] if brief or last == 1 else [1, last]
+    words = {"query_key": "query/key", "value": "value", "lambda": "λ"}
+    header = ["block", *(f"{word}, step {step}" for step in shown for word in words.values())]
+    rows = [
+        [_block_name(block), *(exponent_text(block["steps"][step - 1][name]) for step in shown for name in words)]
+        for block in data["blocks"]
+    ]
+    for family, exponent in data["full_query_key_with_lora_value"].items():
+        mixed = f"{FAMILY_NAMES[family]}, value by LoRA"
+        rows.append([mixed, "", "", exponent_text(exponent), *[""] * (len(header) - 4)])
+    text = (
+        "Exponents of what a step of one side changes in the input of the output projection, per coordinate, at one "
+        "rate for all widths; and of the λ with which both sides change it equally. Value by LoRA: query "
+        "and key in full."
+    )
+    return Titled("Real blocks: coordinate check", text, TextTable(header, rows, "l" * len(header)))
+
+
+def _ratio_table(data: Mapping[str, Any]) -> Titled:
+    widths: Sequence[str] = list(data["blocks"][0]["value_to_query_key"])
+    rows = [
+        [_block_name(block), *(f"{block['value_to_query_key'][width]:.2f}" for width in widths)]
+        for block in data["blocks"]
+    ]
+    text = "How many times as much a first step of the value changes as one of query and key, at equal rates, by width."
+    return Titled("Real blocks: value to query/key", text, TextTable(["block", *widths], rows, "l" + "r" * len(widths)))
+
+
+def _block_name(block: Mapping[str, Any]) -> str:
+    return f"{FAMILY_NAMES[block['family']]}, {METHOD_NAMES[block['method']]}"
