@@ -1,17 +1,19 @@
-"""`UpdateMeter`: how far training has moved the projections of each role, relative to their weights."""
+"""How far training moves the projections of each role, relative to their weights: since the start, and in a step."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from qvtune.adaptation import adaptation_of
 from qvtune.roles.attention import Projection
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.modes import evaluating
 from qvtune.roles.unwrap import base_layer, unwrap
-from qvtune.train.fast.precision import full_precision
+from qvtune.train.fast.precision import full_parameters
 
 # Where a copy of the first weights is needed, so many layers are measured, spread over the model.
 SAMPLED_LAYERS = 4
@@ -35,7 +37,7 @@ class UpdateMeter:
         projections = [p for p in adaptation.projections if _moves(inner.get_submodule(p.trained))]
         self._modules = [(p, inner.get_submodule(p.trained)) for p in projections]
         self._first: dict[int, Tensor] = {}
-        if not all(_is_plain_lora(module) for _, module in self._modules):
+        if not all(_starts_at_zero(module) for _, module in self._modules):
             self._modules = [(p, inner.get_submodule(p.trained)) for p in _spread(projections)]
             self._first = {id(module): effective_weight(module, p.shape[1]) for p, module in self._modules}
 
@@ -64,16 +66,60 @@ class UpdateMeter:
 
 
 @torch.no_grad()
-def effective_weight(module: nn.Module, inputs: int) -> Tensor:
+def step_sizes(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return ‖W_t - W_{t-1}‖ / ‖W_{t-1}‖ by role, with Frobenius norms over the projections of the role together.
+
+    Args:
+        model: what `adapt` returned, after a step.
+        before: copies of parameters from before the step, by their name in the transformers model. The projections
+            that they belong to are measured.
+    """
+    inner = unwrap(model)
+    adaptation = adaptation_of(model)
+    assert adaptation is not None, "a step is measured of what adapt returned"
+    squares: dict[str, list[Tensor]] = {}
+    for projection in adaptation.projections:
+        module = inner.get_submodule(projection.trained)
+        start = f"{projection.trained}."
+        old = {name.removeprefix(start): value for name, value in before.items() if name.startswith(start)}
+        if old and _moves(module):
+            change, weight = _step(module, projection.shape[1], old)
+            both = torch.stack([change.square().sum(), weight.square().sum()])
+            squares.setdefault(ROLES[projection.role], []).append(both)
+    totals = {role: torch.stack(parts).sum(dim=0) for role, parts in squares.items()}
+    return {role: float(torch.sqrt(change / weight)) for role, (change, weight) in totals.items()}
+
+
+def _step(module: nn.Module, inputs: int, old: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the change of a weight and the weight before it."""
+    if not _is_lora(module):
+        before = effective_weight(module, inputs, old)
+        return effective_weight(module, inputs) - before, before
+    # s (ΔB A' + B ΔA): nothing large is subtracted, so that a tiny step is not lost to rounding.
+    lora: Any = module
+    adapter = lora.active_adapters[0]
+    a, b = lora.lora_A[adapter].weight.float(), lora.lora_B[adapter].weight.float()
+    old_a, old_b = (old[f"lora_{factor}.{adapter}.weight"].float() for factor in "AB")
+    scale = lora.scaling[adapter]
+    base = full_parameters(base_layer(module))["weight"]
+    before = (base.T if lora.fan_in_fan_out else base) + scale * old_b @ old_a
+    return scale * ((b - old_b) @ a + old_b @ (a - old_a)), before
+
+
+@torch.no_grad()
+def effective_weight(module: nn.Module, inputs: int, changed: Mapping[str, Tensor] | None = None) -> Tensor:
     """Return W, (inputs, outputs) in float32, of a module that computes x W + b, dropout left out.
 
     Args:
         module: takes (rows, inputs) in float32.
         inputs: its number of inputs.
+        changed: values to compute with in place of its own parameters of these names.
     """
     identity = torch.eye(inputs, device=next(module.parameters()).device)
-    with evaluating(module), full_precision(module), torch.autocast(identity.device.type, enabled=False):
-        return (module(identity) - module(torch.zeros_like(identity[:1]))).float()
+    values = full_parameters(module) | {name: value.float() for name, value in (changed or {}).items()}
+    with evaluating(module), torch.autocast(identity.device.type, enabled=False):
+        whole = functional_call(module, values, (identity,))
+        return whole - functional_call(module, values, (torch.zeros_like(identity[:1]),))
 
 
 def _moves(module: Any) -> bool:
@@ -81,12 +127,14 @@ def _moves(module: Any) -> bool:
     return base_layer(module) is not module or module.weight.requires_grad
 
 
-def _is_plain_lora(module: nn.Module) -> bool:
-    """Whether the change of the weight is s B A, which it is not where B starts elsewhere than at zero."""
-    if not isinstance(module, LoraLinear) or module.lora_variant or len(module.active_adapters) != 1:
-        return False
-    factor: Any = module.lora_B[module.active_adapters[0]]
-    return not factor.weight.any()
+def _is_lora(module: nn.Module) -> bool:
+    """Whether the weight is W + s B A."""
+    return isinstance(module, LoraLinear) and not module.lora_variant and len(module.active_adapters) == 1
+
+
+def _starts_at_zero(module: Any) -> bool:
+    """Whether B is zero at the start, so that the change of the weight is s B A."""
+    return _is_lora(module) and not module.lora_B[module.active_adapters[0]].weight.any()
 
 
 def _spread(projections: list[Projection]) -> list[Projection]:

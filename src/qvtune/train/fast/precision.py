@@ -82,6 +82,21 @@ def full_precision(model: nn.Module) -> Iterator[None]:
             narrow(model)
 
 
+def full_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name, in float32 where they are numbers of another precision.
+
+    Of a narrowed weight it is the one from before, which is the same one as long as it stays frozen. Nothing is
+    changed, and what is in float32 is not copied.
+    """
+    found = {}
+    for prefix, child in module.named_modules():
+        kept = child.__dict__[_KEPT][0] if _KEPT in child.__dict__ else {}
+        for name, tensor in (*child.named_parameters(recurse=False), *child.named_buffers(recurse=False)):
+            value = kept.get(name, tensor.detach())
+            found[f"{prefix}.{name}" if prefix else name] = value.float() if value.is_floating_point() else value
+    return found
+
+
 def _give_originals(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     if _KEPT not in module.__dict__:
         return
