@@ -1,6 +1,5 @@
 """`OutputMeter`: how much a change of weights changes the outputs of attention layers, by role."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field

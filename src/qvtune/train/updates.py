@@ -124,7 +124,8 @@ def effective_weight(module: nn.Module, inputs: int, changed: Mapping[str, Tenso
 
 def _moves(module: Any) -> bool:
     """Whether the weight changes in training, of itself or by an adapter; BitFit's does not."""
-    return base_layer(module) is not module or module.weight.requires_grad
+    with torch.enable_grad():  # a weight made of others, as SIFT's, is computed when it is asked for
+        return base_layer(module) is not module or module.weight.requires_grad
 
 
 def _is_lora(module: nn.Module) -> bool:
