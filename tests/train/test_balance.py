@@ -51,6 +51,7 @@ def test_balanced_sides_give_no_warning(share: float) -> None:
     assert found(log(CALM, times(share))) == {}
     assert found(log(CALM, times(share), "key")) == {}
     assert found(log(times(share), CALM)) == {}
+    assert found(log(times(100 * share), times(100))) == {}
 
 
 @pytest.mark.parametrize("part", ["query", "value"])
@@ -80,6 +81,11 @@ def test_a_query_that_starves() -> None:
     assert "Raise --query-lr (now 1e-09) by" in found(lines, query_lr=1e-9, value_lr=1e-3)["query_key"][1]
 
 
+def test_adalora_shares_ranks_out_by_itself() -> None:
+    assert found(log(CALM, times(1e-3)), method="adalora") == {}
+    assert "value" in found(log([0.5] * 5, CALM), method="adalora")
+
+
 def test_both_count_together_where_query_and_key_train() -> None:
     """A query without effect is no starved side as long as the key has some."""
     lines = [line | {"output/query": 1e-9, "output/key": 1e-4} for line in log(CALM, times(0.1), "query_key")]
@@ -92,19 +98,31 @@ def test_one_step_that_starves_is_none() -> None:
 
 
 def test_a_side_that_blows_up() -> None:
-    result = found(log([1e-3, 0.4, 0.01, 0.3, 0.01], times(1e-4)), lr=4e-4, lr_ratio=64)
+    lines = [line | {"update/value": 0.5} for line in log([1e-3, 0.4, 0.01, 0.3, 0.01], times(1e-4))]
+    result = found(lines, lr=4e-4, lr_ratio=64)
     assert result.keys() == {"value"}  # of which query and key fall short is no starving
     assert result["value"] == (
         20,
         "Warning: the value blows up. Step 20 changed the output of attention layers by 40% of its norm through it, "
-        "and up to 2% is usual. Lower --lr-ratio (now 64) by a factor of 20.",
+        "and the weights have moved by 50% of their own; up to 3% and 10% are usual. "
+        "Lower --lr-ratio (now 64) by a factor of 10.",
     )
-    high = log([0.4] * 5, [0.2] * 5)
-    assert "Lower --lr (now 0.05) by a factor of 20" in found(high, lr=0.05, lr_ratio=4)["value"][1]
+    high = log([0.6] * 5, [0.3] * 5)
+    assert "Lower --lr (now 0.05) by a factor of 20." in found(high, lr=0.05, lr_ratio=4)["value"][1]
     assert "Lower --value-lr (now 0.1)" in found(high, value_lr=0.1)["value"][1]
     assert "through them" in found(high)["query_key"][1]
     assert "Lower --lr (now 0.05) by a factor of 10." in found(high, lr=0.05, lr_ratio=4)["query_key"][1]
     assert found(high, told=["value", "query_key"]) == {}
+
+
+def test_weights_that_have_moved_too_far() -> None:
+    """When the weights have grown, a step changes little of what they give."""
+    assert found([line | {"update/value": 0.9} for line in log(times(100), CALM)]) == {}
+    moved = found([line | {"update/value": 10.0} for line in log(times(100), CALM)], value_lr=0.1)
+    assert moved.keys() == {"value"}
+    assert "moved by 1000% of their own" in moved["value"][1]
+    assert "Lower --value-lr (now 0.1) by a factor of 100." in moved["value"][1]
+    assert found([line | {"update/key": 2.0} for line in log(CALM, CALM, "query_key")]).keys() == {"query_key"}
 
 
 def test_a_side_that_grows_steadily() -> None:

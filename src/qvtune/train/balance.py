@@ -7,17 +7,21 @@ from typing import Any
 from rich.console import Console
 from transformers import TrainerCallback
 
+from qvtune.methods.table import METHODS
 from qvtune.options import option_name
 from qvtune.train.config import TrainConfig
 from qvtune.train.output_change import QUERY_KEY
-from qvtune.train.telemetry import OUTPUT
+from qvtune.train.telemetry import OUTPUT, UPDATE
 
 VALUE, ALL = "value", "all"
 # A side's name, with its verbs' ending, and the pronoun for it as subject and object.
 SIDES = {QUERY_KEY: ("query and key", "", "they", "them"), VALUE: ("the value", "s", "it", "it")}
 
-# What follows was set on runs of MiniLM (docs/report.md): steps at rates that train well change the output by 0.0001 to
-# 0.02 of its norm, and the value does so up to 90 times as much as query and key at λ = 8.
+# The rates whose updates and steps are a side's.
+ROLES_OF = {QUERY_KEY: ("query", "key"), VALUE: ("value",)}
+
+# What follows was set on runs of MiniLM (docs/report.md). Steps at rates that train well change the output by 0.0001 to
+# 0.05 of its norm, ten times as much in a first few, and the value does so up to 90 times as much as query and key.
 # Logged steps in a row that show a side to starve, or that nothing moves.
 WINDOW = 3
 # A side starves that changes the output by less than this part of what the other does.
@@ -25,13 +29,15 @@ STARVED = 1 / 300
 # The part at which it no longer would.
 FED = 1 / 30
 # A side blows up that changes the output by this part of its norm in a step,
-BLOWN = 0.1
-# or by that part, after growing this much at a time, by the same rate, in all logged steps of the window.
-GROWN, GROWTH = 0.03, 1.5
+BLOWN = 0.2
+# whose weights have moved this many times their size, after which no single step changes much,
+MOVED = 1.0
+# or that grows this much at a time, by the same rate, in all logged steps of the window, to this part of the norm.
+GROWTH, GROWN = 1.5, 0.03
+# What rates that train well stay below: of the output in a step, and of the weights in all.
+USUAL, USUAL_MOVED = 0.03, 0.1
 # Nothing moves where all steps together change the output by less than this part.
 STILL = 0.002
-# The part that a step changes at rates which train well, at most.
-USUAL = 0.02
 
 
 class SideWatch(TrainerCallback):
@@ -86,6 +92,8 @@ def side_warnings(
     total = steps * sum(max(_changes(record).values()) for record in window) / WINDOW
     if ALL not in told and total < STILL:
         return {ALL: _still(total, steps, window[-1], config)}
+    if METHODS[config.method].steps:
+        return {}  # AdaLoRA takes ranks from the side that it finds less important
     for side, other in ((QUERY_KEY, VALUE), (VALUE, QUERY_KEY)):
         # Of a side that blows up the other one falls short.
         if not {side, other, ALL} & told and all(_is_starved(_sides(record), side, other) for record in window):
@@ -111,28 +119,27 @@ def _is_starved(sides: Mapping[str, float], side: str, other: str) -> bool:
 
 def _is_blown(measured: Sequence[Mapping[str, Any]], side: str) -> bool:
     changes = [_sides(record).get(side, 0.0) for record in measured]
-    if changes[-1] > BLOWN:
+    if changes[-1] > BLOWN or _largest(measured[-1], UPDATE, side) > MOVED:
         return True
-    rates = [_rate(record, side) for record in measured]
+    rates = [_largest(record, "lr/", side) for record in measured]
     if len(changes) <= WINDOW or changes[-1] < GROWN or 0 in rates:
         return False
     by_rate = [change / rate for change, rate in zip(changes, rates, strict=True)]
     return all(later > GROWTH * earlier for earlier, later in pairwise(by_rate))
 
 
-def _rate(record: Mapping[str, Any], side: str) -> float:
-    names = ("lr/value",) if side == VALUE else ("lr/query", "lr/key")
-    return max(record.get(name, 0.0) for name in names)
+def _largest(record: Mapping[str, Any], prefix: str, side: str) -> float:
+    return max(record.get(f"{prefix}{role}", 0.0) for role in ROLES_OF[side])
 
 
 def _blown(record: Mapping[str, Any], side: str, config: TrainConfig) -> str:
-    change = _sides(record)[side]
-    factor = change / USUAL
+    change, moved = _sides(record)[side], _largest(record, UPDATE, side)
+    factor = max(change / USUAL, moved / USUAL_MOVED)
     name, ending, _, it = SIDES[side]
     return (
-        f"Warning: {name} blow{ending} up. Step {record['step']:,} changed the output of attention "
-        f"layers by {change:.0%} of its norm through {it}, and up to {USUAL:.0%} is usual. "
-        f"Lower {_knob(side, config, lower_by=factor)} by a factor of {_round(factor)}."
+        f"Warning: {name} blow{ending} up. Step {record['step']:,} changed the output of attention layers by "
+        f"{change:.0%} of its norm through {it}, and the weights have moved by {moved:.0%} of their own; up to {USUAL:.0%} and "
+        f"{USUAL_MOVED:.0%} are usual. Lower {_knob(side, config, lower_by=factor)} by a factor of {_round(factor)}."
     )
 
 
