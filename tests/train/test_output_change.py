@@ -18,7 +18,7 @@ from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.output_change import SEQUENCES, OutputMeter
 from qvtune.train.updates import step_sizes
 
-ROWS = SEQUENCES + 2
+ROWS = SEQUENCES + 3
 # The output projections of models with one matrix for query, key and value.
 OUTPUTS = {"gpt2": "transformer.h.{}.attn.c_proj", "bloom": "transformer.h.{}.self_attention.dense",
            "mpt": "transformer.blocks.{}.attn.out_proj"}  # fmt: skip
@@ -123,7 +123,7 @@ def test_by_hand() -> None:
     """The formula of attention, softmax(q k' / sqrt(d)) v, written out for a layer of BERT."""
     model = qvtune.adapt(build("bert"), roles="qkv", method="full", layers=[0])
     data = batch(3)
-    meter = watched(model, data)
+    meter = watched(model, data, sequences=3)
     before = copy.deepcopy(model).double()
     weights = meter.weights()
     after = changed(model, 0.02)

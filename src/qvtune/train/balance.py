@@ -138,8 +138,9 @@ def _blown(record: Mapping[str, Any], side: str, config: TrainConfig) -> str:
     name, ending, _, it = SIDES[side]
     return (
         f"Warning: {name} blow{ending} up. Step {record['step']:,} changed the output of attention layers by "
-        f"{change:.0%} of its norm through {it}, and the weights have moved by {moved:.0%} of their own; up to {USUAL:.0%} and "
-        f"{USUAL_MOVED:.0%} are usual. Lower {_knob(side, config, lower_by=factor)} by a factor of {_round(factor)}."
+        f"{change:.0%} of its norm through {it}, and the weights have moved by {moved:.0%} of their own; "
+        f"up to {USUAL:.0%} and {USUAL_MOVED:.0%} are usual. "
+        f"Lower {_knob(side, config, lower_by=factor)} by a factor of {_round(factor)}."
     )
 
 

@@ -2,25 +2,24 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from qvtune.adaptation import adaptation_of
-from qvtune.roles.attention import AttentionLayer
+from qvtune.roles.attention import AttentionLayer, AttentionMap
 from qvtune.roles.calls import Call
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.modes import evaluating
 from qvtune.roles.unwrap import unwrap
 from qvtune.train.fast.pooled import all_positions, computing_with
-from qvtune.train.fast.precision import full_parameters
+from qvtune.train.fast.precision import in_full
 
 # Attention layers that are measured, spread over the model, and sequences of a batch.
 SAMPLED_LAYERS = 2
-SEQUENCES = 4
+SEQUENCES = 2
 # The name of what query and key do together.
 QUERY_KEY = "query_key"
 # Largest difference, relative to the largest output, at which a few sequences alone count as giving the same.
@@ -69,11 +68,7 @@ class OutputMeter:
         trained = [layer for layer in chosen if any(p.role in adaptation.roles for p in layer.projections)]
         # The middles of equal parts of the model, and each layer once.
         places = dict.fromkeys(int((part + 0.5) * len(trained) / layers) for part in range(layers if trained else 0))
-        self._layers = [_Watched(self._inner, trained[place]) for place in places]
-        for watched in self._layers:
-            names = [name for name, p in watched.module.named_parameters() if p.requires_grad]
-            roles = {name: adaptation.attention.role_of_module(f"{watched.layer.name}.{name}") for name in names}
-            watched.roles = {name: role for name, role in roles.items() if role is not None}
+        self._layers = [_Watched(self._inner, trained[place], adaptation.attention) for place in places]
         self.parts = _parts({role for watched in self._layers for role in watched.roles.values()})
 
     @contextmanager
@@ -180,23 +175,23 @@ class _Captured:
         return _Captured(call, hidden, mask, self.rows, self.is_few)
 
 
-@dataclass
 class _Watched:
-    """A sampled layer, with the role of each of its trained parameters by its name in the layer's module.
+    """A sampled layer: its module, and the role of each of its trained parameters by the name in that module.
 
     `fits` says, for what `rows` of a call may be, whether the first few sequences can be computed without the others.
     """
 
-    inner: nn.Module
-    layer: AttentionLayer
-    roles: dict[str, str] = field(default_factory=dict)
-    captured: _Captured | None = None
-    fits: dict[tuple[int, ...], bool] = field(default_factory=dict)
-    _fixed: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def module(self) -> nn.Module:
-        return self.inner.get_submodule(self.layer.name)
+    def __init__(self, inner: nn.Module, layer: AttentionLayer, attention: AttentionMap) -> None:
+        self.layer = layer
+        self.module = inner.get_submodule(layer.name)
+        has_output = any(projection.role == "o" for projection in layer.projections)
+        self.output = inner.get_submodule(layer["o"].trained) if has_output else None
+        names = [name for name, parameter in self.module.named_parameters() if parameter.requires_grad]
+        roles = {name: attention.role_of_module(f"{layer.name}.{name}") for name in names}
+        self.roles = {name: role for name, role in roles.items() if role is not None}
+        self.captured: _Captured | None = None
+        self.fits: dict[tuple[int, ...], bool] = {}
+        self._seen: list[Tensor] = []
 
     @torch.no_grad()
     def capture(self, args: tuple[Any, ...], kwargs: dict[str, Any], masks: list[Tensor], sequences: int) -> None:
@@ -209,13 +204,18 @@ class _Watched:
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
+        """Let the layer compute without dropout and in float32, and see its output."""
+        assert self.captured is not None
+        self.captured = self.captured.full()
         device = next(self.module.parameters()).device.type
-        self._fixed = full_parameters(self.module)
-        try:
-            with evaluating(self.module), torch.autocast(device, enabled=False):
-                yield
-        finally:
-            self._fixed = {}
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(self.module))
+            stack.enter_context(torch.autocast(device, enabled=False))
+            stack.enter_context(_holding(self.module, in_full(self.module)))
+            if self.output is not None:
+                hook = self.output.register_forward_hook(lambda module, args, out: self._seen.append(out))
+                stack.callback(hook.remove)
+            yield
 
     def settle(self, sequences: int) -> bool:
         """Cut what was captured to few sequences where they give what they give among the others.
@@ -224,16 +224,16 @@ class _Watched:
             Whether the layer can be called again.
         """
         assert self.captured is not None
-        captured = self.captured = self.captured.full()
+        captured = self.captured
         if captured.is_few or self.fits.get(captured.rows) is False:
             return True
         try:
-            whole = self._output({}, captured)
+            whole = self._compute(captured)
         except Exception:
             return False  # whatever a layer raises that cannot be called alone or in float32; training goes on
         try:
             few = captured.first(sequences)
-            part = self._output({}, few)
+            part = self._compute(few)
             first = whole[: len(part)]
             self.fits[captured.rows] = bool((part - first).abs().max() <= SAME * first.abs().max())
         except Exception:  # as where the first dimension is not that of sequences
@@ -243,39 +243,52 @@ class _Watched:
         return True
 
     def changes(self, before: Weights, after: Weights, parts: Mapping[str, str]) -> dict[str, Tensor]:
-        def given(weights: Weights, name: str) -> Tensor:
-            return weights[f"{self.layer.name}.{name}"].float()
-
-        assert self.captured is not None
-        old = {name: given(before, name) for name in self.roles}
-        reference = self._kept(self._output(old, self.captured))
-        changes = {}
-        for part, roles in parts.items():
-            new = {name: given(after, name) for name, role in self.roles.items() if role in roles}
-            if new:
-                moved = self._kept(self._output(old | new, self.captured)) - reference
-                changes[part] = moved.norm() / reference.norm().clamp(min=torch.finfo(torch.float32).tiny)
+        """Return the relative change of the output by part."""
+        with _holding(self.module, self._given(before, "qkvo")):
+            reference = self._kept()
+            size = reference.norm().clamp(min=torch.finfo(torch.float32).tiny)
+            changes = {}
+            for part, roles in parts.items():
+                if new := self._given(after, roles):
+                    with _holding(self.module, new):
+                        changes[part] = (self._kept() - reference).norm() / size
         return changes
 
-    def _kept(self, output: Tensor) -> Tensor:
-        """Leave out padding, where the output has the positions of the model's input."""
+    def _given(self, weights: Weights, roles: str) -> dict[str, Tensor]:
+        chosen = (name for name, role in self.roles.items() if role in roles)
+        return {name: weights[f"{self.layer.name}.{name}"].float() for name in chosen}
+
+    def _kept(self) -> Tensor:
+        """Return the output without padding, where it has the positions of the model's input."""
         assert self.captured is not None
-        mask = self.captured.mask
+        output, mask = self._compute(self.captured), self.captured.mask
         return output[mask.bool()] if mask is not None and output.shape[:2] == mask.shape else output
 
-    def _output(self, weights: Weights, captured: _Captured) -> Tensor:
-        """Return the layer's output, (b, s, outputs) as a rule, with these values of trained parameters."""
-        seen: list[Tensor] = []
-        with ExitStack() as stack:
-            if any(projection.role == "o" for projection in self.layer.projections):
-                output = self.inner.get_submodule(self.layer["o"].trained)
-                hook = output.register_forward_hook(lambda module, args, out: seen.append(out))
-                stack.callback(hook.remove)
-            stack.enter_context(computing_with(self.module, captured.hidden))
-            result = functional_call(self.module, {**self._fixed, **weights}, captured.call.args, captured.call.kwargs)
-        if not seen:
-            seen.append(result[0] if isinstance(result, tuple) else result)
+    def _compute(self, captured: _Captured) -> Tensor:
+        """Return the layer's output, (b, s, outputs) as a rule."""
+        self._seen.clear()
+        with computing_with(self.module, captured.hidden):
+            result = captured.call.repeat(self.module)
+        seen = self._seen or [result[0] if isinstance(result, tuple) else result]
         return seen[0] if len(seen) == 1 else torch.cat([out.flatten(end_dim=-2) for out in seen])
+
+
+@contextmanager
+def _holding(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let a module have other parameters and buffers meanwhile, as `torch.func.functional_call` does in a single call.
+
+    The parameters themselves are put aside and back, and never written to.
+    """
+    places = [(module.get_submodule(path), leaf) for path, _, leaf in (name.rpartition(".") for name in values)]
+    tables: list[dict[str, Any]] = [m._parameters if leaf in m._parameters else m._buffers for m, leaf in places]
+    before = [table[leaf] for table, (_, leaf) in zip(tables, places, strict=True)]
+    try:
+        for table, (_, leaf), value in zip(tables, places, values.values(), strict=True):
+            table[leaf] = value
+        yield
+    finally:
+        for table, (_, leaf), value in zip(tables, places, before, strict=True):
+            table[leaf] = value
 
 
 def _parts(roles: set[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from qvtune.roles.attention import Projection
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.modes import evaluating
 from qvtune.roles.unwrap import base_layer, unwrap
-from qvtune.train.fast.precision import full_parameters
+from qvtune.train.fast.precision import in_full
 
 # Where a copy of the first weights is needed, so many layers are measured, spread over the model.
 SAMPLED_LAYERS = 4
@@ -61,8 +61,7 @@ class UpdateMeter:
         lora: Any = module
         adapter = lora.active_adapters[0]
         a, b = lora.lora_A[adapter].weight.float(), lora.lora_B[adapter].weight.float()
-        change = (a @ a.T * (b.T @ b)).sum() * lora.scaling[adapter] ** 2
-        return change, base_layer(module).weight.float().square().sum()
+        return _product_square(b, a) * lora.scaling[adapter] ** 2, base_layer(module).weight.float().square().sum()
 
 
 @torch.no_grad()
@@ -83,27 +82,34 @@ def step_sizes(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, floa
         start = f"{projection.trained}."
         old = {name.removeprefix(start): value for name, value in before.items() if name.startswith(start)}
         if old and _moves(module):
-            change, weight = _step(module, projection.shape[1], old)
-            both = torch.stack([change.square().sum(), weight.square().sum()])
+            both = torch.stack(_step(module, projection.shape[1], old))
             squares.setdefault(ROLES[projection.role], []).append(both)
     totals = {role: torch.stack(parts).sum(dim=0) for role, parts in squares.items()}
     return {role: float(torch.sqrt(change / weight)) for role, (change, weight) in totals.items()}
 
 
 def _step(module: nn.Module, inputs: int, old: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the change of a weight and the weight before it."""
+    """Return the squared norms of the change of a weight and of the weight before it."""
     if not _is_lora(module):
         before = effective_weight(module, inputs, old)
-        return effective_weight(module, inputs) - before, before
-    # s (ΔB A' + B ΔA): nothing large is subtracted, so that a tiny step is not lost to rounding.
+        return (effective_weight(module, inputs) - before).square().sum(), before.square().sum()
     lora: Any = module
     adapter = lora.active_adapters[0]
-    a, b = lora.lora_A[adapter].weight.float(), lora.lora_B[adapter].weight.float()
-    old_a, old_b = (old[f"lora_{factor}.{adapter}.weight"].float() for factor in "AB")
     scale = lora.scaling[adapter]
-    base = full_parameters(base_layer(module))["weight"]
-    before = (base.T if lora.fan_in_fan_out else base) + scale * old_b @ old_a
-    return scale * ((b - old_b) @ a + old_b @ (a - old_a)), before
+    new_a, new_b = lora.lora_A[adapter].weight.float(), lora.lora_B[adapter].weight.float()
+    a, b = (old[f"lora_{factor}.{adapter}.weight"].float() for factor in "AB")
+    # B' A' - B A = (B' - B) A' + B (A' - A): nothing large is subtracted, so a tiny step is not lost to rounding.
+    change = _product_square(torch.cat([new_b - b, b], dim=1), torch.cat([new_a, new_a - a]))
+    base = in_full(base_layer(module)).get("weight", base_layer(module).weight)
+    weight = base.T if lora.fan_in_fan_out else base
+    # ‖W + s B A‖² = ‖W‖² + 2 s tr(B' W A') + s² ‖B A‖²
+    before = weight.square().sum() + 2 * scale * ((weight @ a.T) * b).sum() + scale**2 * _product_square(b, a)
+    return scale**2 * change, before
+
+
+def _product_square(b: Tensor, a: Tensor) -> Tensor:
+    """Return ‖B A‖² = tr(B'B AA') from products of rank x rank."""
+    return (a @ a.T * (b.T @ b)).sum()
 
 
 @torch.no_grad()
@@ -116,7 +122,7 @@ def effective_weight(module: nn.Module, inputs: int, changed: Mapping[str, Tenso
         changed: values to compute with in place of its own parameters of these names.
     """
     identity = torch.eye(inputs, device=next(module.parameters()).device)
-    values = full_parameters(module) | {name: value.float() for name, value in (changed or {}).items()}
+    values = in_full(module) | {name: value.float() for name, value in (changed or {}).items()}
     with evaluating(module), torch.autocast(identity.device.type, enabled=False):
         whole = functional_call(module, values, (identity,))
         return whole - functional_call(module, values, (torch.zeros_like(identity[:1]),))
