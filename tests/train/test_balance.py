@@ -79,6 +79,9 @@ def test_a_query_that_starves() -> None:
     )
     assert "Raise --lr (now 1e-08) by" in found(lines, lr=1e-8, value_lr=1e-3)["query_key"][1]
     assert "Raise --query-lr (now 1e-09) by" in found(lines, query_lr=1e-9, value_lr=1e-3)["query_key"][1]
+    high = log(times(100), times(0.1), "query_key")
+    assert "Lower --value-lr (now 0.01) by" in found(high, value_lr=1e-2)["query_key"][1]
+    assert "Lower --lr (now 0.01) by" in found(log(times(0.1), times(100)), lr=1e-2, value_lr=1e-6)["value"][1]
 
 
 def test_adalora_shares_ranks_out_by_itself() -> None:

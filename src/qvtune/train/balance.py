@@ -20,8 +20,8 @@ SIDES = {QUERY_KEY: ("query and key", "", "they", "them"), VALUE: ("the value", 
 # The rates whose updates and steps are a side's.
 ROLES_OF = {QUERY_KEY: ("query", "key"), VALUE: ("value",)}
 
-# What follows was set on runs of MiniLM (docs/report.md). Steps at rates that train well change the output by 0.0001 to
-# 0.05 of its norm, ten times as much in a first few, and the value does so up to 90 times as much as query and key.
+# What follows was set on runs of MiniLM (docs/rates.md). Steps at rates that train well change the output by 0.0001 to
+# 0.1 of its norm, and the value does so up to 200 times as much as query and key, at λ = 8.
 # Logged steps in a row that show a side to starve, or that nothing moves.
 WINDOW = 3
 # A side starves that changes the output by less than this part of what the other does.
@@ -148,10 +148,12 @@ def _starved(window: Sequence[Mapping[str, Any]], side: str, other: str, config:
     shares = [_sides(record)[side] / _sides(record)[other] for record in window]
     less = 1 / max(max(shares), 1e-9)
     name, ending, it, _ = SIDES[side]
-    if side == QUERY_KEY and config.value_lr is None:
-        advice = f"Lower {_knob(VALUE, config, lower_by=0)}"
+    # λ moves the value alone; of two rates of their own, the other side's is to blame where that changes too much.
+    is_other_high = max(_sides(record)[other] for record in window) > USUAL
+    if config.value_lr is None:
+        advice = f"{'Lower' if side == QUERY_KEY else 'Raise'} {_knob(VALUE, config)}"
     else:
-        advice = f"Raise {_knob(side, config)}"
+        advice = f"Lower {_knob(other, config)}" if is_other_high else f"Raise {_knob(side, config)}"
     return (
         f"Warning: {name} starve{ending}. In {WINDOW} logged steps up to step {window[-1]['step']:,} "
         f"{it} changed the output of attention layers less than 1/{_round(less)} as much as {SIDES[other][0]} did. "
@@ -167,11 +169,11 @@ def _still(total: float, steps: int, record: Mapping[str, Any], config: TrainCon
     )
 
 
-def _knob(side: str, config: TrainConfig, lower_by: float | None = None) -> str:
+def _knob(side: str, config: TrainConfig, lower_by: float = 0.0) -> str:
     """Name the option that sets a side's rate, with its value; of two, λ unless it would come below 1 thereby."""
     own = "value_lr" if side == VALUE else "query_lr" if config.query_lr is not None else "key_lr"
     name = own if getattr(config, own) is not None else "lr"
-    if side == VALUE and name == "lr" and (lower_by is None or lower_by <= config.lr_ratio):
+    if side == VALUE and name == "lr" and lower_by <= config.lr_ratio:
         name = "lr_ratio"
     return f"{option_name(name)} (now {getattr(config, name):g})"
 
