@@ -1,5 +1,6 @@
 """`RoleTelemetry`: what each role does in the logged steps of a run."""
 
+import math
 from contextlib import ExitStack
 from typing import Any
 
@@ -52,7 +53,8 @@ class RoleTelemetry(TrainerCallback):
         if before and has_stepped:
             sizes |= {f"{STEP}{role}": size for role, size in step_sizes(self._model, before).items()}
             sizes |= {f"{OUTPUT}{part}": size for part, size in self._outputs.measure(before).items()}
-        return sizes
+        # JSON has no other numbers. They come before the run is stopped because it diverges, which says it all.
+        return {name: size for name, size in sizes.items() if math.isfinite(size)}
 
     def close(self) -> None:
         """Let go of the model, also after an error."""
