@@ -147,6 +147,8 @@ def test_nothing_that_moves() -> None:
             "Raise --lr (now 1e-06) by a factor of 200 or more.",
         )
     }
+    assert "Raise --lr (now 1e-06) and --value-lr (now 1e-07) by" in found(lines, lr=1e-6, value_lr=1e-7)["all"][1]
+    assert "Raise --value-lr (now 1e-07) by" in found(log([2e-6] * 5, None), roles="v", value_lr=1e-7)["all"][1]
     assert found(lines, steps=50_000) == {}
 
 

@@ -9,7 +9,8 @@ from transformers import TrainerCallback
 
 from qvtune.methods.table import METHODS
 from qvtune.options import option_name
-from qvtune.train.config import TrainConfig
+from qvtune.roles.layouts import ROLES
+from qvtune.train.config import TrainConfig, join_words
 from qvtune.train.output_change import QUERY_KEY
 from qvtune.train.telemetry import OUTPUT, UPDATE
 
@@ -162,10 +163,13 @@ def _starved(window: Sequence[Mapping[str, Any]], side: str, other: str, config:
 
 
 def _still(total: float, steps: int, record: Mapping[str, Any], config: TrainConfig) -> str:
+    own = [f"{ROLES[role]}_lr" for role in config.roles if getattr(config, f"{ROLES[role]}_lr") is not None]
+    names = own if len(own) == len(config.roles) else ["lr", *own]
+    rates = join_words([f"{option_name(name)} (now {getattr(config, name):g})" for name in names])
     return (
         f"Warning: nothing moves. At the pace of the logged steps up to step {record['step']:,}, all {steps:,} steps "
         f"together change the output of attention layers by {total:.1g} of its norm at most. "
-        f"Raise {option_name('lr')} (now {config.lr:g}) by a factor of {_round(10 * STILL / max(total, 1e-9))} or more."
+        f"Raise {rates} by a factor of {_round(10 * STILL / max(total, 1e-9))} or more."
     )
 
 
