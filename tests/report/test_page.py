@@ -63,16 +63,22 @@ def test_run_page_has_metrics_roles_and_curves_and_loads_nothing(single: RunFold
 def test_sizes_of_updates_are_drawn_when_they_were_logged(single: RunFolder, tmp_path: Path) -> None:
     folder = copy_run(single, tmp_path / "run")
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    lines = [{name: v for name, v in line.items() if not name.startswith("update/")} for line in lines]
+    prefixes = ("update/", "step/", "output/")
+    lines = [{name: v for name, v in line.items() if not name.startswith(prefixes)} for line in lines]
     assert len(draw_curves(lines, "accuracy").get_axes()) == 3
     for line in lines:
         line |= {"update/query": 1e-3 * line["step"], "update/value": 4e-3}
+        line |= {"output/query": 1e-4, "output/key": 1e-5, "output/query_key": 2e-4, "output/value": 2e-3}
+    lines[1]["warnings"] = {"value": f"the value starves {EVIL}"}
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    axes = draw_curves(lines, "accuracy").get_axes()[3]
-    assert [line.get_label() for line in axes.get_lines()] == ["query", "value"]
-    assert axes.get_yscale() == "log"
+    updates, outputs = draw_curves(lines, "accuracy").get_axes()[3:]
+    assert [line.get_label() for line in updates.get_lines()] == ["query", "value"]
+    assert [line.get_label() for line in outputs.get_lines()] == ["key", "query", "query and key", "value"]
+    assert list(outputs.get_lines()[3].get_ydata()) == [2e-3] * len(lines)
+    assert updates.get_yscale() == outputs.get_yscale() == "log"
     write_report(folder.path)
-    assert "change of the weights" in Reader(folder.report).text
+    text = Reader(folder.report).text
+    assert {"change of the weights", "change of the output in a step", f"the value starves {EVIL}"} <= set(text)
 
 
 def test_a_loss_that_is_no_number_leaves_a_gap(single: RunFolder, tmp_path: Path) -> None:

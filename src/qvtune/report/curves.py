@@ -6,8 +6,25 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from qvtune.report.chart import Chart, Series, draw_charts
+from qvtune.train.output_change import QUERY_KEY
+from qvtune.train.telemetry import OUTPUT, STEP, UPDATE
 
-RATE, UPDATE = "lr/", "update/"
+RATE = "lr/"
+# Of what each role does, in the order of the charts: the prefix, the title and what it shows.
+ROLES_DO = (
+    (
+        UPDATE,
+        "change of the weights",
+        "How far the weights of each role have moved since the start: ‖W_t - W_0‖ / ‖W_0‖.",
+    ),
+    (STEP, "change of the weights in a step", "How far one step moved them: ‖W_t - W_{t-1}‖ / ‖W_{t-1}‖."),
+    (
+        OUTPUT,
+        "change of the output in a step",
+        "How much that step changed the output f of attention layers through each role alone, ‖Δf‖ / ‖f‖: at rates "
+        "that fit, no side stays far below the other, and none comes near 0.1.",
+    ),
+)
 
 
 def run_charts(records: list[dict[str, Any]], metric: str) -> list[Chart]:
@@ -24,10 +41,9 @@ def run_charts(records: list[dict[str, Any]], metric: str) -> list[Chart]:
         Chart(word, "step", word, _series(records, {validation: "validation", tuning: "tuning"})),
         Chart("learning rate", "step", "learning rate", _prefixed(records, RATE)),
     ]
-    updates = _prefixed(records, UPDATE)
-    if updates:
-        what = "How far the weights of each role have moved since the start: ‖W_t - W_0‖ / ‖W_0‖."
-        charts.append(Chart("change of the weights", "step", "relative change", updates, log_y=True, caption=what))
+    for prefix, title, what in ROLES_DO:
+        if series := _prefixed(records, prefix):
+            charts.append(Chart(title, "step", "relative change", series, log_y=True, caption=what))
     return charts
 
 
@@ -43,7 +59,10 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def _prefixed(records: list[dict[str, Any]], prefix: str) -> list[Series]:
     names = sorted({name for record in records for name in record if name.startswith(prefix)})
-    return _series(records, {name: name.removeprefix(prefix) for name in names}, widening=True)
+    words = {name: name.removeprefix(prefix) for name in names}
+    return _series(
+        records, {name: "query and key" if w == QUERY_KEY else w for name, w in words.items()}, widening=True
+    )
 
 
 def _series(records: list[dict[str, Any]], names: dict[str, str], *, widening: bool = False) -> list[Series]:

@@ -8,6 +8,7 @@ from qvtune.report.chart import Chart, plot_chart
 from qvtune.report.curves import run_charts
 from qvtune.report.document import Details, Entry, Page, Pictures, Plot, Table
 from qvtune.report.records import read_records
+from qvtune.train.balance import list_warnings
 from qvtune.train.folder import RunFolder
 
 
@@ -52,7 +53,7 @@ def run_page(folder: RunFolder) -> Page:
         ) from None
     parts.append(Details("Configuration", config))
     name = f"{plan['model']} on {result.get('task') or plan['task']['name']}" if plan else str(folder.path.name)
-    return Page(name, sentences, list(plan.get("notes", [])), parts)
+    return Page(name, sentences, [*plan.get("notes", []), *list_warnings(records)], parts)
 
 
 def plot(chart: Chart) -> Plot:

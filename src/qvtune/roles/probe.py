@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer, Projection
+from qvtune.roles.calls import Call
 from qvtune.roles.inputs import POSITIONS, candidate_inputs
 from qvtune.roles.layouts import ROLES, Rows
 from qvtune.roles.modes import evaluating
@@ -71,16 +72,9 @@ def probe(inner: nn.Module, layers: Sequence[AttentionLayer], inputs: Mapping[st
 class _Calls:
     """How an attention layer was called first, and how often in one run of the model."""
 
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] | None = None
+    first: Call = Call((), {})
     count: int = 0
     in_run: int = 0
-
-    def repeat(self, attention: nn.Module) -> Any:
-        """Call a module as it was called, without what earlier calls put into a cache."""
-        args = [None if isinstance(value, Cache) else value for value in self.args]
-        kwargs = {name: value for name, value in (self.kwargs or {}).items() if not isinstance(value, Cache)}
-        return attention(*args, **kwargs)
 
 
 def _record_calls(
@@ -91,7 +85,7 @@ def _record_calls(
     def recorder(record: _Calls) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if record.count == 0:
-                record.args, record.kwargs = args, dict(kwargs)
+                record.first = Call.of(args, kwargs)
             record.in_run += 1
             record.count = max(record.count, record.in_run)
 
@@ -161,12 +155,12 @@ def _holds(part: nn.Module, inner: nn.Module, name: str) -> bool:
     return any(child is module for child in part.modules())
 
 
-def _probe_layer(inner: nn.Module, layer: AttentionLayer, call: _Calls) -> Probed:
+def _probe_layer(inner: nn.Module, layer: AttentionLayer, calls: _Calls) -> Probed:
     attention = inner.get_submodule(layer.name)
     parts = {p.role: _part(inner, p) for p in reversed(layer.projections)}  # a role's first one
 
-    plain = partial(_context, attention, parts, call)
-    scattered = partial(_context, attention, parts, call, scatter=_noise(1.0))
+    plain = partial(_context, attention, parts, calls.first)
+    scattered = partial(_context, attention, parts, calls.first, scatter=_noise(1.0))
     claimed = [role for role in "qkv" if role in parts]
     honest = {role: ROLES[role] for role in claimed}
     roles = _measure_roles(plain, claimed)
@@ -184,8 +178,8 @@ def _probe_layer(inner: nn.Module, layer: AttentionLayer, call: _Calls) -> Probe
     width, head_dim, group = reference.shape[1], None, None
     if roles == {"q": "query", "k": "key", "v": "value"}:
         width, head_dim, group = _measure_heads(scattered, reference, layer)
-    same_input = _inputs_are_same(attention, parts, call)
-    return Probed(roles, "self" if same_input else "cross", call.count, width, head_dim, group)
+    same_input = _inputs_are_same(attention, parts, calls.first)
+    return Probed(roles, "self" if same_input else "cross", calls.count, width, head_dim, group)
 
 
 def _measure_roles(context: Callable[..., Tensor], claimed: Sequence[str]) -> dict[str, str]:
@@ -307,7 +301,7 @@ def _measure_heads(
 def _context(
     attention: nn.Module,
     parts: dict[str, _Part],
-    call: _Calls,
+    call: Call,
     changes: Mapping[str, Change] | None = None,
     scatter: Change | None = None,
 ) -> Tensor:
@@ -365,7 +359,7 @@ def _first_call_only(change: Change) -> Callable[..., Tensor | None]:
     return hook
 
 
-def _inputs_are_same(attention: nn.Module, parts: dict[str, _Part], call: _Calls) -> bool:
+def _inputs_are_same(attention: nn.Module, parts: dict[str, _Part], call: Call) -> bool:
     if "k" not in parts or parts["q"].module is parts["k"].module:
         return True
     seen: dict[str, Tensor] = {}

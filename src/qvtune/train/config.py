@@ -175,7 +175,9 @@ class MachineOptions(Options):
     num_workers: int = Field(0, ge=0, description="Processes that prepare batches.")
     logging_steps: int = Field(10, ge=1, description="Log loss and rates every so many steps.")
     log_updates: bool = Field(
-        True, description="Log also how far the weights of each role have moved, relative to their size."
+        True,
+        description="Log also, for each role, how far its weights have moved and what a step changes in the outputs of "
+        "attention layers, and warn of sides that starve or blow up.",
     )
     report_to: list[str] = Field([], description="Trackers of transformers: tensorboard, wandb, trackio, mlflow, ...")
 

@@ -21,8 +21,8 @@ from qvtune.train.fast.batches import LengthBatches, TokenBatches, token_lengths
 from qvtune.train.fast.lean import few_walks, kept_memory
 from qvtune.train.fast.precision import widen
 from qvtune.train.folder import RunFolder, writing
+from qvtune.train.telemetry import RoleTelemetry
 from qvtune.train.trainer import Trainer
-from qvtune.train.updates import UpdateMeter
 
 
 class RunTrainer(Trainer):
@@ -33,7 +33,7 @@ class RunTrainer(Trainer):
         eval_dataset: tokenised evaluation sets by name.
         folder: where checkpoints go.
         batch_tokens: tokens of a batch, in place of a number of examples.
-        log_updates: log how far each role has moved; a model that is sharded over processes cannot be measured.
+        log_updates: log what each role does; a model that is sharded over processes cannot be measured.
         **kwargs: the arguments of `Trainer`.
     """
 
@@ -58,7 +58,9 @@ class RunTrainer(Trainer):
         self.folder = folder
         self.batch_tokens = batch_tokens
         is_whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
-        self.meter = UpdateMeter(self.model) if log_updates and is_whole else None
+        self.telemetry = RoleTelemetry(self.model) if log_updates and is_whole else None
+        if self.telemetry is not None:
+            self.add_callback(self.telemetry)
         self.stop_requested = False
         # Seconds spent on anything but training steps, to be taken off the speed.
         self.aside_seconds = 0.0
@@ -69,6 +71,8 @@ class RunTrainer(Trainer):
             if self.args.fast:
                 stack.enter_context(few_walks(self.model))
                 stack.enter_context(kept_memory())
+            if self.telemetry is not None:
+                stack.callback(self.telemetry.close)
             return super().train(*args, **kwargs)
 
     def floating_point_ops(self, inputs: Any) -> int:
@@ -126,10 +130,10 @@ class RunTrainer(Trainer):
         return combine_splits(self.task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the size of updates, but for transformers' summary, whose speed counts evaluations as training."""
+        """Log with what each role does, but for transformers' summary, whose speed counts evaluations as training."""
         if "train_runtime" not in logs:
-            if "learning_rate" in logs and self.meter is not None:
-                logs |= {f"update/{role}": size for role, size in self.meter.measure().items()}
+            if "learning_rate" in logs and self.telemetry is not None:
+                logs |= self.telemetry.measure(has_stepped=not self.accelerator.optimizer_step_was_skipped)
             super().log(logs, start_time)
 
     def resume_stopped(self, checkpoint: Path, state: TrainerState) -> None:

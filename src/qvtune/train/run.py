@@ -26,6 +26,7 @@ from qvtune.data.task import TextData
 from qvtune.data.tokens import count_cut, tokenize, unknown_share
 from qvtune.errors import ConfigError, DataError, nearest
 from qvtune.methods.table import METHODS
+from qvtune.train.balance import SideWatch, list_warnings
 from qvtune.train.card import adapter_card
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import describe_environment, is_main_process, peak_memory, reset_peak_memory
@@ -178,7 +179,7 @@ def fit(
         train_dataset=prepared.train,
         processing_class=prepared.tokenizer,
         data_collator=DataCollatorWithPadding(prepared.tokenizer),
-        callbacks=[clock, *([stopping] if stopping else []), *callbacks],
+        callbacks=[SideWatch(config, console), clock, *([stopping] if stopping else []), *callbacks],
     )
     progress = ProgressReport(console, _examples_per_step(config, trainer, len(prepared.train)))
     trainer.add_callback(progress)
@@ -375,6 +376,7 @@ def _result(
         },
         "reported_on": [split for split in prepared.splits if split != TUNING],
         "train_loss": _mean_loss(trainer.state.log_history),
+        "warnings": list_warnings(trainer.state.log_history),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "train_examples": len(prepared.train),

@@ -1,6 +1,8 @@
 """The last layer computed at the first position alone, where nothing reads the others."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -69,6 +71,29 @@ class AllPositions:
         """Project the layer's input."""
         hidden = self.qvtune_shared.hidden  # type: ignore[attr-defined]
         return super().forward(x if hidden is None else hidden, *args, **kwargs)  # type: ignore[misc]
+
+
+def all_positions(attention: nn.Module) -> Tensor | None:
+    """Return what a shortened last layer is computing with, (b, s, d), while it calls its attention; else None."""
+    return None if (shared := _shared(attention)) is None else shared.hidden
+
+
+@contextmanager
+def computing_with(attention: nn.Module, hidden: Tensor | None) -> Iterator[None]:
+    """Let the attention of a shortened last layer be called alone, with what `all_positions` returned."""
+    if (shared := _shared(attention)) is None:
+        yield
+        return
+    shared.hidden = hidden
+    try:
+        yield
+    finally:
+        shared.hidden = None
+
+
+def _shared(attention: nn.Module) -> Shared | None:
+    found = (module.__dict__["qvtune_shared"] for module in attention.modules() if "qvtune_shared" in module.__dict__)
+    return next(found, None)
 
 
 def pool_last_layer(model: nn.Module) -> bool:

@@ -82,6 +82,20 @@ def full_precision(model: nn.Module) -> Iterator[None]:
             narrow(model)
 
 
+def in_full(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers that are numbers in less than float32, in float32 and by name.
+
+    Of a narrowed weight it is the one from before, which is the same one as long as it stays frozen.
+    """
+    found = {}
+    for prefix, child in module.named_modules():
+        kept = child.__dict__[_KEPT][0] if _KEPT in child.__dict__ else {}
+        for name, tensor in (*child._parameters.items(), *child._buffers.items()):
+            if tensor is not None and tensor.is_floating_point() and tensor.itemsize < torch.float32.itemsize:
+                found[f"{prefix}.{name}" if prefix else name] = kept.get(name, tensor.detach()).float()
+    return found
+
+
 def _give_originals(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
     if _KEPT not in module.__dict__:
         return

@@ -1,0 +1,187 @@
+"""Warnings where one side of attention, query and key or the value, starves or blows up in training."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from rich.console import Console
+from transformers import TrainerCallback
+
+from qvtune.methods.table import METHODS
+from qvtune.options import option_name
+from qvtune.roles.layouts import ROLES
+from qvtune.train.config import TrainConfig, join_words
+from qvtune.train.output_change import QUERY_KEY
+from qvtune.train.telemetry import OUTPUT, UPDATE
+
+VALUE, ALL = "value", "all"
+# A side's name, with its verbs' ending, and the pronoun for it as subject and object.
+SIDES = {QUERY_KEY: ("query and key", "", "they", "them"), VALUE: ("the value", "s", "it", "it")}
+
+# The rates whose updates and steps are a side's.
+ROLES_OF = {QUERY_KEY: ("query", "key"), VALUE: ("value",)}
+
+# What follows was set on runs of MiniLM (docs/rates.md). Steps at rates that train well change the output by 0.0001 to
+# 0.1 of its norm, and the value does so up to 200 times as much as query and key, at λ = 8.
+# Logged steps in a row that show a side to starve, or that nothing moves.
+WINDOW = 3
+# A side starves that changes the output by less than this part of what the other does.
+STARVED = 1 / 300
+# The part at which it no longer would.
+FED = 1 / 30
+# A side blows up that changes the output by this part of its norm in a step,
+BLOWN = 0.2
+# whose weights have moved this many times their size, after which no single step changes much,
+MOVED = 1.0
+# or that grows this much at a time, by the same rate, in all logged steps of the window, to this part of the norm.
+GROWTH, GROWN = 1.5, 0.03
+# What rates that train well stay below: of the output in a step, and of the weights in all.
+USUAL, USUAL_MOVED = 0.03, 0.1
+# Nothing moves where all steps together change the output by less than this part.
+STILL = 0.002
+
+
+class SideWatch(TrainerCallback):
+    """Prints each warning once in a run, and adds it to the line of `metrics.jsonl`.
+
+    To be called before what writes that line.
+    """
+
+    def __init__(self, config: TrainConfig, console: Console) -> None:
+        self.config, self.console = config, console
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at the step that was just logged, and those before it."""
+        history = state.log_history
+        if not _changes(history[-1]):
+            return
+        told = {side for record in history for side in record.get("warnings", {})}
+        found = side_warnings(history, self.config, state.max_steps, told)
+        if found:
+            history[-1]["warnings"] = found
+        if state.is_world_process_zero:
+            for text in found.values():
+                self.console.out(text, highlight=False)
+
+
+def list_warnings(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the warnings of a run's log."""
+    return [text for record in records for text in record.get("warnings", {}).values()]
+
+
+def side_warnings(
+    records: Sequence[Mapping[str, Any]], config: TrainConfig, steps: int, told: set[str]
+) -> dict[str, str]:
+    """Return what to warn of after the last record, by side: "query_key", "value", or "all" where nothing moves.
+
+    Args:
+        records: logged steps, as in `metrics.jsonl`.
+        config: of the run; it names the rates to change.
+        steps: of the whole run.
+        told: sides that were warned of before, which are passed over.
+    """
+    measured = [record for record in records if _changes(record)][-WINDOW - 1 :]
+    found = {}
+    for side in _sides(measured[-1]):
+        if side not in told and _is_blown(measured, side):
+            found[side] = _blown(measured[-1], side, config)
+    window = measured[-WINDOW:]
+    # A bias of the key shifts all scores of a query alike, which a softmax does not see: no rate changes that.
+    is_unseen = config.method == "bitfit" and "k" in config.roles and "q" not in config.roles
+    if found or len(window) < WINDOW or is_unseen:
+        return found
+    total = steps * sum(max(_changes(record).values()) for record in window) / WINDOW
+    if ALL not in told and total < STILL:
+        return {ALL: _still(total, steps, window[-1], config)}
+    if METHODS[config.method].steps:
+        return {}  # AdaLoRA takes ranks from the side that it finds less important
+    for side, other in ((QUERY_KEY, VALUE), (VALUE, QUERY_KEY)):
+        # Of a side that blows up the other one falls short.
+        if not {side, other, ALL} & told and all(_is_starved(_sides(record), side, other) for record in window):
+            found[side] = _starved(window, side, other, config)
+    return found
+
+
+def _changes(record: Mapping[str, Any]) -> dict[str, float]:
+    return {name.removeprefix(OUTPUT): value for name, value in record.items() if name.startswith(OUTPUT)}
+
+
+def _sides(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the change through each side that trains."""
+    changes = _changes(record)
+    ours = next((changes[part] for part in (QUERY_KEY, "query", "key") if part in changes), None)
+    sides = {QUERY_KEY: ours, VALUE: changes.get("value")}
+    return {side: change for side, change in sides.items() if change is not None}
+
+
+def _is_starved(sides: Mapping[str, float], side: str, other: str) -> bool:
+    return {side, other} <= sides.keys() and sides[side] < STARVED * sides[other]
+
+
+def _is_blown(measured: Sequence[Mapping[str, Any]], side: str) -> bool:
+    changes = [_sides(record).get(side, 0.0) for record in measured]
+    if changes[-1] > BLOWN or _largest(measured[-1], UPDATE, side) > MOVED:
+        return True
+    rates = [_largest(record, "lr/", side) for record in measured]
+    if len(changes) <= WINDOW or changes[-1] < GROWN or 0 in rates:
+        return False
+    by_rate = [change / rate for change, rate in zip(changes, rates, strict=True)]
+    return all(later > GROWTH * earlier for earlier, later in pairwise(by_rate))
+
+
+def _largest(record: Mapping[str, Any], prefix: str, side: str) -> float:
+    return max(record.get(f"{prefix}{role}", 0.0) for role in ROLES_OF[side])
+
+
+def _blown(record: Mapping[str, Any], side: str, config: TrainConfig) -> str:
+    change, moved = _sides(record)[side], _largest(record, UPDATE, side)
+    factor = max(change / USUAL, moved / USUAL_MOVED)
+    name, ending, _, it = SIDES[side]
+    return (
+        f"Warning: {name} blow{ending} up. Step {record['step']:,} changed the output of attention layers by "
+        f"{change:.0%} of its norm through {it}, and the weights have moved by {moved:.0%} of their own; "
+        f"up to {USUAL:.0%} and {USUAL_MOVED:.0%} are usual. "
+        f"Lower {_knob(side, config, lower_by=factor)} by a factor of {_round(factor)}."
+    )
+
+
+def _starved(window: Sequence[Mapping[str, Any]], side: str, other: str, config: TrainConfig) -> str:
+    shares = [_sides(record)[side] / _sides(record)[other] for record in window]
+    less = 1 / max(max(shares), 1e-9)
+    name, ending, it, _ = SIDES[side]
+    # λ moves the value alone; of two rates of their own, the other side's is to blame where that changes too much.
+    is_other_high = max(_sides(record)[other] for record in window) > USUAL
+    if config.value_lr is None:
+        advice = f"{'Lower' if side == QUERY_KEY else 'Raise'} {_knob(VALUE, config)}"
+    else:
+        advice = f"Lower {_knob(other, config)}" if is_other_high else f"Raise {_knob(side, config)}"
+    return (
+        f"Warning: {name} starve{ending}. In {WINDOW} logged steps up to step {window[-1]['step']:,} "
+        f"{it} changed the output of attention layers less than 1/{_round(less)} as much as {SIDES[other][0]} did. "
+        f"{advice} by a factor of {_round(less * FED)} or more."
+    )
+
+
+def _still(total: float, steps: int, record: Mapping[str, Any], config: TrainConfig) -> str:
+    own = [f"{ROLES[role]}_lr" for role in config.roles if getattr(config, f"{ROLES[role]}_lr") is not None]
+    names = own if len(own) == len(config.roles) else ["lr", *own]
+    rates = join_words([f"{option_name(name)} (now {getattr(config, name):g})" for name in names])
+    return (
+        f"Warning: nothing moves. At the pace of the logged steps up to step {record['step']:,}, all {steps:,} steps "
+        f"together change the output of attention layers by {total:.1g} of its norm at most. "
+        f"Raise {rates} by a factor of {_round(10 * STILL / max(total, 1e-9))} or more."
+    )
+
+
+def _knob(side: str, config: TrainConfig, lower_by: float = 0.0) -> str:
+    """Name the option that sets a side's rate, with its value; of two, λ unless it would come below 1 thereby."""
+    own = "value_lr" if side == VALUE else "query_lr" if config.query_lr is not None else "key_lr"
+    name = own if getattr(config, own) is not None else "lr"
+    if side == VALUE and name == "lr" and lower_by <= config.lr_ratio:
+        name = "lr_ratio"
+    return f"{option_name(name)} (now {getattr(config, name):g})"
+
+
+def _round(factor: float) -> str:
+    """Return a factor with one digit that counts, as "800", and 2 at least."""
+    return f"{float(f'{max(factor, 2.0):.1g}'):,.0f}"

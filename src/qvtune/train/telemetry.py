@@ -1,0 +1,61 @@
+"""`RoleTelemetry`: what each role does in the logged steps of a run."""
+
+import math
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import TrainerCallback
+
+from qvtune.train.output_change import OutputMeter
+from qvtune.train.updates import UpdateMeter, step_sizes
+
+# What stands before the name of a role in `metrics.jsonl`.
+UPDATE, STEP, OUTPUT = "update/", "step/", "output/"
+
+
+class RoleTelemetry(TrainerCallback):
+    """Measures, by role, how far the weights have moved, how far this step moved them, and what that does to outputs.
+
+    The last two are measured in steps that are logged by `logging_steps`: inputs of a few layers are kept in the
+    step's forward pass, and copies of their trained parameters from just before the optimizer's step.
+
+    Args:
+        model: what `adapt` returned, before its first step.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._moved = UpdateMeter(model)
+        self._outputs = OutputMeter(model)
+        self._watching = ExitStack()
+        self._before: dict[str, Tensor] = {}
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Watch the forward pass of a step that will be logged."""
+        step = state.global_step + 1
+        if step % state.logging_steps == 0 or (step == 1 and args.logging_first_step):
+            self._watching.enter_context(self._outputs.watching())
+            self._before = self._outputs.weights()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop watching."""
+        self.close()
+
+    def measure(self, *, has_stepped: bool) -> dict[str, float]:
+        """Return the measured sizes as `metrics.jsonl` names them; of the step alone where it was watched.
+
+        Args:
+            has_stepped: whether the optimizer has changed anything; a scaler of gradients skips steps that overflow.
+        """
+        sizes = {f"{UPDATE}{role}": size for role, size in self._moved.measure().items()}
+        before, self._before = self._before, {}
+        if before and has_stepped:
+            sizes |= {f"{STEP}{role}": size for role, size in step_sizes(self._model, before).items()}
+            sizes |= {f"{OUTPUT}{part}": size for part, size in self._outputs.measure(before).items()}
+        # JSON has no other numbers. They come before the run is stopped because it diverges, which says it all.
+        return {name: size for name, size in sizes.items() if math.isfinite(size)}
+
+    def close(self) -> None:
+        """Let go of the model, also after an error."""
+        self._watching.close()
