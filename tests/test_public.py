@@ -24,6 +24,8 @@ FUNCTIONS = [
     "restore",
     "save_adapter",
     "scaling_experiment",
+    "suggest",
+    "suggest_rates",
     "sweep",
     "write_report",
 ]

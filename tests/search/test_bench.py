@@ -87,6 +87,18 @@ def test_the_model_left_alone_has_the_losses_of_training_at_no_rate() -> None:
     assert bench.cost.in_steps == pytest.approx(5 + 10 * FORWARD_SHARE)
 
 
+def test_one_step_changes_the_output_through_each_side() -> None:
+    model = tiny_model(roles="qkv")
+    bench = make_bench(model, make_batches(3))
+    start = bench.keep()
+    small = bench.output_changes({"query": 1e-5, "key": 1e-5, "value": 1e-5}, 0)
+    assert set(small) == {"query", "key", "value", "query_key"}
+    bench.put_back(start)
+    twice = bench.output_changes({"query": 1e-5, "key": 1e-5, "value": 2e-5}, 0)
+    assert twice["value"] == pytest.approx(2 * small["value"], rel=1e-3)
+    assert twice["query_key"] == pytest.approx(small["query_key"], rel=1e-3)
+
+
 def test_what_is_not_named_stays() -> None:
     model = tiny_model()
     before = weights(model)

@@ -99,6 +99,19 @@ def test_trials_are_long_or_few() -> None:
     assert steps == 25
 
 
+def test_a_side_without_a_drop_takes_its_rate_from_the_other() -> None:
+    rates = (1e-3, 1e-2, 1e-1)
+    learns = RangeTest("value_lr", ("value",), rates, ((-0.5, -0.5, -0.5),), 0.7)
+    still = RangeTest("lr", ("query",), rates, ((0.0, 0.0, 0.0),), 0.7)
+    found = centre([still, learns], balance=4.0)
+    assert found["lr"] == pytest.approx(4 * found["value_lr"])  # where both change the output as much
+    other = RangeTest("lr", ("query",), rates, ((-0.5, -0.5, -0.5),), 0.7)
+    nothing = RangeTest("value_lr", ("value",), rates, ((0.0, 0.0, 0.0),), 0.7)
+    found = centre([other, nothing], balance=4.0)
+    assert found["value_lr"] == pytest.approx(found["lr"] / 4)
+    assert centre([other, learns], balance=4.0)["value_lr"] == centre([other, learns])["value_lr"]
+
+
 def test_the_centre_is_a_tenth_of_the_deepest() -> None:
     rates = (1e-3, 1e-2, 1e-1)
     test = RangeTest("lr", ("query",), rates, ((0.0, -0.5, 1.0),), 0.7)

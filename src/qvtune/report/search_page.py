@@ -43,12 +43,14 @@ class SearchReport:
         limits = "; ".join(
             f"{_symbol(name)} {label_text(low)} to {label_text(high)}" for name, (low, high) in sure.limits.items()
         )
+        balance = [] if found.balance is None else [_balance(found.balance, found.lr_ratio)]
         return [
             f"Suggested: η_QK {label_text(found.lr)}, λ {found.lr_ratio:g}{head}.",
             f"Confidence {sure.level}: better than the next best trial with probability {sure.probability:.2f} by the "
             f"held-out examples. Not told apart from it: {limits}.",
             f"Cost: {cost['in_steps']:.0f} steps, {cost['part']:.0%} of a full run ({cost['steps']} of training and "
             f"{cost['forwards']:.0f} batches forward alone, a third of a step each), {cost['seconds']:.0f} s.",
+            *balance,
         ]
 
     @cached_property
@@ -154,6 +156,13 @@ def _usable(test: RangeTest) -> str:
         return "every rate raised the loss"
     start = "no rate lowered the loss by itself" if test.low is None else f"learns from {label_text(test.low)}"
     return start + (", and none broke it" if test.edge is None else f", breaks at {label_text(test.edge)}")
+
+
+def _balance(balance: float, lr_ratio: float) -> str:
+    return (
+        f"The model's first step changes attention's output {balance:.2g} times as much through the value as through "
+        f"query and key at equal rates, and {balance * lr_ratio:.2g} times at these."
+    )
 
 
 def _symbol(name: str) -> str:

@@ -18,6 +18,7 @@ from qvtune.methods.galore import galore_adamw
 from qvtune.methods.ranks import allocate, orthogonality, plan_steps
 from qvtune.methods.state import load_trained, trained_state
 from qvtune.methods.table import METHODS
+from qvtune.train.output_change import OutputMeter
 from qvtune.train.run import SCHEDULES
 from qvtune.train.seeds import stream_seed
 
@@ -155,6 +156,22 @@ class Bench:
                 allocate(self.model, step + 1)
             self.model.zero_grad()
         return losses
+
+    def output_changes(self, rates: Mapping[str, float], number: int) -> dict[str, float]:
+        """Take one step and return the relative change of attention's output that it makes through each role alone.
+
+        Args:
+            rates: learning rate by the name of a group.
+            number: of the pass.
+
+        Returns:
+            By the name of the role, and "query_key" for both together; see `OutputMeter`.
+        """
+        meter = OutputMeter(self.model)
+        before = meter.weights()
+        with meter.watching():
+            self.train(rates, 1, number, rising=[1.0])
+        return meter.measure(before)
 
     @torch.no_grad()
     def losses(self, steps: int, number: int) -> list[float]:

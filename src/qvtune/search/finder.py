@@ -87,8 +87,9 @@ class Finder:
         ranges = [self._test_head(points)] if HEAD in self.free else []
         head_rate = (self.fixed | centre(ranges)).get(HEAD, 0.0)
         ranges += self._test_sides([s for s in self.sides if s.rate in self.free and s.rate != HEAD], points, head_rate)
-        trials = self._try(ranges)
-        return self._choose(ranges, trials)
+        balance = self._balance()
+        trials = self._try(ranges, balance)
+        return self._choose(ranges, trials, balance)
 
     def _points(self) -> int:
         """Return at how many rates each range test looks."""
@@ -138,6 +139,27 @@ class Finder:
             tests.append(make_range(side, rates, losses, still))
         return tests
 
+    def _balance(self) -> float | None:
+        """Return how many times as much a step changes attention's output through the value as through query and key.
+
+        That is |δ²| / |δ¹| of Theorem 2 (Yao et al., IJCAI 2025) at equal rates, in the model's first step.
+        """
+        by_rate = {side.rate: side for side in self.sides}
+        if not {QUERY_KEY, VALUE} <= by_rate.keys():
+            return None
+        rates = {group: self.default[QUERY_KEY] for name in (QUERY_KEY, VALUE) for group in by_rate[name].groups}
+        found = [
+            self._piece(f"balance/{n}", partial(self._sides, rates, n)) for n in range(SIDE_PASS, SIDE_PASS + PASSES)
+        ]
+        query_key, value = (float(np.mean(part)) for part in zip(*found, strict=True))
+        return value / query_key if query_key > 0 and value > 0 else None
+
+    def _sides(self, rates: Rates, number: int) -> list[float]:
+        self.bench.put_back(self._start)
+        changes = self.bench.output_changes(rates, number)
+        query_key = next((changes[name] for name in ("query_key", "query", "key", "output") if name in changes), 0.0)
+        return [query_key, changes.get("value", 0.0)]
+
     def _still(self, steps: int, number: int, state: Mapping[str, Tensor]) -> list[float]:
         self.bench.put_back(state)
         return self.bench.losses(steps, number)
@@ -146,7 +168,7 @@ class Finder:
         self.bench.put_back(state)
         return self.bench.train(side.groups, len(rates), number, rising=rates)
 
-    def _try(self, ranges: Sequence[RangeTest]) -> list[Trial]:
+    def _try(self, ranges: Sequence[RangeTest], balance: float | None) -> list[Trial]:
         left = self.budget.steps - self.cost["steps"] - self.cost["forwards"] * FORWARD_SHARE
         number, steps = trial_length(left, self.bench.evaluation_cost, self.budget.full_steps)
         if steps < FEWEST_TRIAL_STEPS:
@@ -159,7 +181,7 @@ class Finder:
             name = "trial/" + "/".join(f"{rate}={value:g}" for rate, value in rates.items())
             return Trial(dict(rates), steps, tuple(self._piece(name, partial(self._trial, rates, steps))))
 
-        return compass_search(self.fixed | centre(ranges), self.free, number, run)
+        return compass_search(self.fixed | centre(ranges, balance), self.free, number, run)
 
     def _trial(self, rates: Rates, steps: int) -> list[float]:
         self.bench.put_back(self._start)
@@ -167,7 +189,7 @@ class Finder:
         losses = self.bench.train(by_group, steps, TRIAL_PASS)
         return self.bench.validate() if math.isfinite(losses[-1]) else []
 
-    def _choose(self, ranges: Sequence[RangeTest], trials: Sequence[Trial]) -> Suggestion:
+    def _choose(self, ranges: Sequence[RangeTest], trials: Sequence[Trial], balance: float | None) -> Suggestion:
         best = chosen(trials)
         if best.diverged:
             tried = "; ".join(", ".join(f"{name} {rate:g}" for name, rate in trial.rates.items()) for trial in trials)
@@ -185,6 +207,7 @@ class Finder:
             head_lr=best.rates.get(HEAD),
             cost=self.cost | {"in_steps": in_steps, "part": in_steps / self.budget.full_steps},
             confidence=judge_choice(best, trials),
+            balance=balance,
             ranges=tuple(ranges),
             trials=tuple(trials),
             notes=tuple(note for test in ranges for note in remarks(test)),

@@ -35,6 +35,8 @@ class Suggestion:
         cost: what was spent: "steps" of training, "forwards" of batches alone, "in_steps" both together, "part" of a
             full run, "seconds".
         confidence: how sure the choice is.
+        balance: how many times as much the model's first step changes attention's output through the value as through
+            query and key, at equal rates: |δ²| / |δ¹| of Theorem 2; None where one of them does not train.
         ranges: the range tests, the head's first.
         trials: the short runs, in the order in which they were made.
         notes: what else was seen, in sentences.
@@ -45,6 +47,7 @@ class Suggestion:
     head_lr: float | None
     cost: dict[str, float]
     confidence: Confidence
+    balance: float | None
     ranges: tuple[RangeTest, ...]
     trials: tuple[Trial, ...]
     notes: tuple[str, ...] = ()
@@ -58,6 +61,7 @@ class Suggestion:
             "head_lr": self.head_lr,
             "cost": self.cost,
             "confidence": {"level": level.level, "probability": level.probability, "limits": limits},
+            "balance": self.balance,
             "ranges": [test.to_dict() for test in self.ranges],
             "trials": [trial.to_dict() for trial in self.trials],
             "notes": list(self.notes),

@@ -54,9 +54,24 @@ class Trial:
         return {"rates": self.rates, "steps": self.steps, "loss": loss, "diverged": self.diverged}
 
 
-def centre(ranges: Sequence[RangeTest]) -> dict[str, float]:
-    """Return the rates at which trials begin: a tenth of that of each side's deepest drop."""
-    return {test.rate: _rounded(test.rates[test.deepest] * CENTRE) for test in ranges}
+def centre(ranges: Sequence[RangeTest], balance: float | None = None) -> dict[str, float]:
+    """Return the rates at which trials begin: a tenth of that of each side's deepest drop.
+
+    A side whose test shows no drop takes its rate from the other, so that a step changes attention's output as much
+    through one as through the other: Theorem 2 asks that both do so at the same order.
+
+    Args:
+        ranges: the tests.
+        balance: how many times as much the value changes the output as query and key do, at equal rates.
+    """
+    tests = {test.rate: test for test in ranges}
+    found = {name: test.rates[test.deepest] * CENTRE for name, test in tests.items()}
+    if balance is not None and {"lr", "value_lr"} <= tests.keys():
+        if tests["value_lr"].learns and not tests["lr"].learns:
+            found["lr"] = found["value_lr"] * balance
+        if tests["lr"].learns and not tests["value_lr"].learns:
+            found["value_lr"] = found["lr"] / balance
+    return {name: _rounded(rate) for name, rate in found.items()}
 
 
 def moves(free: Sequence[str]) -> list[Move]:
