@@ -38,6 +38,8 @@ OTHER_SUBJECTS = {
     "generalization_bound": ["attention"],
     "reproduce": ["experiment"],
     "scaling_experiment": ["options"],
+    "suggest": ["options"],
+    "suggest_rates": ["model", "batches", "validation"],
     "sweep": ["options", "axes"],
     "write_report": ["path"],
 }
