@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter
 
 from qvtune.report.labels import ALL_RUNS, label_text
 from qvtune.report.theme import DASHES, MARKERS, PALETTE, as_it_stands, colour, plain, translucent
@@ -78,6 +78,8 @@ def _draw(axes: Any, chart: Chart) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     if chart.log_y:
         axes.set_yscale("log")
+        for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            set_formatter(LogFormatter(minor_thresholds=(1, 0.4)))  # its usual one writes formulas, and none are read
     if chart.x_ticks:
         ticks = _readable(chart)
         axes.set_xticks(ticks, list(map(_tick_text, ticks)))
