@@ -76,6 +76,10 @@ def test_sizes_of_updates_are_drawn_when_they_were_logged(single: RunFolder, tmp
     assert [line.get_label() for line in outputs.get_lines()] == ["key", "query", "query and key", "value"]
     assert list(outputs.get_lines()[3].get_ydata()) == [2e-3] * len(lines)
     assert updates.get_yscale() == outputs.get_yscale() == "log"
+    updates.figure.canvas.draw()
+    labels = [label.get_text() for axes in (updates, outputs) for label in axes.get_yticklabels(which="both")]
+    assert any(labels)
+    assert not any("$" in label for label in labels)
     write_report(folder.path)
     text = Reader(folder.report).text
     assert {"change of the weights", "change of the output in a step", f"the value starves {EVIL}"} <= set(text)
