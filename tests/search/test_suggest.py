@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 from rich.console import Console
 from searching import make_batches, tiny_model
-from tiny import write_reviews
+from tiny import save_tiny_gpt2, save_tiny_llama, write_reviews
 from torch.utils.data import DataLoader
+from transformers import AutoModel
 
 import qvtune
 from qvtune.errors import ConfigError, DataError, DivergedError, RunError
+from qvtune.roles.find import find_attention
 from qvtune.search.bench import Bench
 from qvtune.search.budget import parse_budget
 from qvtune.search.finder import make_sides
@@ -106,6 +109,17 @@ def test_rates_that_are_given_stay(options: dict, given: dict, kept: dict) -> No
     if "value_lr" in given:
         assert found.lr * found.lr_ratio == pytest.approx(given["value_lr"], rel=5e-3)
     assert all(math.isfinite(rate) and rate > 0 for rate in (found.lr, found.lr_ratio, found.head_lr or 1.0))
+
+
+@pytest.mark.parametrize(("save", "layout"), [(save_tiny_gpt2, "blocks"), (save_tiny_llama, "separate")])
+def test_fused_and_grouped_query_models(save: Callable, layout: str, options: dict, tmp_path: Path) -> None:
+    options |= {"model": str(save(tmp_path / "model")), "head_lr": 1e-2}
+    found = qvtune.suggest(options, budget=400, console=QUIET)
+    assert find_attention(AutoModel.from_pretrained(options["model"])).layers[0].layout == layout
+    assert [test.groups for test in found.ranges] == [("query",), ("value",)]
+    assert all(math.isfinite(rate) and 1e-7 < rate < 1 for rate in (found.lr, found.lr * found.lr_ratio))
+    assert found.balance is not None
+    assert found.balance > 0
 
 
 @pytest.mark.parametrize(
