@@ -39,7 +39,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "sst2": {"epochs": 1, "eval_steps": 63, "max_train_samples": 10_000},
     "stsb": {"epochs": 2, "eval_steps": 72},
 }
-HEATMAP = {"task": "stsb", "epochs": 2}
+HEATMAP = {"task": "stsb", "epochs": 1, "max_train_samples": 3_000}
 LABELS = ["task", "roles", "lr_ratio", "seed"]
 # What the page says about the runs.
 SETTINGS = SHARED | {"lr": LR, "tasks": TASKS, "heatmap": HEATMAP}

@@ -131,7 +131,7 @@ def _heatmap(table: pd.DataFrame, settings: dict[str, Any], out: Path) -> str:
     run = settings["heatmap"]
     return f"""## Heat map over η_QK and η_V
 
-{run["task"]}, {metric}, {run["epochs"]} epochs, query and value, head at {settings["head_lr"]:g}, {table["seed"].nunique()} seeds a cell.
+{run["task"]}, {metric}, {run["epochs"]} epoch of {run["max_train_samples"]:,} examples, query and value, head at {settings["head_lr"]:g}, {table["seed"].nunique()} seeds a cell.
 
 ![Heat map over the two rates](evidence/heatmap.png)
 
