@@ -101,10 +101,11 @@ def test_trials_are_long_or_few() -> None:
 
 def test_a_side_without_a_drop_takes_its_rate_from_the_other() -> None:
     rates = (1e-3, 1e-2, 1e-1)
+    silent = RangeTest("lr", ("query",), rates, ((0.0, 0.0, 0.0),), 0.7)
     learns = RangeTest("value_lr", ("value",), rates, ((-0.5, -0.5, -0.5),), 0.7)
-    still = RangeTest("lr", ("query",), rates, ((0.0, 0.0, 0.0),), 0.7)
-    found = centre([still, learns], balance=4.0)
+    found = centre([silent, learns], balance=4.0)
     assert found["lr"] == pytest.approx(4 * found["value_lr"])  # where both change the output as much
+    assert centre([silent, learns], balance=1e4)["lr"] == pytest.approx(rates[-1] / 10)
     other = RangeTest("lr", ("query",), rates, ((-0.5, -0.5, -0.5),), 0.7)
     nothing = RangeTest("value_lr", ("value",), rates, ((0.0, 0.0, 0.0),), 0.7)
     found = centre([other, nothing], balance=4.0)

@@ -68,9 +68,10 @@ def centre(ranges: Sequence[RangeTest], balance: float | None = None) -> dict[st
     found = {name: test.rates[test.deepest] * CENTRE for name, test in tests.items()}
     if balance is not None and {"lr", "value_lr"} <= tests.keys():
         if tests["value_lr"].learns and not tests["lr"].learns:
-            found["lr"] = found["value_lr"] * balance
+            # Query and key of a model that was never trained change next to nothing at any rate.
+            found["lr"] = min(found["value_lr"] * balance, tests["lr"].rates[-1] * CENTRE)
         if tests["lr"].learns and not tests["value_lr"].learns:
-            found["value_lr"] = found["lr"] / balance
+            found["value_lr"] = min(found["lr"] / balance, tests["value_lr"].rates[-1] * CENTRE)
     return {name: _rounded(rate) for name, rate in found.items()}
 
 
