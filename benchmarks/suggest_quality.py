@@ -1,0 +1,166 @@
+"""What `suggest` finds for a twentieth of a grid's cost, against the whole grid.
+
+    python benchmarks/suggest_quality.py --glue-dir GLUE --store runs/suggest --workers 2    # hours
+    python benchmarks/suggest_quality.py                                                     # the page alone
+
+Every cell of a grid over (η_QK, η_V) is trained in full with three seeds; `suggest` gets the given part of what one
+seed of the grid costs, and its rates are trained in full with the same seeds, and so is the library's default rate at
+λ = 1. The head has one rate throughout. The first form writes docs/benchmarks/suggest/runs.csv and suggestions.json;
+both make the page docs/benchmarks/suggest.md and the heat maps, on which the suggestion is marked.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from qvtune.lab.execution import Execution
+from qvtune.lab.sweep import sweep
+from qvtune.options import parse_options
+from qvtune.report.curves import save_figure
+from qvtune.report.theme import COLOUR_MAP
+from qvtune.search.suggest import suggest
+
+SEEDS = [0, 1, 2]
+RATES = [1e-4, 4e-4, 1.6e-3, 6.4e-3, 2.56e-2]
+PART = 0.05
+DEFAULT_LR = 4e-4
+SHARED = {"model": "pkg:minilm", "head_lr": 5e-3, "batch_size": 16, "keep_best": False}
+TASKS: dict[str, dict[str, Any]] = {
+    "cola": {"epochs": 3, "max_train_samples": 5_000},
+    "mrpc": {"epochs": 3, "max_train_samples": 2_000},
+    "sst2": {"epochs": 2, "max_train_samples": 4_000},
+    "stsb": {"epochs": 3, "max_train_samples": 3_000},
+}
+GRID, SUGGESTED, DEFAULT = "grid", "suggested", "default"
+
+
+def train(glue_dir: Path, store: Path, tasks: list[str], execution: Execution, out: Path) -> None:
+    """Train what the stores do not hold, and write the raw results."""
+    frames, found = [], {}
+    for task in tasks:
+        options = SHARED | TASKS[task] | {"task": task, "glue_dir": str(glue_dir)}
+        grid = {"lr": RATES, "value_lr": RATES, "seed": SEEDS}
+        frames.append(sweep(options, grid, out=store / task / GRID, execution=execution).assign(kind=GRID, task=task))
+        budget = f"{100 * PART * len(RATES) ** 2:g}%"
+        suggestion = suggest(options, budget=budget, out=store / task / "search")
+        found[task] = suggestion.to_dict() | {"budget": budget}
+        value_lr = suggestion.lr * suggestion.lr_ratio
+        for kind, lr, value in ((SUGGESTED, suggestion.lr, value_lr), (DEFAULT, DEFAULT_LR, DEFAULT_LR)):
+            runs = [{"lr": lr, "value_lr": value, "seed": seed} for seed in SEEDS]
+            table = sweep(options, runs, out=store / task / kind, execution=execution)
+            frames.append(table.assign(kind=kind, task=task))
+    out.mkdir(parents=True, exist_ok=True)
+    columns = ["task", "kind", "lr", "value_lr", "seed", "status", "metric", "metric_name", "steps", "seconds"]
+    put_tasks(pd.concat(frames)[columns], found, out)
+
+
+def put_tasks(runs: pd.DataFrame, found: dict[str, Any], out: Path) -> None:
+    """Write the results of these tasks in place of what the files have of them."""
+    runs_file, found_file = out / "runs.csv", out / "suggestions.json"
+    if runs_file.is_file():
+        before = pd.read_csv(runs_file)
+        runs = pd.concat([before[~before["task"].isin(found)], runs])
+        found = json.loads(found_file.read_text(encoding="utf-8")) | found
+    runs.to_csv(runs_file, index=False)
+    found_file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def write_page(out: Path) -> None:
+    """Write OUT.md and the heat maps from the raw results."""
+    runs = pd.read_csv(out / "runs.csv")
+    found = json.loads((out / "suggestions.json").read_text(encoding="utf-8"))
+    rows = [task_row(runs[runs["task"] == task], found[task], task) for task in sorted(found)]
+    within = sum(row["within"] for row in rows)
+    gain = sum(row[SUGGESTED] - row[DEFAULT] for row in rows) / len(rows)
+    lines = [
+        "| task | grid's best: η_QK, η_V | metric | suggested: η_QK, η_V (λ) | metric | behind | within 1 s.e. | "
+        "λ = 1, 4e-4 | grid's steps, time | suggest's |",
+        "| --- " * 10 + "|",
+        *(row["line"] for row in rows),
+    ]
+    budget = found[sorted(found)[0]]["budget"]
+    text = f"""# `suggest` against a grid
+
+Made by `python benchmarks/suggest_quality.py`. MiniLM, LoRA of rank 8 on query and value, batches of 16, head at 5e-3,
+the last checkpoint; every cell of the grid and every choice trained in full with {len(SEEDS)} seeds. `suggest` had
+{PART:.0%} of what one seed of the {len(RATES)} x {len(RATES)} grid takes, {budget} of one run. A
+cell is as good as its mean over seeds, 0 for a run that diverged; the best of {len(RATES) ** 2} cells flatters by
+noise. The standard error is of the difference of two means. Time is of training runs alone for the grid, one seed.
+
+{chr(10).join(lines)}
+
+Within one standard error of the grid's best cell, or above it: {within} of {len(rows)} tasks. Against λ = 1 at the
+library's default rate: {gain:+.4f} of the metric on average.
+
+![Heat maps, the suggestion marked](suggest/grids.png)
+"""
+    out.with_suffix(".md").write_text(text, encoding="utf-8")
+    save_figure(draw_grids(runs, found), out / "grids.png")
+
+
+def task_row(runs: pd.DataFrame, found: dict[str, Any], task: str) -> dict[str, Any]:
+    """Return what the page says of a task."""
+    runs = runs.assign(metric=runs["metric"].fillna(0.0))
+    grid = runs[runs["kind"] == GRID]
+    cells = grid.groupby(["lr", "value_lr"])["metric"].agg(["mean", "std", "count"])
+    lr, value_lr = cells["mean"].idxmax()
+    best = cells.loc[(lr, value_lr)]
+    suggested, default = (runs[runs["kind"] == kind]["metric"] for kind in (SUGGESTED, DEFAULT))
+    error = math.sqrt(best["std"] ** 2 / best["count"] + suggested.std() ** 2 / len(suggested))
+    behind = best["mean"] - suggested.mean()
+    one_seed = grid[grid["seed"] == SEEDS[0]]
+    cost = found["cost"]
+    fields = [
+        task,
+        f"{lr:g}, {value_lr:g}",
+        f"{best['mean']:.4f} ± {best['std']:.4f}",
+        f"{found['lr']:g}, {found['lr'] * found['lr_ratio']:.3g} ({found['lr_ratio']:g})",
+        f"{suggested.mean():.4f} ± {suggested.std():.4f}",
+        f"{behind:.4f}, s.e. {error:.4f}",
+        "yes" if behind <= error else "no",
+        f"{default.mean():.4f}",
+        f"{one_seed['steps'].sum():,.0f}, {one_seed['seconds'].sum():,.0f} s",
+        f"{cost['in_steps']:,.0f}, {cost['seconds']:,.0f} s",
+    ]
+    line = f"| {' | '.join(fields)} |"
+    return {"line": line, "within": behind <= error, SUGGESTED: suggested.mean(), DEFAULT: default.mean()}
+
+
+def draw_grids(runs: pd.DataFrame, found: dict[str, Any]) -> Figure:
+    """Draw the mean of every cell by task, with the suggested rates as a star and λ = 1 as a line."""
+    figure = Figure(figsize=(4.4 * len(found), 4.0), layout="constrained")
+    panels = figure.subplots(1, len(found), squeeze=False)[0]
+    for axes, task in zip(panels, sorted(found), strict=True):
+        grid = runs[(runs["task"] == task) & (runs["kind"] == GRID)]
+        grid = grid.assign(metric=grid["metric"].fillna(0.0))
+        table = grid.pivot_table(index="value_lr", columns="lr", values="metric")
+        image = axes.pcolormesh(table.columns, table.index, table, cmap=COLOUR_MAP, shading="nearest")
+        for value_lr, row in table.iterrows():
+            for lr, metric in row.items():
+                axes.text(lr, value_lr, f"{metric:.3f}", ha="center", va="center", fontsize=8)
+        axes.plot([RATES[0], RATES[-1]], [RATES[0], RATES[-1]], "--", color="gray", linewidth=1)
+        rates = found[task]["lr"], found[task]["lr"] * found[task]["lr_ratio"]
+        axes.plot(*rates, "*", color="red", markersize=15, markeredgecolor="white")
+        axes.set(xscale="log", yscale="log", xlabel="η_QK", ylabel="η_V", title=task)
+        figure.colorbar(image, ax=axes)
+    return figure
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--glue-dir", type=Path)
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/suggest"))
+    parser.add_argument("--only", default=",".join(TASKS), metavar="TASKS")
+    parser.add_argument("--workers", type=int)
+    arguments = parser.parse_args()
+    if arguments.store is not None:
+        given = {} if arguments.workers is None else {"workers": arguments.workers}
+        names = arguments.only.split(",")
+        train(arguments.glue_dir, arguments.store, names, parse_options(Execution, given), arguments.out)
+    write_page(arguments.out)
