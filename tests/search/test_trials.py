@@ -113,7 +113,19 @@ def test_a_side_without_a_drop_takes_its_rate_from_the_other() -> None:
     assert centre([other, learns], balance=4.0)["value_lr"] == centre([other, learns])["value_lr"]
 
 
+def test_a_side_that_breaks_without_learning_begins_below_the_break() -> None:
+    rates = tuple(10.0**power for power in range(-6, 2))
+    losses = (-0.001, 0.0, 0.0, 0.0, 0.0, 0.2, 0.9, 0.9)
+    test = RangeTest("value_lr", ("value",), rates, (losses,), 0.7)
+    assert not test.learns
+    assert test.edge is not None
+    assert centre([test])["value_lr"] == pytest.approx(0.04 * test.edge)
+
+
 def test_the_centre_is_a_tenth_of_the_deepest() -> None:
-    rates = (1e-3, 1e-2, 1e-1)
-    test = RangeTest("lr", ("query",), rates, ((0.0, -0.5, 1.0),), 0.7)
-    assert centre([test])["lr"] == pytest.approx(test.rates[test.deepest] / 10)
+    rates = tuple(10.0 ** (power / 2) for power in range(-12, 0))
+    losses = (0.0, 0.0, 0.0, -0.1, -0.2, -0.3, -0.2, -0.1, 0.5, 0.9, 0.9, 0.9)
+    test = RangeTest("lr", ("query",), rates, (losses,), 0.7)
+    assert test.learns
+    assert test.rates[test.deepest] == rates[5]
+    assert centre([test])["lr"] == pytest.approx(rates[5] / 10, rel=5e-3)

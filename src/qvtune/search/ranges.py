@@ -13,7 +13,7 @@ LOWEST, HIGHEST = 1e-2, 1e3
 # Points that are averaged, of the logarithmic scale.
 WINDOW = 5
 # A side learns if it lowers the loss by this part of what it was, and that drop lasts over the passes.
-LEAST_DROP = 0.002
+LEAST_DROP = 0.01
 # The usable interval begins where this part of the deepest drop is reached. It ends where the loss has risen from its
 # lowest so far by that part of the drop, and by this part of what it was: what a broken model does then, such as to
 # learn the mean of the labels, is no learning.

@@ -14,6 +14,9 @@ from qvtune.search.ranges import RangeTest
 # Where trials begin, relative to the rate of the deepest drop: a range test spends few steps at each rate, and a run
 # spends many. A tenth is what the test's users have found (fastai's `minimum / 10`).
 CENTRE = 0.1
+# Where a side breaks without having learned, this part of that rate stands for the rate of the deepest drop: where both
+# are seen, one is about that far below the other.
+BELOW_EDGE = 0.4
 # By so much a move changes a rate, or a ratio of rates.
 STEP = math.sqrt(10)
 # As many trials, and of a full run's length this part if the budget allows; fewer trials rather than shorter ones.
@@ -57,7 +60,7 @@ class Trial:
 def centre(ranges: Sequence[RangeTest], balance: float | None = None) -> dict[str, float]:
     """Return the rates at which trials begin: a tenth of that of each side's deepest drop.
 
-    A side whose test shows no drop takes its rate from the other, so that a step changes attention's output as much
+    A side whose test shows nothing takes its rate from the other, so that a step changes attention's output as much
     through one as through the other: Theorem 2 asks that both do so at the same order.
 
     Args:
@@ -65,14 +68,21 @@ def centre(ranges: Sequence[RangeTest], balance: float | None = None) -> dict[st
         balance: how many times as much the value changes the output as query and key do, at equal rates.
     """
     tests = {test.rate: test for test in ranges}
-    found = {name: test.rates[test.deepest] * CENTRE for name, test in tests.items()}
+    found = {name: _anchor(test) * CENTRE for name, test in tests.items()}
     if balance is not None and {"lr", "value_lr"} <= tests.keys():
-        if tests["value_lr"].learns and not tests["lr"].learns:
+        shown = {name: test.learns or test.edge is not None for name, test in tests.items()}
+        if shown["value_lr"] and not shown["lr"]:
             # Query and key of a model that was never trained change next to nothing at any rate.
             found["lr"] = min(found["value_lr"] * balance, tests["lr"].rates[-1] * CENTRE)
-        if tests["lr"].learns and not tests["value_lr"].learns:
+        if shown["lr"] and not shown["value_lr"]:
             found["value_lr"] = min(found["lr"] / balance, tests["value_lr"].rates[-1] * CENTRE)
     return {name: _rounded(rate) for name, rate in found.items()}
+
+
+def _anchor(test: RangeTest) -> float:
+    if test.learns or test.edge is None:
+        return test.rates[test.deepest]
+    return test.edge * BELOW_EDGE
 
 
 def moves(free: Sequence[str]) -> list[Move]:
