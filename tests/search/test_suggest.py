@@ -188,6 +188,15 @@ def test_a_folder_of_another_search_is_refused(options: dict, tmp_path: Path, pl
         qvtune.suggest(options, budget=300, out=tmp_path, console=QUIET)
 
 
+def test_a_folder_of_something_else_is_refused(options: dict, tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("of a run")
+    with pytest.raises(RunError, match=r"is not empty and holds no measured\.jsonl"):
+        qvtune.suggest(options, out=tmp_path, console=QUIET)
+    with pytest.raises(RunError, match="is a file"):
+        qvtune.suggest(options, out=tmp_path / "report.html", console=QUIET)
+    assert (tmp_path / "report.html").read_text() == "of a run"
+
+
 def test_a_loop_of_ones_own() -> None:
     model = tiny_model()
     rows = [{name: value[i] for name, value in batch.items()} for batch in make_batches(12) for i in range(8)]

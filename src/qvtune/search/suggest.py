@@ -17,7 +17,7 @@ from qvtune.adaptation import adaptation_of
 from qvtune.cache import writable_cache
 from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING
-from qvtune.errors import ConfigError
+from qvtune.errors import ConfigError, RunError
 from qvtune.methods.table import METHODS
 from qvtune.search.bench import FORWARD_SHARE, Batch, Bench, Loss, Recipe, borrowed, kept_random_state
 from qvtune.search.budget import VALIDATION_PART, Budget, parse_budget
@@ -217,6 +217,10 @@ def _journal(folder: Path | None, config: TrainConfig, fixed: Rates, ratio: floa
     if folder is None:
         cache = writable_cache("suggest")
         return Journal(None if cache is None else cache / f"{key}.jsonl", key)
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is a file. Give --out a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MEASURED).is_file():
+        raise RunError(f"{folder}: is not empty and holds no {MEASURED}. Give --out an empty or new folder.")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return Journal(folder / MEASURED, key)
