@@ -20,9 +20,7 @@ def add_command(commands: Any) -> None:
         usage="qvtune suggest --model MODEL --data DATA [--budget STEPS_OR_PERCENT] [option of train ...]",
         description="Find η_QK, λ and the head's rate by range tests and short trials, judged on held-out training "
         "examples. Rates that are given are kept. The same command again goes on with a search that was stopped.",
-        epilog="Example: qvtune suggest --model pkg:minilm --data reviews.csv --budget 25% --out searches/mine".replace(
-            "%", "%%"
-        ),
+        epilog="Example: qvtune suggest --model pkg:minilm --data reviews.csv --budget 25%% --out searches/mine",
     )
     parser.add_argument(
         "--budget",
@@ -41,7 +39,7 @@ def add_command(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Search and print what was found."""
     options = read_config(args.config) if args.config else {}
-    options |= {name: value for name, value in given(args, TrainConfig).items() if name != "out"} | given_words(args)
+    options |= given(args, TrainConfig) | given_words(args)
     options.pop("out", None)
     found = find_rates(options, args.budget, args.out, quiet=args.json)
     if args.json:

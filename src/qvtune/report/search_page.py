@@ -14,7 +14,7 @@ from qvtune.report.page import save_figures
 from qvtune.report.run_page import plot
 from qvtune.search.ranges import RangeTest
 from qvtune.search.suggestion import Suggestion
-from qvtune.search.trials import Trial, chosen, is_better
+from qvtune.search.trials import Trial, chosen, not_told_apart
 from qvtune.train.folder import write_text
 
 HEAD_LR = "head_lr"
@@ -101,7 +101,7 @@ def _range_chart(test: RangeTest, rate: float) -> Chart:
 
 
 def _trial_chart(trials: tuple[Trial, ...], best: Trial) -> Chart:
-    near = [t for t in trials if t is not best and not (t.diverged or is_better(best, t, by_error=True))]
+    near = [trial for trial in not_told_apart(best, trials) if trial is not best]
     groups = {
         CHOSEN: [best],
         "not told apart": near,

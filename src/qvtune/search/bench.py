@@ -112,7 +112,7 @@ class Bench:
 
     def keep(self) -> dict[str, Tensor]:
         """Return a copy of the state, for `put_back`."""
-        return {name: tensor.detach().clone() for name, tensor in trained_state(self.model).items()}
+        return _copy_of(self.model)
 
     def put_back(self, state: Mapping[str, Tensor]) -> None:
         """Give the model a state that was kept."""
@@ -244,7 +244,7 @@ class Bench:
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
     """Give a model back as it was, also after an error: what trains, its gradients, and every module's mode."""
-    state = {name: tensor.detach().clone() for name, tensor in trained_state(model).items()}
+    state = _copy_of(model)
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     for parameter, _ in gradients:
@@ -272,6 +272,10 @@ def kept_random_state() -> Iterator[None]:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
+
+
+def _copy_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in trained_state(model).items()}
 
 
 def _owner(group: str) -> str:

@@ -22,7 +22,7 @@ from qvtune.search.trials import (
     centre,
     chosen,
     compass_search,
-    is_better,
+    not_told_apart,
     probability_below,
     trial_length,
 )
@@ -90,6 +90,11 @@ class Finder:
         balance = self._balance()
         trials = self._try(ranges, balance)
         return self._choose(ranges, trials, balance)
+
+    @property
+    def _spent(self) -> float:
+        """What the pieces cost, in steps."""
+        return self.cost["steps"] + self.cost["forwards"] * FORWARD_SHARE
 
     def _points(self) -> int:
         """Return at how many rates each range test looks."""
@@ -169,7 +174,7 @@ class Finder:
         return self.bench.train(side.groups, len(rates), number, rising=rates)
 
     def _try(self, ranges: Sequence[RangeTest], balance: float | None) -> list[Trial]:
-        left = self.budget.steps - self.cost["steps"] - self.cost["forwards"] * FORWARD_SHARE
+        left = self.budget.steps - self._spent
         number, steps = trial_length(left, self.bench.evaluation_cost, self.budget.full_steps)
         if steps < FEWEST_TRIAL_STEPS:
             raise ConfigError(
@@ -200,12 +205,11 @@ class Finder:
         rate = best.rates.get(QUERY_KEY, value if value is not None else best.rates.get(HEAD))
         assert rate is not None
         ratio = self._ratio or (value / best.rates[QUERY_KEY] if value is not None and QUERY_KEY in best.rates else 1.0)
-        in_steps = self.cost["steps"] + self.cost["forwards"] * FORWARD_SHARE
         return Suggestion(
             lr=rate,
             lr_ratio=float(f"{ratio:.3g}"),
             head_lr=best.rates.get(HEAD),
-            cost=self.cost | {"in_steps": in_steps, "part": in_steps / self.budget.full_steps},
+            cost=self.cost | {"in_steps": self._spent, "part": self._spent / self.budget.full_steps},
             confidence=judge_choice(best, trials),
             balance=balance,
             ranges=tuple(ranges),
@@ -267,7 +271,7 @@ def judge_choice(best: Trial, trials: Sequence[Trial]) -> Confidence:
     """Say how sure a choice is, from the validation examples that all trials share."""
     others = [probability_below(best, trial) for trial in trials if trial is not best]
     probability = min(others, default=0.5)
-    near = [t for t in trials if t is best or not (t.diverged or is_better(best, t, by_error=True))]
+    near = not_told_apart(best, trials)
     limits = {name: (min(t.rates[name] for t in near), max(t.rates[name] for t in near)) for name in best.rates}
     level = "high" if probability >= SURE else "medium" if probability >= LIKELY else "low"
     return Confidence(level, probability, limits)

@@ -134,8 +134,13 @@ def compass_search(start: Rates, free: Sequence[str], most: int, run: Callable[[
 def chosen(trials: Sequence[Trial]) -> Trial:
     """Return the trial with the lowest rates among those that the best is not better than by a standard error."""
     best = min(trials, key=lambda trial: trial.loss)
-    near = [trial for trial in trials if not is_better(best, trial, by_error=True)]
+    near = not_told_apart(best, trials)
     return min(near, key=lambda trial: sum(math.log(rate) for rate in trial.rates.values())) if near else best
+
+
+def not_told_apart(best: Trial, trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that `best` is not better than by a standard error, itself among them unless it diverged."""
+    return [trial for trial in trials if not is_better(best, trial, by_error=True)]
 
 
 def is_better(one: Trial, other: Trial, *, by_error: bool) -> bool:
