@@ -1,7 +1,9 @@
 """The store: how it grows, what it refuses, and what it says of runs that did not finish."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -19,6 +21,20 @@ def test_a_store_grows(tmp_path: Path) -> None:
     store.add(SWEEP, {"b" * 16: {"lr": 4e-4}}, {"epochs": 2.0}, {})
     assert store.read()["labels"] == {"a" * 16: {"lr": 1e-4}, "b" * 16: {"lr": 4e-4}}
     assert [outcome.status for outcome in store.outcomes()] == ["pending", "pending"]
+
+
+def test_writers_of_a_new_store_do_not_take_each_other_for_strangers(tmp_path: Path) -> None:
+    for round_ in range(20):
+        store = Store(tmp_path / str(round_))
+        together = Barrier(8)
+
+        def add(name: str, store: Store = store, together: Barrier = together) -> None:
+            together.wait()
+            store.add(SWEEP, {name * 16: {"lr": 1e-4}}, {}, {})
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(add, "abcdefgh"))
+        assert sorted(store.read()["labels"]) == [name * 16 for name in "abcdefgh"]
 
 
 def test_an_option_that_was_fixed_becomes_an_axis(tmp_path: Path) -> None:

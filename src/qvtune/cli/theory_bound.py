@@ -74,7 +74,7 @@ def execute(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from qvtune.report.bound_page import RECORD, BoundReport
-    from qvtune.report.page import check_free
+    from qvtune.train.folder import check_free
 
     if args.out is not None:
         check_free(args.out, RECORD)

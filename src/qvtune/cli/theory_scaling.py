@@ -39,10 +39,10 @@ def execute(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from qvtune.lab.formats import print_table
-    from qvtune.report.page import check_free
     from qvtune.report.scaling_page import RECORD, write_scaling
     from qvtune.report.scaling_tables import headline, scaling_tables
     from qvtune.theory.scaling import scaling_experiment
+    from qvtune.train.folder import check_free
 
     if args.out is not None:
         check_free(args.out, RECORD)

@@ -12,7 +12,7 @@ from filelock import FileLock
 from qvtune.errors import RunError
 from qvtune.lab.outcome import Outcome, read_outcome
 from qvtune.train.config import TrainConfig
-from qvtune.train.folder import LOCK, RunFolder, write_json, writing
+from qvtune.train.folder import LOCK, RunFolder, check_free, write_json, writing
 
 MANIFEST = "store.json"
 # Raised when a store of this version can no longer be read as one of the last.
@@ -81,9 +81,7 @@ class Store:
         """Add runs to the store, which is made if there is none.
 
         Args:
-            kind: VERSION = importlib.metadata.version("qvtune")
-
-        SWEEP, COMPARISON or REPRODUCTION.
+            kind: SWEEP, COMPARISON or REPRODUCTION.
             runs: labels by the name of the run.
             given: options that all runs share because the user said so, with their resolved values.
             details: what a report of this kind needs further; replaces what was there.
@@ -92,7 +90,7 @@ class Store:
             RunError: if nothing can be written, the folder holds something else or a store of another kind or version,
                 or its runs share other options.
         """
-        self._check_place()
+        check_free(self.path, MANIFEST, "sweep")
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path / LOCK):
@@ -113,12 +111,6 @@ class Store:
                         "labels": labels,
                     },
                 )
-
-    def _check_place(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path}: is a file. Give --out a folder.")
-        if self.path.exists() and not self.is_store and any(path.name != LOCK for path in self.path.iterdir()):
-            raise RunError(f"{self.path}: is not empty and holds no sweep. Give --out an empty or new folder.")
 
     def _before(self, kind: str) -> dict[str, Any]:
         if not self.is_store:

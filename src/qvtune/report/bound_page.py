@@ -9,13 +9,13 @@ from qvtune.amounts import count
 from qvtune.lab.gap import Gap, MeasuredBound
 from qvtune.report.chart import Chart, Series, draw_charts
 from qvtune.report.document import Page, Pictures, Table, entry, render
-from qvtune.report.page import check_free, save_figures
+from qvtune.report.page import save_figures
 from qvtune.report.run_page import plot, text_table
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.layouts import ROLES
 from qvtune.theory.bound import FULL, LORA, Bound, generalization_bound
 from qvtune.train.config import join_words
-from qvtune.train.folder import write_json, write_text
+from qvtune.train.folder import check_free, write_json, write_text
 
 RECORD = "bound.json"
 HERE, MEASURED = "here", "measured gap"

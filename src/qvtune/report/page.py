@@ -47,22 +47,6 @@ def write_report(path: str | Path, *, target: float | None = None) -> list[Path]
     return [folder.report, *save_figures(path, figures)]
 
 
-def check_free(path: Path, record: str) -> None:
-    """Check that the pages and files of something other than runs may be written into a folder.
-
-    Args:
-        path: the folder.
-        record: the file by which an earlier one of the same kind is known, which may be replaced.
-
-    Raises:
-        RunError: if it holds something else.
-    """
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path}: is a file. Give --out a folder.")
-    if path.is_dir() and any(path.iterdir()) and not (path / record).is_file():
-        raise RunError(f"{path}: is not empty and holds no {record}. Give --out an empty or new folder.")
-
-
 def save_figures(path: Path, figures: Mapping[str, Figure]) -> list[Path]:
     """Save figures as `NAME.png` and `NAME.svg` in the folder `path`, and return the paths."""
     paths = []

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from qvtune.lab.formats import to_markdown
 from qvtune.report.chart import Chart, Series, draw_charts
 from qvtune.report.document import Entry, Page, Pictures, Table, render
-from qvtune.report.page import check_free, save_figures
+from qvtune.report.page import save_figures
 from qvtune.report.run_page import plot
 from qvtune.report.scaling_tables import (
     FAMILY_NAMES,
@@ -27,7 +27,7 @@ from qvtune.report.scaling_tables import (
 )
 from qvtune.theory.results import ScalingResult, Sizes, ToyResult
 from qvtune.theory.toy import QUANTITIES
-from qvtune.train.folder import write_json, write_text
+from qvtune.train.folder import check_free, write_json, write_text
 
 RECORD = "scaling.json"
 CAPTION = (

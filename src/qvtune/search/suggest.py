@@ -17,7 +17,7 @@ from qvtune.adaptation import adaptation_of
 from qvtune.cache import writable_cache
 from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING
-from qvtune.errors import ConfigError, RunError
+from qvtune.errors import ConfigError
 from qvtune.methods.table import METHODS
 from qvtune.search.bench import FORWARD_SHARE, Batch, Bench, Loss, Recipe, borrowed, kept_random_state
 from qvtune.search.budget import VALIDATION_PART, Budget, parse_budget
@@ -30,7 +30,7 @@ from qvtune.search.trials import MOST, Rates
 from qvtune.train.config import TrainConfig, make_config
 from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.fast.precision import resolve_precision
-from qvtune.train.folder import write_json, writing
+from qvtune.train.folder import check_free, write_json, writing
 from qvtune.train.run import Prepared, prepare
 from qvtune.train.seeds import stream_seed
 from qvtune.train.supplies import count_steps
@@ -217,10 +217,7 @@ def _journal(folder: Path | None, config: TrainConfig, fixed: Rates, ratio: floa
     if folder is None:
         cache = writable_cache("suggest")
         return Journal(None if cache is None else cache / f"{key}.jsonl", key)
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder}: is a file. Give --out a folder.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MEASURED).is_file():
-        raise RunError(f"{folder}: is not empty and holds no {MEASURED}. Give --out an empty or new folder.")
+    check_free(folder, MEASURED)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return Journal(folder / MEASURED, key)

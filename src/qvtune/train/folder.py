@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,12 +85,9 @@ class RunFolder:
             if not os.access(parent, os.W_OK):
                 raise RunError(f"{self.path}: nothing may be written in {parent}. Give another --out.")
             return
-        if not self.path.is_dir():
-            raise RunError(f"{self.path}: is a file. Give --out a folder.")
+        check_free(self.path, self.config.name, "run", beside=(SUGGESTION,))
         if self.is_run:
             self._compare(config)
-        elif any(path.name not in (LOCK, SUGGESTION) for path in self.path.iterdir()):
-            raise RunError(f"{self.path}: is not empty and holds no run. Give --out an empty or new folder.")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -151,6 +148,28 @@ class RunFolder:
                 f"{self.path}: holds a run on other data: {changed} has changed since. Give another --out, or put the "
                 "file back."
             )
+
+
+def check_free(path: Path, record: str, what: str | None = None, beside: Collection[str] = ()) -> None:
+    """Check that a folder may be written into: it is new or empty, or holds the file by which its kind is known.
+
+    The folder is listed before that file is looked for: another process may be writing it at this moment.
+
+    Args:
+        path: the folder.
+        record: name of the file.
+        what: is said to be missing in a folder that holds something else; `record` when None.
+        beside: names of what may be there before it.
+
+    Raises:
+        RunError: if the folder holds something else, or is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: is a file. Give --out a folder.")
+    found = [file.name for file in path.iterdir()] if path.is_dir() else []
+    others = [name for name in found if name not in (LOCK, *beside) and not name.startswith(f".{record}.")]
+    if others and not (path / record).is_file():
+        raise RunError(f"{path}: is not empty and holds no {what or record}. Give --out an empty or new folder.")
 
 
 def _other_name(old: dict[str, Any], new: dict[str, Any], key: str) -> bool:
