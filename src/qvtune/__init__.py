@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qvtune.roles.declare import declare_attention
     from qvtune.roles.find import find_attention
     from qvtune.roles.layouts import Rows
+    from qvtune.search.bench import Recipe
     from qvtune.search.suggest import suggest, suggest_rates
     from qvtune.theory.bound import generalization_bound
     from qvtune.theory.scaling import scaling_experiment
@@ -31,6 +32,7 @@ _HOMES = {
     "AttentionMap": "qvtune.roles.attention",
     "ParameterCounts": "qvtune.adaptation",
     "Projection": "qvtune.roles.attention",
+    "Recipe": "qvtune.search.bench",
     "QVTuneError": "qvtune.errors",
     "Rows": "qvtune.roles.layouts",
     "Trainer": "qvtune.train.trainer",
@@ -63,6 +65,7 @@ __all__ = [
     "ParameterCounts",
     "Projection",
     "QVTuneError",
+    "Recipe",
     "Rows",
     "Trainer",
     "TrainingArguments",

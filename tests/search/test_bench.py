@@ -81,7 +81,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
 
 def test_the_model_left_alone_has_the_losses_of_training_at_no_rate() -> None:
     bench = make_bench(tiny_model(0.3), make_batches(5))
-    moved = bench.train({"value": 1.0}, 5, 1, rising=[0.0] * 5)
+    moved = bench.train({"value": 1.0}, 5, 1, course=[0.0] * 5)
     assert bench.losses(5, 1) == moved
     assert bench.losses(5, 2) != moved
     assert bench.cost.in_steps == pytest.approx(5 + 10 * FORWARD_SHARE)
@@ -111,7 +111,7 @@ def test_what_is_not_named_stays() -> None:
 def test_training_stops_at_the_first_loss_that_is_not_finite() -> None:
     model = tiny_model()
     bench = make_bench(model, make_batches(4))
-    losses = bench.train(RATES, 4, 0, rising=[1.0, float("inf"), 1.0, 1.0])
+    losses = bench.train(RATES, 4, 0, course=[1.0, float("inf"), 1.0, 1.0])
     assert len(losses) == 3
     assert np.isfinite(losses[:2]).all()
     assert not np.isfinite(losses[2])

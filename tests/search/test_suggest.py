@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoModel
 
 import qvtune
-from qvtune.errors import ConfigError, DataError, DivergedError, RunError
+from qvtune.errors import ConfigError, DataError, DivergedError, Interrupted, RunError
 from qvtune.roles.find import find_attention
 from qvtune.search.bench import Bench
 from qvtune.search.budget import parse_budget
@@ -65,7 +65,7 @@ def test_an_interrupted_search_goes_on_to_the_same_end(
         try:
             resumed = qvtune.suggest(options, budget=400, out=tmp_path / "two", console=QUIET)
             break
-        except KeyboardInterrupt:
+        except Interrupted:
             stops += 1
             with open(tmp_path / "two" / MEASURED, "a", encoding="utf-8") as file:
                 file.write('{"name": "cut of')  # as a kill leaves it

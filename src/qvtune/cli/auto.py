@@ -7,11 +7,9 @@ from typing import Any
 from qvtune.errors import ConfigError, RunError
 from qvtune.methods.table import METHODS
 from qvtune.options import option_name
+from qvtune.search.given import AUTO, SEARCHED, without_auto
 from qvtune.train.config import TrainConfig, make_config, read_config
 from qvtune.train.folder import SUGGESTION, RunFolder
-
-AUTO = "auto"
-RATES = ("lr", "lr_ratio", "head_lr")
 
 
 def find_auto(values: dict[str, Any], file: Path | None, budget: str | None) -> dict[str, Any]:
@@ -24,7 +22,7 @@ def find_auto(values: dict[str, Any], file: Path | None, budget: str | None) -> 
         QVTuneError: as `suggest` raises.
     """
     options = (read_config(file) if file else {}) | values
-    wanted = [name for name in RATES if options.get(name) == AUTO]
+    wanted = [name for name in SEARCHED if options.get(name) == AUTO]
     if not wanted:
         if budget is not None:
             raise ConfigError("--budget is given, and no rate is to be searched. Give --lr auto, or leave it out.")
@@ -33,7 +31,7 @@ def find_auto(values: dict[str, Any], file: Path | None, budget: str | None) -> 
         raise ConfigError(
             f"{option_name(wanted[0])} is auto, which is for one process. Run 'qvtune suggest', and give its rates."
         )
-    options = {name: value for name, value in options.items() if name not in wanted}
+    options = without_auto(options)
     config = make_config(options)  # says what else is wrong before anything runs
     _check_folder(config)
     has_roles = METHODS[config.method].has_roles

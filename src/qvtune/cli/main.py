@@ -70,11 +70,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _join_values(words: Sequence[str]) -> list[str]:
-    """Write "--lr -1e-4" as "--lr=-1e-4" and "--sort -metric" likewise; argparse takes these values for options."""
+    """Write "--lr -1e-4" as "--lr=-1e-4", and "--budget -5%" and "--sort -metric" likewise, which are no options."""
     joined: list[str] = []
     for word in words:
         before = joined[-1] if joined else ""
-        is_number = before.startswith("--") and re.fullmatch(r"-[\d.]+e[+-]?\d+", word, re.IGNORECASE)
+        is_number = before.startswith("--") and re.fullmatch(r"-[\d.]+(e[+-]?\d+|%)", word, re.IGNORECASE)
         if is_number or (before == "--sort" and re.fullmatch(r"-[^-].*", word)):
             joined[-1] += f"={word}"
         else:

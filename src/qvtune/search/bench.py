@@ -3,21 +3,25 @@
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import get_scheduler
 
 from qvtune.adaptation import adaptation_of
+from qvtune.errors import ConfigError
 from qvtune.groups import B_FACTORS, NO_DECAY, param_groups
 from qvtune.methods.galore import galore_adamw
 from qvtune.methods.ranks import allocate, orthogonality, plan_steps
 from qvtune.methods.state import load_trained, trained_state
 from qvtune.methods.table import METHODS
+from qvtune.options import parse_options
+from qvtune.train.config import OptimizationOptions
 from qvtune.train.output_change import OutputMeter
 from qvtune.train.run import SCHEDULES
 from qvtune.train.seeds import stream_seed
@@ -31,13 +35,32 @@ Supply = Callable[[int], Iterator[Batch]]
 
 _KEPT = Path("the state kept by a bench")
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 # A step is a forward and a backward pass, which is twice as much work again.
 FORWARD_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a run trains, but for its rates and length. The fields are those of `TrainConfig`."""
+    """How a run trains, but for its rates and length: AdamW's numbers, the schedule, clipping.
+
+    Attributes:
+        schedule: "linear", "constant" or "cosine", after the warmup.
+        warmup: part of the steps over which the rates rise from zero.
+        weight_decay: AdamW's; biases and norms are spared.
+        adam_beta1: AdamW's β₁.
+        adam_beta2: AdamW's β₂.
+        adam_epsilon: AdamW's ε.
+        max_grad_norm: the gradient's norm is clipped to it; 0 does not clip.
+        accumulation: batches per step.
+        b_lr_ratio: η_B / η_A of LoRA's factors; the method's own when None.
+        precision: "fp32", or "bf16" or "fp16" for autocast.
+        seed: of dropout and of the order of batches.
+
+    Raises:
+        ConfigError: for a value that a run would not take.
+    """
 
     schedule: str = "linear"
     warmup: float = 0.0
@@ -50,6 +73,12 @@ class Recipe:
     b_lr_ratio: float | None = None
     precision: str = "fp32"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}; it should be one of {', '.join(PRECISIONS)}.")
+        shared = {field.name for field in fields(self)} & OptimizationOptions.model_fields.keys()
+        parse_options(OptimizationOptions, {name: getattr(self, name) for name in shared})
 
 
 @dataclass
@@ -119,7 +148,7 @@ class Bench:
         load_trained(self.model, dict(state), _KEPT)
 
     def train(
-        self, rates: Mapping[str, float], steps: int, number: int, rising: Sequence[float] | None = None
+        self, rates: Mapping[str, float], steps: int, number: int, course: Sequence[float] | None = None
     ) -> list[float]:
         """Train what `rates` names for some steps and return the loss of each, up to the first that is not finite.
 
@@ -127,15 +156,13 @@ class Bench:
             rates: learning rate by the name of a group; groups that it does not name stay as they are.
             steps: how many, which is also the length of the schedule.
             number: of the pass, which fixes batches and dropout.
-            rising: factors of the rates for every step, in place of the recipe's schedule.
+            course: factors of the rates for every step, in place of the recipe's schedule.
         """
         optimizer = self._optimizer(rates)
-        if rising is None:
-            schedule: Any = get_scheduler(
-                SCHEDULES[self.recipe.schedule], optimizer, round(self.recipe.warmup * steps), steps
-            )
+        if course is None:
+            schedule: Any = self._schedule(optimizer, steps)
         else:
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rising[min(step, steps - 1)])
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: course[min(step, steps - 1)])
         if self.method.steps:
             plan_steps(self.model, steps)
         scaler = torch.amp.GradScaler(self._device.type, enabled=self.recipe.precision == "fp16")
@@ -170,7 +197,7 @@ class Bench:
         meter = OutputMeter(self.model)
         before = meter.weights()
         with meter.watching():
-            self.train(rates, 1, number, rising=[1.0])
+            self.train(rates, 1, number, course=[1.0])
         return meter.measure(before)
 
     @torch.no_grad()
@@ -187,10 +214,9 @@ class Bench:
     def validate(self) -> list[float]:
         """Return what the judge says of the model in evaluation mode; nothing where its outputs are not finite."""
         self.model.eval()
+        batches = [send_to_device(batch, self._device) for batch in self._validation]
         with self._autocast():
-            losses = [
-                float(loss) for loss in self._judge(self.model, [self._moved(batch) for batch in self._validation])
-            ]
+            losses = [float(loss) for loss in self._judge(self.model, batches)]
         self._pay(forwards=len(self._validation) / self.recipe.accumulation)
         return losses if np.isfinite(losses).all() else []
 
@@ -207,10 +233,7 @@ class Bench:
 
     def _loss(self, batch: Batch) -> Tensor:
         with self._autocast():
-            return self.loss(self.model, self._moved(batch))
-
-    def _moved(self, batch: Batch) -> Batch:
-        return {name: value.to(self._device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+            return self.loss(self.model, send_to_device(batch, self._device))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.recipe.precision)
@@ -233,6 +256,19 @@ class Bench:
         options = {"betas": (self.recipe.adam_beta1, self.recipe.adam_beta2), "eps": self.recipe.adam_epsilon}
         make: Any = galore_adamw if self.method.name == "galore" else torch.optim.AdamW
         return make(chosen, **options)
+
+    def full_course(self, steps: int) -> list[float]:
+        """Return the factors of the rates by step that the recipe's schedule has over so many steps."""
+        optimizer = torch.optim.SGD([torch.zeros(())], lr=1.0)
+        schedule, factors = self._schedule(optimizer, steps), []
+        for _ in range(steps):
+            factors.append(float(schedule.get_last_lr()[0]))
+            optimizer.step()
+            schedule.step()
+        return factors
+
+    def _schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+        return get_scheduler(SCHEDULES[self.recipe.schedule], optimizer, round(self.recipe.warmup * steps), steps)
 
     def _pay(self, steps: int = 0, forwards: float = 0.0) -> None:
         before = self.cost.in_steps

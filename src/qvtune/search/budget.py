@@ -7,8 +7,9 @@ from qvtune.errors import ConfigError
 
 # Of a full run, and steps at least, where no budget is given.
 DEFAULT_PART, DEFAULT_STEPS = 0.25, 600
-# Parts of the budget that the range tests and the evaluations of trials may take; trials take the rest.
-RANGE_PART, VALIDATION_PART = 0.3, 0.2
+# Parts of the budget that the range tests take, that they may take where it is small, and that the evaluations of
+# trials may take; trials take the rest.
+RANGE_PART, MOST_RANGE_PART, VALIDATION_PART = 0.2, 0.35, 0.2
 # A curve over rates says nothing with fewer points, and a trial learns nothing in fewer steps.
 FEWEST_POINTS, FEWEST_TRIAL_STEPS = 20, 8
 
@@ -30,6 +31,9 @@ class Budget:
         """The budget as a part of a full run."""
         return self.steps / self.full_steps
 
+    def __str__(self) -> str:
+        return f"{self.steps:.0f} steps ({self.part:.0%} of a full run of {self.full_steps:,})"
+
 
 def parse_budget(value: str | float | None, full_steps: int) -> Budget:
     """Read "25%" of a full run, or a number of steps.
@@ -50,6 +54,6 @@ def parse_budget(value: str | float | None, full_steps: int) -> Budget:
         steps = math.nan
     if not (math.isfinite(steps) and steps > 0):
         raise ConfigError(
-            f"--budget is '{value}'; it should be a number of steps, as in 500, or a part of a full run, as in 25%."
+            f"the budget is '{value}'; it should be a number of steps, as in 500, or a part of a full run, as in 25%."
         )
     return Budget(steps, full_steps)

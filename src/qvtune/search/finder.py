@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,22 +12,28 @@ from torch import Tensor
 
 from qvtune.errors import ConfigError, DivergedError
 from qvtune.search.bench import FORWARD_SHARE, Bench
-from qvtune.search.budget import FEWEST_POINTS, FEWEST_TRIAL_STEPS, RANGE_PART, Budget
+from qvtune.search.budget import FEWEST_POINTS, FEWEST_TRIAL_STEPS, MOST_RANGE_PART, RANGE_PART, Budget
+from qvtune.search.given import HEAD, QUERY_KEY, VALUE
 from qvtune.search.journal import Journal
-from qvtune.search.ranges import RangeTest, changes, rising_rates
+from qvtune.search.ranges import LEAST_DROP, RISES, RangeTest, changes, rising_rates
 from qvtune.search.suggestion import Confidence, Suggestion
 from qvtune.search.trials import (
+    REPEATED,
+    REPEATS,
     Rates,
     Trial,
     centre,
     chosen,
     compass_search,
+    course,
     not_told_apart,
     probability_below,
+    rivals,
+    rounded,
+    shrinkage,
     trial_length,
 )
 
-QUERY_KEY, VALUE, HEAD = "lr", "value_lr", "head_lr"
 # Range tests of a side, each over other batches.
 PASSES = 2
 # Numbers of passes: each part of a search sees batches of its own, and all trials of a round see the same.
@@ -102,13 +108,12 @@ class Finder:
         head = 1 + FORWARD_SHARE if HEAD in self.free else 0
         warm = 1 if HEAD in self.default else 0
         per_point = head + warm + (sides + FORWARD_SHARE) * PASSES * bool(sides)
-        points = int(RANGE_PART * self.budget.steps / per_point)
-        if points < FEWEST_POINTS:
-            least = math.ceil(FEWEST_POINTS * per_point / RANGE_PART)
+        points = max(FEWEST_POINTS, int(RANGE_PART * self.budget.steps / per_point))
+        if points * per_point > MOST_RANGE_PART * self.budget.steps:
+            least = math.ceil(FEWEST_POINTS * per_point / MOST_RANGE_PART)
             raise ConfigError(
-                f"--budget is {self.budget.steps:.0f} steps ({self.budget.part:.0%} of a full run of "
-                f"{self.budget.full_steps}); a search of {len(self.free)} rates needs {least} at least. Give a larger "
-                "one, or give one of the rates."
+                f"the budget is {self.budget}; a search of {len(self.free)} rates needs {least} steps at least. Give a "
+                "larger one, or give one of the rates."
             )
         return points
 
@@ -171,28 +176,39 @@ class Finder:
 
     def _rise(self, side: Side, rates: Sequence[float], number: int, state: Mapping[str, Tensor]) -> list[float]:
         self.bench.put_back(state)
-        return self.bench.train(side.groups, len(rates), number, rising=rates)
+        return self.bench.train(side.groups, len(rates), number, course=rates)
 
     def _try(self, ranges: Sequence[RangeTest], balance: float | None) -> list[Trial]:
         left = self.budget.steps - self._spent
         number, steps = trial_length(left, self.bench.evaluation_cost, self.budget.full_steps)
         if steps < FEWEST_TRIAL_STEPS:
             raise ConfigError(
-                f"--budget is {self.budget.steps:.0f} steps, and the {left:.0f} left by the range tests make trials of "
+                f"the budget is {self.budget}, and the {left:.0f} steps left by the range tests make trials of "
                 f"{max(steps, 0)}; {FEWEST_TRIAL_STEPS} are needed. Give a larger one, or give one of the rates."
             )
 
-        def run(rates: Rates) -> Trial:
-            name = "trial/" + "/".join(f"{rate}={value:g}" for rate, value in rates.items())
-            return Trial(dict(rates), steps, tuple(self._piece(name, partial(self._trial, rates, steps))))
+        def run(rates: Rates, number: int = TRIAL_PASS) -> tuple[float, ...]:
+            name = f"trial/{number}/" + "/".join(f"{rate}={value:g}" for rate, value in rates.items())
+            return tuple(self._piece(name, partial(self._trial, rates, steps, number)))
 
-        return compass_search(self.fixed | centre(ranges, balance), self.free, number, run)
+        repeats = REPEATS if number >= REPEATED else 0
+        usual, read = self.default | self.fixed, self.fixed | centre(ranges, balance)
+        between = {name: rounded(math.sqrt(rate * read[name])) for name, rate in usual.items()}
+        trials = compass_search(
+            (usual, between), self.free, number - repeats, lambda rates: Trial(dict(rates), steps, run(rates))
+        )
+        again = rivals(trials)[:repeats]
+        return [replace(trial, again=run(trial.rates, TRIAL_PASS + 1)) if trial in again else trial for trial in trials]
 
-    def _trial(self, rates: Rates, steps: int) -> list[float]:
+    def _trial(self, rates: Rates, steps: int, number: int) -> list[float]:
         self.bench.put_back(self._start)
         by_group = {group: rates[side.rate] * factor for side in self.sides for group, factor in side.groups.items()}
-        losses = self.bench.train(by_group, steps, TRIAL_PASS)
+        losses = self.bench.train(by_group, steps, number, course=self._course(steps))
         return self.bench.validate() if math.isfinite(losses[-1]) else []
+
+    def _course(self, steps: int) -> list[float]:
+        recipe = self.bench.recipe
+        return course(steps, recipe.warmup, decays=recipe.schedule != "constant")
 
     def _choose(self, ranges: Sequence[RangeTest], trials: Sequence[Trial], balance: float | None) -> Suggestion:
         best = chosen(trials)
@@ -201,17 +217,23 @@ class Finder:
             raise DivergedError(
                 f"every trial diverged, at {tried}. Check the data and the precision, or give lower rates by hand."
             )
-        value = best.rates.get(VALUE)
-        rate = best.rates.get(QUERY_KEY, value if value is not None else best.rates.get(HEAD))
+        # The method's own rates, of the first trial, are for whole runs.
+        own = best is trials[0]
+        shrunk = 1.0 if own else shrinkage(self._course(best.steps), self.bench.full_course(self.budget.full_steps))
+        rates = {name: rounded(rate * shrunk) if name in self.free else rate for name, rate in best.rates.items()}
+        value = rates.get(VALUE)
+        rate = rates.get(QUERY_KEY, value if value is not None else rates.get(HEAD))
         assert rate is not None
-        ratio = self._ratio or (value / best.rates[QUERY_KEY] if value is not None and QUERY_KEY in best.rates else 1.0)
+        ratio = self._ratio or (value / rates[QUERY_KEY] if value is not None and QUERY_KEY in rates else 1.0)
         return Suggestion(
             lr=rate,
-            lr_ratio=float(f"{ratio:.3g}"),
-            head_lr=best.rates.get(HEAD),
+            lr_ratio=rounded(ratio),
+            head_lr=rates.get(HEAD),
             cost=self.cost | {"in_steps": self._spent, "part": self._spent / self.budget.full_steps},
             confidence=judge_choice(best, trials),
             balance=balance,
+            choice=best,
+            shrunk=shrunk,
             ranges=tuple(ranges),
             trials=tuple(trials),
             notes=tuple(note for test in ranges for note in remarks(test)),
@@ -281,10 +303,13 @@ def remarks(test: RangeTest) -> list[str]:
     """Return sentences about a range test that did not show an interval."""
     what = " and ".join(test.groups)
     if test.edge == test.rates[0]:
-        return [f"{what}: every rate from {test.rates[0]:.1e} raised the loss."]
+        return [f"{what}: every rate from {test.rates[0]:.1e} raised the loss by {RISES:.0%} or more."]
     notes = []
     if not test.learns:
-        notes.append(f"{what}: no rate lowered the loss by itself in {len(test.rates)} steps; the trials decide.")
+        notes.append(
+            f"{what}: no rate lowered the loss by {LEAST_DROP:.0%} by itself in {len(test.rates)} steps; the trials "
+            "decide."
+        )
     if test.edge is None:
-        notes.append(f"{what}: no rate up to {test.rates[-1]:.1e} raised the loss.")
+        notes.append(f"{what}: no rate up to {test.rates[-1]:.1e} broke learning, which is a rise of {RISES:.0%}.")
     return notes

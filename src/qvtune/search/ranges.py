@@ -94,7 +94,8 @@ class RangeTest:
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and dictionaries that JSON can hold, with what was read from the curve."""
         curve = [value if math.isfinite(value) else None for value in self.curve]
-        read = {"curve": curve, "drop": self.drop, "learns": self.learns, "low": self.low, "edge": self.edge}
+        deepest = self.rates[self.deepest] if self.learns else None
+        read = {"curve": curve, "low": self.low, "deepest": deepest, "edge": self.edge, "drop": self.drop}
         test = {"rate": self.rate, "groups": list(self.groups), "rates": list(self.rates), "start": self.start}
         return test | read
 

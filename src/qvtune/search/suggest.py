@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ from qvtune.adaptation import adaptation_of
 from qvtune.cache import writable_cache
 from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING
-from qvtune.errors import ConfigError
+from qvtune.errors import ConfigError, Interrupted
 from qvtune.methods.table import METHODS
 from qvtune.search.bench import FORWARD_SHARE, Batch, Bench, Loss, Recipe, borrowed, kept_random_state
 from qvtune.search.budget import VALIDATION_PART, Budget, parse_budget
-from qvtune.search.finder import HEAD, QUERY_KEY, VALUE, Finder
+from qvtune.search.finder import Finder
+from qvtune.search.given import HEAD, QUERY_KEY, VALUE, checked_rate, given_rates, without_auto
 from qvtune.search.journal import Journal
-from qvtune.search.material import make_material
+from qvtune.search.material import FEWEST_BATCHES, make_material
 from qvtune.search.progress import SearchProgress
 from qvtune.search.suggestion import Suggestion
 from qvtune.search.trials import MOST, Rates
@@ -38,7 +39,6 @@ from qvtune.train.supplies import count_steps
 RESULT, MEASURED = "suggestion.json", "measured.jsonl"
 # Part of the training examples that judges trials, where the options hold out none.
 HELD_OUT = 0.1
-ROLE_RATES = ("query_lr", "key_lr", "output_lr")
 # Options of a run that a search shares with it.
 RECIPE = (
     "schedule", "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "accumulation",
@@ -60,7 +60,8 @@ def suggest(
     best for longer, choose. They are judged by a part of the training examples: the evaluation set is not looked at.
 
     Args:
-        options: of `train`, without `out`. Rates among them are kept, and the others searched.
+        options: of `train`, without `out`. Rates among them are kept, and the others searched, as are those that are
+            "auto".
         budget: what may be spent, as "25%" of a full run or a number of steps, where a forward pass alone counts as a
             third of a step; a quarter of a full run and at least 600 steps when None.
         out: folder for `suggestion.json` and what was measured; a call that was interrupted goes on from there. When
@@ -71,8 +72,10 @@ def suggest(
         ConfigError: for options or a budget that make no sense, or where nothing is left to find.
         DataError: if the data cannot be read, or leaves too few examples to judge by.
         DivergedError: if the loss is not finite before the first step, or every trial diverged.
+        Interrupted: after Ctrl-C, when what was measured has been kept.
         RunError: if `out` is of another search, or cannot be written.
     """
+    options = without_auto(options)
     config = make_config({**options, "out": "none"})
     fixed, ratio = given_rates(config, options)
     held_out = config if config.tune_fraction else config.model_copy(update={"tune_fraction": HELD_OUT})
@@ -87,7 +90,12 @@ def suggest(
         if "b_lr_ratio" in METHODS[config.method].defaults:
             recipe = replace(recipe, b_lr_ratio=config.b_lr_ratio)
         bench = Bench(model, material.supply, material.validation, material.loss, recipe, material.judge)
-        found = _search(bench, limit, fixed, ratio, journal, console)
+        try:
+            found = _search(bench, limit, fixed, ratio, journal, console)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "stopped; every range test and trial that had ended is kept. Give the same command again to go on."
+            ) from None
     if out is not None:
         write_json(Path(out) / RESULT, found.to_dict())
     return found
@@ -127,26 +135,24 @@ def suggest_rates(
         console: where progress goes; standard error when None.
 
     Raises:
-        ConfigError: if the model is not adapted, batches can be read once only or are none, the budget is too small, or
-            nothing is left to find.
+        ConfigError: if the model is not adapted, there are fewer than 4 batches or they can be read once only, a number
+            or the recipe makes no sense, the budget is too small, or nothing is left to find.
         DivergedError: if the loss is not finite before the first step, or every trial diverged.
     """
-    if adaptation_of(model) is None:
-        raise ConfigError("this model is not adapted, so nothing says what trains. Call qvtune.adapt first.")
-    if isinstance(batches, Iterator):
-        raise ConfigError("batches is an iterator, which can be read once. Give a DataLoader or a list.")
     recipe = recipe or Recipe()
+    _check_call(model, recipe, full_steps)
+    query_key, ratio = checked_rate("lr", lr), checked_rate("lr_ratio", lr_ratio)
+    given = {QUERY_KEY: query_key, HEAD: checked_rate("head_lr", head_lr)}
+    if query_key is not None and ratio is not None:
+        given[VALUE], ratio = query_key * ratio, None
+    fixed = {name: rate for name, rate in given.items() if rate is not None}
+    limit = parse_budget(budget, full_steps)
     with kept_random_state():
-        judging = list(validation)
-        if not judging or next(iter(batches), None) is None:
-            raise ConfigError("there are no batches to train on or to judge by. Give at least one of each.")
+        judging = _checked_batches("validation", validation, 1, own_loss=loss is None)
+        _checked_batches("batches", batches, FEWEST_BATCHES, own_loss=loss is None)
         supply = partial(_read_again, batches, stream_seed(recipe.seed, "suggest"))
         bench = Bench(model, supply, judging, loss or _own_loss, recipe)
-        value_lr = lr * lr_ratio if lr is not None and lr_ratio is not None else None
-        given = {QUERY_KEY: lr, HEAD: head_lr, VALUE: value_lr}
-        fixed = {name: float(rate) for name, rate in given.items() if rate is not None}
-        ratio = lr_ratio if value_lr is None else None
-        return _search(bench, parse_budget(budget, full_steps), fixed, ratio, Journal(), console)
+        return _search(bench, limit, fixed, ratio, Journal(), console)
 
 
 def _search(
@@ -154,9 +160,41 @@ def _search(
 ) -> Suggestion:
     method = bench.method
     default = {QUERY_KEY: method.lr, VALUE: method.lr * (method.lr_ratio or 1.0), HEAD: method.lr}
-    with borrowed(bench.model), SearchProgress(console or Console(stderr=True), budget.steps) as progress:
+    console = console or Console(stderr=True)
+    console.out(f"Searching for rates with {budget} at most.", highlight=False)
+    with borrowed(bench.model), SearchProgress(console, budget.steps) as progress:
         bench.spend = progress.spend
         return Finder(bench, budget, default, fixed, ratio, journal).find()
+
+
+def _check_call(model: nn.Module, recipe: Recipe, full_steps: int) -> None:
+    if not isinstance(model, nn.Module) or adaptation_of(model) is None:
+        raise ConfigError("this model is not adapted, so nothing says what trains. Call qvtune.adapt first.")
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe is {recipe!r}; it should be a qvtune.Recipe, as in Recipe(schedule='constant').")
+    if isinstance(full_steps, bool) or not isinstance(full_steps, int) or full_steps < 1:
+        raise ConfigError(f"full_steps is {full_steps!r}; it should be the number of steps that the training takes.")
+
+
+def _checked_batches(name: str, batches: Any, fewest: int, *, own_loss: bool) -> list[Batch]:
+    """Return the batches, of `batches` the first few, after a check that they are there and of the form that is read.
+
+    Raises:
+        ConfigError: if they are not.
+    """
+    if not isinstance(batches, Iterable):
+        raise ConfigError(f"{name} is {batches!r}; it should be a DataLoader or a list of batches.")
+    if isinstance(batches, Iterator) and name == "batches":
+        raise ConfigError("batches is an iterator, which can be read once. Give a DataLoader or a list.")
+    found = list(islice(batches, fewest if name == "batches" else None))
+    if len(found) < fewest:
+        raise ConfigError(f"{name} has {len(found)} batches; a search needs {fewest}. Give more, or smaller ones.")
+    if own_loss and not isinstance(found[0], Mapping):
+        raise ConfigError(
+            f"{name} gives batches of type {type(found[0]).__name__}, and the model takes dictionaries. Give those, as "
+            "{'input_ids': ..., 'labels': ...}, or give a loss."
+        )
+    return found
 
 
 def _read_again(batches: Iterable[Batch], seed: int, number: int) -> Iterator[Batch]:
@@ -170,32 +208,6 @@ def _own_loss(model: nn.Module, batch: Batch) -> Tensor:
     if loss is None:
         raise ConfigError("the model returns no loss for these batches. Put labels into them, or give a loss.")
     return loss
-
-
-def given_rates(config: TrainConfig, options: Mapping[str, Any]) -> tuple[dict[str, float], float | None]:
-    """Return the rates that are given, by "lr", "value_lr" and "head_lr", and λ where it is given and η_QK is not.
-
-    Raises:
-        ConfigError: for rates of single roles, which are not searched.
-    """
-    single = [name for name in ROLE_RATES if options.get(name) is not None]
-    if single:
-        raise ConfigError(
-            f"--{single[0].replace('_', '-')} is given; a search has one rate for query, key and output. Leave it out."
-        )
-    fixed = {}
-    if options.get("lr") is not None:
-        fixed[QUERY_KEY if METHODS[config.method].has_roles else HEAD] = config.lr
-    if options.get("head_lr") is not None:
-        assert config.head_lr is not None
-        fixed[HEAD] = config.head_lr
-    if options.get("value_lr") is not None:
-        assert config.value_lr is not None
-        fixed[VALUE] = config.value_lr
-    ratio = config.lr_ratio if options.get("lr_ratio") is not None else None
-    if ratio is not None and QUERY_KEY in fixed:
-        return fixed | {VALUE: config.lr * ratio}, None
-    return fixed, ratio
 
 
 def _most_to_judge(budget: Budget, config: TrainConfig) -> int:

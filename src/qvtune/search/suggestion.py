@@ -1,6 +1,6 @@
 """`Suggestion`: the rates that were found, what they cost, and how sure they are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from qvtune.search.ranges import RangeTest
@@ -37,6 +37,8 @@ class Suggestion:
         confidence: how sure the choice is.
         balance: how many times as much the model's first step changes attention's output through the value as through
             query and key, at equal rates: |δ²| / |δ¹| of Theorem 2; None where one of them does not train.
+        choice: the trial that the rates are from.
+        shrunk: the part of that trial's rates that the suggested ones are, since a whole run is longer.
         ranges: the range tests, the head's first.
         trials: the short runs, in the order in which they were made.
         notes: what else was seen, in sentences.
@@ -48,8 +50,10 @@ class Suggestion:
     cost: dict[str, float]
     confidence: Confidence
     balance: float | None
-    ranges: tuple[RangeTest, ...]
-    trials: tuple[Trial, ...]
+    choice: Trial
+    shrunk: float
+    ranges: tuple[RangeTest, ...] = field(repr=False)
+    trials: tuple[Trial, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -62,6 +66,8 @@ class Suggestion:
             "cost": self.cost,
             "confidence": {"level": level.level, "probability": level.probability, "limits": limits},
             "balance": self.balance,
+            "choice": self.choice.rates,
+            "shrunk": self.shrunk,
             "ranges": [test.to_dict() for test in self.ranges],
             "trials": [trial.to_dict() for trial in self.trials],
             "notes": list(self.notes),

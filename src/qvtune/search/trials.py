@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -12,19 +13,24 @@ from qvtune.search.budget import FEWEST_TRIAL_STEPS
 from qvtune.search.ranges import RangeTest
 
 # Where trials begin, relative to the rate of the deepest drop: a range test spends few steps at each rate, and a run
-# spends many. A tenth is what the test's users have found (fastai's `minimum / 10`).
-CENTRE = 0.1
+# spends many. The test's users take a tenth for whole runs (fastai's `minimum / 10`); trials are shorter.
+CENTRE = 0.3
 # Where a side breaks without having learned, this part of that rate stands for the rate of the deepest drop: where both
 # are seen, one is about that far below the other.
 BELOW_EDGE = 0.4
-# By so much a move changes a rate, or a ratio of rates.
-STEP = math.sqrt(10)
-# As many trials, and of a full run's length this part if the budget allows; fewer trials rather than shorter ones.
-FEWEST, MOST, LONGEST = 5, 12, 0.25
+# By so much a move changes a rate at first, and below this at no time: what so small a change does, noise hides.
+STEP, LEAST_STEP = math.sqrt(10), 1.2
+# A trial keeps its rates up to this last part of it, in which they fall to zero. A whole run spends a quarter of its
+# steps above three quarters of its rates; a trial with a linear schedule of its own would leave rates before they break.
+DECAY = 0.2
+# So many trials; the second number if each has ENOUGH steps then, or a quarter of a full run. Longer than half a run
+# none is: there are more of them then.
+FEWEST, USUAL, MOST = 5, 7, 12
+ENOUGH, QUARTER, LONGEST = 100, 0.25, 0.5
+# Of nine trials or more two are kept to repeat the choice and its rival over other batches.
+REPEATS, REPEATED = 2, 9
 
 Rates = Mapping[str, float]
-# Exponents of STEP by the name of a rate.
-Move = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -33,35 +39,39 @@ class Trial:
 
     Attributes:
         rates: "lr", "value_lr" and "head_lr", those of them that mean something.
-        steps: length of its schedule.
+        steps: its length.
         losses: of every validation example, or batch, at its end; empty if it diverged.
+        again: the same after training over other batches; None where it was not repeated.
     """
 
     rates: dict[str, float]
     steps: int
     losses: tuple[float, ...]
+    again: tuple[float, ...] | None = None
 
     @property
     def diverged(self) -> bool:
         """Whether the loss stopped being finite."""
-        return not self.losses
+        return not self.losses or self.again == ()
 
     @property
     def loss(self) -> float:
-        """The mean over validation; infinite if it diverged."""
+        """The mean over validation, without the repetition, which has batches of its own; infinite if it diverged."""
         return float(np.mean(self.losses)) if self.losses else math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and dictionaries that JSON can hold."""
+        again = float(np.mean(self.again)) if self.again else None
         loss = self.loss if self.losses else None
-        return {"rates": self.rates, "steps": self.steps, "loss": loss, "diverged": self.diverged}
+        return {"rates": self.rates, "steps": self.steps, "loss": loss, "again": again, "diverged": self.diverged}
 
 
 def centre(ranges: Sequence[RangeTest], balance: float | None = None) -> dict[str, float]:
-    """Return the rates at which trials begin: a tenth of that of each side's deepest drop.
+    """Return the rates at which trials begin.
 
-    A side whose test shows nothing takes its rate from the other, so that a step changes attention's output as much
-    through one as through the other: Theorem 2 asks that both do so at the same order.
+    By its own test a side would begin at a part of the rate of its deepest drop. Theorem 2 asks that a step changes
+    attention's output at the same order through both sides, so the one that would change it less says how much, and the
+    other takes the rate at which it changes it as much. A side whose test shows nothing has no say.
 
     Args:
         ranges: the tests.
@@ -70,13 +80,13 @@ def centre(ranges: Sequence[RangeTest], balance: float | None = None) -> dict[st
     tests = {test.rate: test for test in ranges}
     found = {name: _anchor(test) * CENTRE for name, test in tests.items()}
     if balance is not None and {"lr", "value_lr"} <= tests.keys():
-        shown = {name: test.learns or test.edge is not None for name, test in tests.items()}
-        if shown["value_lr"] and not shown["lr"]:
+        shown = [name for name, test in tests.items() if test.learns or test.edge is not None]
+        acts = {"lr": 1.0, "value_lr": balance}  # on the output, by unit of the rate
+        change = min((found[name] * acts[name] for name in acts if name in shown), default=None)
+        if change is not None:
             # Query and key of a model that was never trained change next to nothing at any rate.
-            found["lr"] = min(found["value_lr"] * balance, tests["lr"].rates[-1] * CENTRE)
-        if shown["lr"] and not shown["value_lr"]:
-            found["value_lr"] = min(found["lr"] / balance, tests["value_lr"].rates[-1] * CENTRE)
-    return {name: _rounded(rate) for name, rate in found.items()}
+            found |= {name: min(change / act, tests[name].rates[-1] * CENTRE) for name, act in acts.items()}
+    return {name: rounded(rate) for name, rate in found.items()}
 
 
 def _anchor(test: RangeTest) -> float:
@@ -85,57 +95,70 @@ def _anchor(test: RangeTest) -> float:
     return test.edge * BELOW_EDGE
 
 
-def moves(free: Sequence[str]) -> list[Move]:
-    """Return what a search tries from where it is: first all rates up or down, then λ, then the head.
+def moves(free: Sequence[str], best: Rates, other: Rates) -> list[tuple[str, float]]:
+    """Return what a search tries from its best start: the name of a rate, and 1 for up or -1 for down.
 
-    λ moves with the product of the two rates fixed, so that it does not stand for slower or faster.
+    First each rate moves towards the other start, then away from it.
     """
-    sides = [name for name in free if name != "head_lr"]
-    found: list[Move] = []
-    if sides:
-        found += [dict.fromkeys(sides, sign) for sign in (1.0, -1.0)]
-    if len(sides) == 2:
-        found += [{"lr": -sign / 2, "value_lr": sign / 2} for sign in (1.0, -1.0)]
-    if "head_lr" in free:
-        found += [{"head_lr": sign} for sign in (1.0, -1.0)]
-    return found
+    towards = [(name, 1.0 if other[name] > best[name] else -1.0) for name in free]
+    return towards + [(name, -sign) for name, sign in towards]
 
 
-def compass_search(start: Rates, free: Sequence[str], most: int, run: Callable[[Rates], Trial]) -> list[Trial]:
-    """Move to better rates as long as there are trials left, and return all trials.
+def compass_search(
+    starts: tuple[Rates, Rates], free: Sequence[str], most: int, run: Callable[[Rates], Trial]
+) -> list[Trial]:
+    """Move one rate at a time from the better start as long as there are trials left, and return all trials.
 
-    A move is taken if the trial there is better; one that raises the sum of the logarithms of the rates must be better
-    by a standard error, since rates that break do so late, and a short run flatters high ones.
+    A move is taken if the trial there is better. Where none is they become half as long, in the logarithm.
 
     Args:
-        start: the first trial's rates.
+        starts: rates of the first two trials.
         free: names of the rates that move.
         most: how many trials.
         run: makes one.
     """
-    trials = [run(start)]
-    best = trials[0]
-    seen = {_place(start)}
-    directions = list(moves(free))
-    waiting = list(directions)
-    while waiting and len(trials) < most:
-        move = waiting.pop(0)
-        there = {name: _rounded(rate * STEP ** move.get(name, 0.0)) for name, rate in best.rates.items()}
+    seen = {_place(start): start for start in starts}
+    trials = [run(start) for start in seen.values()]
+    best = best_of(trials)
+    order = moves(free, best.rates, starts[0] if best is trials[-1] else starts[1])
+    step, waiting = STEP, list(order)
+    while len(trials) < most and step > LEAST_STEP:
+        if not waiting:
+            step, waiting = math.sqrt(step), list(order)
+        name, sign = waiting.pop(0)
+        there = {**best.rates, name: rounded(best.rates[name] * step**sign)}
         if _place(there) in seen:
             continue
-        seen.add(_place(there))
+        seen[_place(there)] = there
         trials.append(run(there))
-        if is_better(trials[-1], best, by_error=sum(move.values()) > 0):
+        if is_better(trials[-1], best, by_error=False):
             best = trials[-1]
-            waiting = [move, *(other for other in directions if other != move)]
+            waiting = [(name, sign), *(move for move in order if move[0] != name)]
     return trials
 
 
 def chosen(trials: Sequence[Trial]) -> Trial:
-    """Return the trial with the lowest rates among those that the best is not better than by a standard error."""
-    best = min(trials, key=lambda trial: trial.loss)
+    """Return, of the trials that the best is not better than by a standard error, the nearest to the first."""
+    best = best_of(trials)
     near = not_told_apart(best, trials)
-    return min(near, key=lambda trial: sum(math.log(rate) for rate in trial.rates.values())) if near else best
+    return min(near, key=lambda trial: distance(trial.rates, trials[0].rates)) if near else best
+
+
+def distance(one: Rates, other: Rates) -> float:
+    """Return how far rates are from each other: the Euclidean distance of their logarithms."""
+    return math.dist([math.log(rate) for rate in one.values()], [math.log(other[name]) for name in one])
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """Return the trial with the lowest loss."""
+    return reduce(lambda best, trial: trial if is_better(trial, best, by_error=False) else best, trials)
+
+
+def rivals(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the choice, and the best of the others, as far as they did not diverge."""
+    choice = chosen(trials)
+    others = [trial for trial in trials if trial is not choice]
+    return [trial for trial in (choice, *([best_of(others)] if others else [])) if not trial.diverged]
 
 
 def not_told_apart(best: Trial, trials: Sequence[Trial]) -> list[Trial]:
@@ -160,9 +183,30 @@ def probability_below(one: Trial, other: Trial) -> float:
 
 
 def paired_difference(one: Trial, other: Trial) -> tuple[float, float]:
-    """Return the mean difference of the losses over what both were validated on, and its standard error."""
+    """Return the mean difference of the losses over what both were validated on, and its standard error.
+
+    Where both were repeated, the error also has what another draw of the batches changes.
+    """
     differences = np.subtract(one.losses, other.losses)
-    return float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
+    between = 0.0
+    if one.again is not None and other.again is not None:
+        second = np.subtract(one.again, other.again)
+        between = float(differences.mean() - second.mean()) / 2
+        differences = (differences + second) / 2
+    within = float(differences.std(ddof=1) / math.sqrt(len(differences)))
+    return float(differences.mean()), math.hypot(within, between)
+
+
+def course(steps: int, warmup: float, *, decays: bool) -> list[float]:
+    """Return the factors of a trial's rates by step: up over the warmup, then 1, and down to zero at the end.
+
+    Args:
+        steps: of the trial.
+        warmup: part of them over which the rates rise.
+        decays: whether they fall at the end, as they do in the run that the rates are for.
+    """
+    rise, fall = max(1, round(warmup * steps)), max(1.0, DECAY * steps)
+    return [min(1.0, (i + 1) / rise, (steps - i) / fall if decays else 1.0) for i in range(steps)]
 
 
 def trial_length(steps: float, evaluation: float, full_steps: int) -> tuple[int, int]:
@@ -173,12 +217,30 @@ def trial_length(steps: float, evaluation: float, full_steps: int) -> tuple[int,
         evaluation: what an evaluation costs, in steps.
         full_steps: of the run that the rates are for.
     """
-    wanted = max(FEWEST_TRIAL_STEPS, math.ceil(LONGEST * full_steps))
-    number = min(MOST, max(FEWEST, int(steps / (wanted + evaluation))))
-    return number, min(wanted if number > FEWEST else max(wanted, full_steps), int(steps / number - evaluation))
+    enough = max(FEWEST_TRIAL_STEPS, min(ENOUGH, math.ceil(QUARTER * full_steps)))
+    number = USUAL if steps / USUAL - evaluation >= enough else FEWEST
+    longest = max(FEWEST_TRIAL_STEPS, math.ceil(LONGEST * full_steps))
+    if steps / number - evaluation > longest:
+        number = min(MOST, int(steps / (longest + evaluation)))
+    return number, min(longest, int(steps / number - evaluation))
 
 
-def _rounded(rate: float) -> float:
+def shrinkage(trial: Sequence[float], run: Sequence[float]) -> float:
+    """Return by how much lower the rates of a run should be than those of the trial that were found best, 1 at most.
+
+    Steps that add up like those of a random walk carry the weights of the run as far as those of the trial when η √Σf
+    is the same, where f are the factors of the rates by step. For the best rate of language models Bjorck et al.
+    (2024) measured a power of about a third of the number of steps; weights that drift would ask for one.
+
+    Args:
+        trial: factors of the rates of the trial's steps.
+        run: those of the run's.
+    """
+    return min(1.0, math.sqrt(sum(trial) / sum(run)))
+
+
+def rounded(rate: float) -> float:
+    """Return a rate with three digits."""
     return float(f"{rate:.3g}")
 
 

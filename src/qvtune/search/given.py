@@ -1,0 +1,64 @@
+"""Which rates a user gives, and which are to be searched."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from qvtune.errors import ConfigError
+from qvtune.methods.table import METHODS
+from qvtune.options import option_name
+from qvtune.train.config import TrainConfig
+
+# The names that a search has for its rates; the options of a run that they come from are called the same.
+QUERY_KEY, VALUE, HEAD = "lr", "value_lr", "head_lr"
+# In the place of a number it says that the rate is to be searched.
+AUTO = "auto"
+SEARCHED = ("lr", "lr_ratio", "head_lr")
+ROLE_RATES = ("query_lr", "key_lr", "output_lr")
+
+
+def without_auto(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options but for the rates that are "auto"."""
+    return {name: value for name, value in options.items() if not (name in SEARCHED and value == AUTO)}
+
+
+def given_rates(config: TrainConfig, options: Mapping[str, Any]) -> tuple[dict[str, float], float | None]:
+    """Return the rates that are given, by "lr", "value_lr" and "head_lr", and λ where it is given and η_QK is not.
+
+    Args:
+        config: the whole of the options, defaults included.
+        options: what was given.
+
+    Raises:
+        ConfigError: for rates of single roles, which are not searched.
+    """
+    single = [name for name in ROLE_RATES if options.get(name) is not None]
+    if single:
+        raise ConfigError(
+            f"{option_name(single[0])} is given; a search has one rate for query, key and output. Leave it out."
+        )
+    fixed = {}
+    if options.get("lr") is not None:
+        fixed[QUERY_KEY if METHODS[config.method].has_roles else HEAD] = config.lr
+    if options.get("head_lr") is not None:
+        assert config.head_lr is not None
+        fixed[HEAD] = config.head_lr
+    if options.get("value_lr") is not None:
+        assert config.value_lr is not None
+        fixed[VALUE] = config.value_lr
+    ratio = config.lr_ratio if options.get("lr_ratio") is not None else None
+    if ratio is not None and QUERY_KEY in fixed:
+        return fixed | {VALUE: config.lr * ratio}, None
+    return fixed, ratio
+
+
+def checked_rate(name: str, value: Any) -> float | None:
+    """Return a rate that a Python caller gives, None where it is to be searched.
+
+    Raises:
+        ConfigError: if it is no number above 0.
+    """
+    if value is None or value == AUTO:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise ConfigError(f"{name} is {value!r}; it should be a number above 0, or None to be searched.")
+    return float(value)
