@@ -7,8 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tiny import save_tiny_bert, write_reviews
-from transformers import LlamaConfig
+from tiny import save_tiny_bert, tiny_llama_config, write_reviews
 
 from qvtune.cli.main import main
 
@@ -21,15 +20,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("bound")
     save_tiny_bert(place / "bert")
     write_reviews(place / "reviews.csv", 40)
-    config = LlamaConfig(
-        vocab_size=99,
-        hidden_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        intermediate_size=96,
-    )
-    config.save_pretrained(place / EVIL.replace("/", ""))
+    tiny_llama_config().save_pretrained(place / EVIL.replace("/", ""))
     train = f"train --model {place}/bert --data {place}/reviews.csv --epochs 1 --rank 4 --out {place}"
     assert main(f"{train}/run".split()) == 0
     assert main(f"{train}/dora --method dora".split()) == 0
@@ -66,13 +57,13 @@ def test_json_of_a_configuration_alone(place: Path, output: pytest.CaptureFixtur
     model = str(place / EVIL.replace("/", "") / "config.json")
     assert main(["theory", "bound", "--model", model, "--examples", "1000", "--rank", "2", "--json"]) == 0
     record = json.loads(output.readouterr().out)
-    numbers = 3 * 2 * ((64 + 64) + (64 + 16))
+    numbers = 2 * 2 * ((32 + 32) + (32 + 16))
     assert record["model"] == model
     assert record["numbers"] == numbers
     assert record["bound"] == pytest.approx(math.sqrt(2 / 1000 * 32 * numbers), rel=1e-14)
-    assert record["ratio"] == pytest.approx(math.sqrt((128 + 80) / (128 + 80 + 80)), rel=1e-14)
-    assert [term["role"] for term in record["terms"]] == ["query", "value"] * 3
-    assert record["by_role"]["value"]["share"] == pytest.approx(80 / 208)
+    assert record["ratio"] == pytest.approx(math.sqrt((64 + 48) / (64 + 48 + 48)), rel=1e-14)
+    assert [term["role"] for term in record["terms"]] == ["query", "value"] * 2
+    assert record["by_role"]["value"]["share"] == pytest.approx(48 / 112)
     assert [record[name] for name in ("roles", "method", "rank", "examples", "bits", "sub_gaussian")] == [
         "qv", "lora", 2, 1000, 32, 1.0,
     ]  # fmt: skip
@@ -119,7 +110,7 @@ def test_folder_of_a_model(place: Path, output: pytest.CaptureFixture, tmp_path:
     assert f"Theorem 1 on {model}" in reader.text
     # plotly, the layouts, the page's own script, and three figures; none of the model's name.
     assert reader.tags.count("script") == 6
-    assert {"model.layers.2.self_attn", "16", "Symbols", "By role", "bound over q"} <= set(reader.text)
+    assert {"model.layers.1.self_attn", "16", "Symbols", "By role", "bound over q"} <= set(reader.text)
     before = (out / "report.html").read_bytes()
     assert main([*words, "--json"]) == 0  # a bound may be written over a bound
     assert (out / "report.html").read_bytes() == before
