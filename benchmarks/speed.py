@@ -327,6 +327,19 @@ def draw(summary: dict[str, Any]) -> Any:
     return figure
 
 
+def parse_cases(description: str, cases: str) -> tuple[argparse.Namespace, list[Case]]:
+    """Return the words of a benchmark that trains some of the cases, and those cases."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--glue-dir", type=Path, required=True, metavar="DIR", help="Where GLUE is.")
+    parser.add_argument("--cases", default=cases, metavar="NAMES", help="Cases of speed.py.")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Write FILE.json and FILE.md.")
+    args = parser.parse_args()
+    by_name = {case.name: case for case in CASES}
+    if unknown := sorted(set(args.cases.split(",")) - set(by_name)):
+        parser.error(f"--cases: unknown {', '.join(unknown)}. Known: {', '.join(by_name)}.")
+    return args, [by_name[name] for name in args.cases.split(",")]
+
+
 def main() -> None:
     """Measure every case in every way, in turns, and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])

@@ -9,7 +9,6 @@ takes time too, so steps without it are timed afterwards. This file is not calle
 own module of that name from torch.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from results import write_results
-from speed import CASES, Case, configuration
+from speed import Case, configuration, parse_cases
 
 WARM_UP, PROFILED, PLAIN = 10, 30, 30
 # Shares of wall time below which parts are summed.
@@ -164,18 +163,11 @@ def table(name: str, summary: dict[str, Any]) -> str:
 
 def main() -> None:
     """Profile every case, and print a table for each."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--glue-dir", type=Path, required=True, metavar="DIR", help="Where GLUE is.")
-    parser.add_argument("--cases", default="sst2,rte", metavar="NAMES", help="Cases of speed.py.")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="Write FILE.json and FILE.md.")
-    args = parser.parse_args()
-    by_name = {case.name: case for case in CASES}
-    if unknown := sorted(set(args.cases.split(",")) - set(by_name)):
-        parser.error(f"--cases: unknown {', '.join(unknown)}. Known: {', '.join(by_name)}.")
+    args, cases = parse_cases(__doc__ or "", "sst2,rte")
     summaries, tables = {}, []
-    for name in args.cases.split(","):
-        summaries[name] = summarize(measure(by_name[name], args.glue_dir))
-        tables.append(table(name, summaries[name]))
+    for case in cases:
+        summaries[case.name] = summarize(measure(case, args.glue_dir))
+        tables.append(table(case.name, summaries[case.name]))
         print(tables[-1] + "\n", flush=True)
     if args.out:
         write_results(args.out, "Where the time of a step goes", "\n\n".join(tables), {"cases": summaries})

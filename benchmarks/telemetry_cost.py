@@ -6,7 +6,6 @@ Trains each case of speed.py as `qvtune train` does and times every call of the 
 another load of the machine slows both alike.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from results import write_results
-from speed import CASES, Case, configuration
+from speed import Case, configuration, parse_cases
 
 
 def measure(case: Case, glue_dir: Path) -> dict[str, float]:
@@ -70,15 +69,8 @@ def table(found: dict[str, dict[str, float]]) -> str:
 
 def main() -> None:
     """Measure every case and print a table."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--glue-dir", type=Path, required=True, metavar="DIR", help="Where GLUE is.")
-    parser.add_argument("--cases", default="sst2,mrpc,rte,stsb", metavar="NAMES", help="Cases of speed.py.")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="Write FILE.json and FILE.md.")
-    args = parser.parse_args()
-    by_name = {case.name: case for case in CASES}
-    if unknown := sorted(set(args.cases.split(",")) - set(by_name)):
-        parser.error(f"--cases: unknown {', '.join(unknown)}. Known: {', '.join(by_name)}.")
-    found = {name: measure(by_name[name], args.glue_dir) for name in args.cases.split(",")}
+    args, cases = parse_cases(__doc__ or "", "sst2,mrpc,rte,stsb")
+    found = {case.name: measure(case, args.glue_dir) for case in cases}
     print(table(found))
     if args.out:
         write_results(args.out, "What telemetry costs", table(found), {"cases": found})

@@ -43,10 +43,9 @@ def save_tiny_bert(folder: Path, *, layers: int = 2, width: int = 32) -> Path:
     return folder
 
 
-def save_tiny_llama(folder: Path) -> Path:
-    """A decoder whose tokenizer names no padding token."""
-    torch.manual_seed(2)
-    config = LlamaConfig(
+def tiny_llama_config() -> LlamaConfig:
+    """Two query heads share a key and a value: the query is 32 x 32, key and value are 16 x 32."""
+    return LlamaConfig(
         vocab_size=len(DECODER_WORDS),
         hidden_size=32,
         num_hidden_layers=2,
@@ -57,7 +56,12 @@ def save_tiny_llama(folder: Path) -> Path:
         bos_token_id=1,
         eos_token_id=2,
     )
-    LlamaModel(config).save_pretrained(folder)
+
+
+def save_tiny_llama(folder: Path) -> Path:
+    """A decoder whose tokenizer names no padding token."""
+    torch.manual_seed(2)
+    LlamaModel(tiny_llama_config()).save_pretrained(folder)
     return _save_decoder_tokenizer(folder)
 
 

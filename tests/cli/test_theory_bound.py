@@ -7,8 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from tiny import save_tiny_bert, write_reviews
-from transformers import LlamaConfig
+from tiny import save_tiny_bert, tiny_llama_config, write_reviews
 
 from qvtune.cli.main import main
 
@@ -21,15 +20,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("bound")
     save_tiny_bert(place / "bert")
     write_reviews(place / "reviews.csv", 40)
-    config = LlamaConfig(
-        vocab_size=99,
-        hidden_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        intermediate_size=96,
-    )
-    config.save_pretrained(place / EVIL.replace("/", ""))
+    tiny_llama_config().save_pretrained(place / EVIL.replace("/", ""))
     train = f"train --model {place}/bert --data {place}/reviews.csv --epochs 1 --rank 4 --out {place}"
     assert main(f"{train}/run".split()) == 0
     assert main(f"{train}/dora --method dora".split()) == 0
@@ -66,13 +57,13 @@ def test_json_of_a_configuration_alone(place: Path, output: pytest.CaptureFixtur
     model = str(place / EVIL.replace("/", "") / "config.json")
     assert main(["theory", "bound", "--model", model, "--examples", "1000", "--rank", "2", "--json"]) == 0
     record = json.loads(output.readouterr().out)
-    numbers = 3 * 2 * ((64 + 64) + (64 + 16))
+    numbers = 2 * 2 * ((32 + 32) + (32 + 16))
     assert record["model"] == model
     assert record["numbers"] == numbers
     assert record["bound"] == pytest.approx(math.sqrt(2 / 1000 * 32 * numbers), rel=1e-14)
-    assert record["ratio"] == pytest.approx(math.sqrt((128 + 80) / (128 + 80 + 80)), rel=1e-14)
-    assert [term["role"] for term in record["terms"]] == ["query", "value"] * 3
-    assert record["by_role"]["value"]["share"] == pytest.approx(80 / 208)
+    assert record["ratio"] == pytest.approx(math.sqrt((64 + 48) / (64 + 48 + 48)), rel=1e-14)
+    assert [term["role"] for term in record["terms"]] == ["query", "value"] * 2
+    assert record["by_role"]["value"]["share"] == pytest.approx(48 / 112)
     assert [record[name] for name in ("roles", "method", "rank", "examples", "bits", "sub_gaussian")] == [
         "qv", "lora", 2, 1000, 32, 1.0,
     ]  # fmt: skip
@@ -88,6 +79,14 @@ def test_every_option_reaches_the_bound(place: Path, output: pytest.CaptureFixtu
     assert "in full on N = 64 examples, q = 16 bits a number, R = 2.5" in out
     assert "1 of 32 x 32" in out
     assert "0.8165 of that for query, key and value" in out
+
+
+@pytest.mark.parametrize(("roles", "is_shown"), [("qv", True), ("qkv", True), ("o", False), ("v", False)])
+def test_the_ratio_is_shown_where_these_roles_train(
+    roles: str, is_shown: bool, place: Path, output: pytest.CaptureFixture
+) -> None:
+    assert main(f"theory bound --model {place}/bert --roles {roles} --examples 64".split()) == 0
+    assert ("QV over QKV" in output.readouterr().out) is is_shown
 
 
 def test_a_small_bound_is_not_called_empty(place: Path, output: pytest.CaptureFixture) -> None:
@@ -111,7 +110,7 @@ def test_folder_of_a_model(place: Path, output: pytest.CaptureFixture, tmp_path:
     assert f"Theorem 1 on {model}" in reader.text
     # plotly, the layouts, the page's own script, and three figures; none of the model's name.
     assert reader.tags.count("script") == 6
-    assert {"model.layers.2.self_attn", "16", "Symbols", "By role", "bound over q"} <= set(reader.text)
+    assert {"model.layers.1.self_attn", "16", "Symbols", "By role", "bound over q"} <= set(reader.text)
     before = (out / "report.html").read_bytes()
     assert main([*words, "--json"]) == 0  # a bound may be written over a bound
     assert (out / "report.html").read_bytes() == before
@@ -125,6 +124,7 @@ def test_this_models_point_is_marked(place: Path, tmp_path: Path, output: pytest
     figures = [
         json.loads(part.partition(">")[2].partition("</script>")[0]) for part in page.split('class="figure"')[1:]
     ]
+    symbols = set()
     for figure, here in zip(figures, (1000, 3, 32), strict=True):
         lines = {trace["name"]: trace for trace in figure["data"]}
         assert (lines["here"]["x"], lines["here"]["y"]) == ([here], [bound])
@@ -133,6 +133,8 @@ def test_this_models_point_is_marked(place: Path, tmp_path: Path, output: pytest
         assert {"qv", "qkv"} <= lines.keys()
         qv = dict(zip(lines["qv"]["x"], lines["qv"]["y"], strict=True))
         assert qv[here] == pytest.approx(math.sqrt(2) * bound)
+        symbols |= {(line["marker"]["symbol"], name) for name, line in lines.items()}
+    assert len(symbols) == len({symbol for symbol, _ in symbols}) == 5  # k, qv, qkv, here, and full training
     full = {trace["name"]: trace for trace in figures[1]["data"]}["k, full"]["y"]
     assert full == [pytest.approx(math.sqrt(2 / 1000 * 32 * 2 * 32 * 32))] * 2
 
@@ -147,10 +149,13 @@ def test_bound_and_gap_of_a_run(place: Path, tmp_path: Path, output: pytest.Capt
     measured = record["measured"]
     assert measured["new_loss"] == pytest.approx(result["metrics"]["loss"], abs=1e-3)
     assert measured["gap"] == measured["new_loss"] - measured["train_loss"]
-    assert measured["looseness"] == record["bound"] / abs(measured["gap"])
+    assert measured["looseness"] is None  # so few reviews tell no gap from 0
+    largest = abs(measured["gap"]) + 1.96 * measured["standard_error"]
+    assert measured["least_looseness"] == pytest.approx(record["bound"] / largest, rel=1e-14)
     text = " ".join(Reader(out / "report.html").text)
     assert f"a gap of {measured['gap']:.4f}" in text
     assert "Bound and measurement" in text
+    assert "It cannot be told from 0, and so how loose the bound is cannot be told either" in text
     assert "R is taken to be 2." in text
     assert not (place / "run" / "bound.json").exists()
 
@@ -159,9 +164,9 @@ MODEL = "theory bound --model @bert --examples 100"
 CASES = {
     "no examples": (f"{MODEL} --examples 0", "--examples is '0'; it should be greater than or equal to 1"),
     "examples left out": ("theory bound --model @bert", "--examples is required"),
-    "neither model nor run": ("theory bound", "--model is required"),
+    "neither model nor run": ("theory bound", "error: --model is required.\nerror: --examples is required."),
     "no rank": (f"{MODEL} --rank 0", "--rank is '0'; it should be greater than or equal to 1"),
-    "rank above the matrix": (f"{MODEL} --rank 33", "is 32 x 32: factors of rank 32 reach every change of it"),
+    "rank above the matrix": (f"{MODEL} --rank 33", "Give a rank of 32 at most, or the method 'full'."),
     "rank in full": (f"{MODEL} --method full --rank 8", "rank is 8, and method 'full' has no rank. Leave it out"),
     "no bits": (f"{MODEL} --bits 0", "--bits is '0'"),
     "infinite loss": (f"{MODEL} --sub-gaussian inf", "--sub-gaussian is 'inf'; it should be a finite number"),
@@ -194,6 +199,6 @@ def test_mistake(words: str, message: str, place: Path, output: pytest.CaptureFi
     error = output.readouterr().err
     assert code == 2
     assert message in error
-    assert error.startswith("error: ")
+    assert all(line.startswith("error: ") for line in error.splitlines())
     assert "Traceback" not in error
     assert sorted(place.rglob("*")) == before

@@ -3,6 +3,7 @@
 import csv
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from scipy.stats import norm
 from tiny import make_reviews, save_tiny_bert, write_reviews
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from qvtune.data.load import load_data
 from qvtune.errors import AdaptError, DataError, RunError
 from qvtune.lab import gap as gap_module
-from qvtune.lab.gap import measure_bound, measure_gap, stored_bits
+from qvtune.lab.gap import attention_of_run, measure_bound, measure_gap, stored_bits
+from qvtune.report.bound_page import BoundReport
 from qvtune.train.config import make_config
 from qvtune.train.folder import RunFolder
 from qvtune.train.inference import load_run, merge_run
@@ -94,12 +97,30 @@ def test_the_bound_is_the_runs_own(place: Path) -> None:
     # 60 reviews, 6 of them held out; query and value of layer 1, 32 x 32, by rank 4.
     numbers = 2 * 4 * (32 + 32)
     assert measured.bound.bound == pytest.approx(math.sqrt(2 * 4 / 54 * 32 * numbers), rel=1e-14)
-    assert measured.looseness == pytest.approx(measured.bound.bound / abs(measured.gap.gap), rel=1e-14)
     # The head is a linear layer from 32 to 2.
     assert measured.other_numbers == 32 * 2 + 2
     assert measured.bound_with_others == pytest.approx(math.sqrt(2 * 4 / 54 * 32 * (numbers + 66)), rel=1e-14)
     assert measured.to_dict()["measured"]["gap"] == measured.gap.gap
     assert not any("checkpoint" in note for note in measured.gap.notes)  # the last one, whatever its metric
+
+
+@pytest.mark.parametrize(("errors", "is_told"), [(0.0, False), (-1.9, False), (2.0, True), (-30.0, True)])
+def test_how_loose_it_is_where_the_gap_is_told_from_0(place: Path, errors: float, is_told: bool) -> None:
+    """With a gap of so many of its standard errors."""
+    trained = load_run(place / "lora")
+    measured = measure_bound(trained)
+    error, bound = measured.gap.standard_error, measured.bound.bound
+    measured = replace(measured, gap=replace(measured.gap, gap=errors * error))
+    low, high = norm.interval(0.95, abs(errors) * error, error)
+    assert (low > 0) == is_told
+    assert measured.looseness == (pytest.approx(bound / (abs(errors) * error)) if is_told else None)
+    assert measured.least_looseness == pytest.approx(bound / high, rel=1e-4)
+    text = BoundReport("m", attention_of_run(trained), measured.bound, measured).sentences()[-1]
+    if is_told:
+        assert text.endswith(f"The bound is about {float(f'{measured.looseness:.2g}'):,g} times its size.")
+    else:
+        assert "cannot be told from 0, and so how loose the bound is cannot be told either" in text
+        assert text.endswith(f"at least {float(f'{bound / high:.2g}'):,g} times the size of the gap.")
 
 
 def test_full_training_and_examples_held_out_for_tuning(place: Path) -> None:

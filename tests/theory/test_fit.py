@@ -52,8 +52,8 @@ def test_no_power_law(wrong: float) -> None:
         (0.2, 0.05, "blows up"),
         (2.0, 0.4, "blows up"),
         (-0.5, 0.1, "starves"),
-        (0.3, 0.3, "unclear"),
-        (-0.1, 0.6, "unclear"),
+        (0.3, 0.3, "undecided"),
+        (-0.1, 0.6, "undecided"),
     ],
 )
 def test_verdict(slope: float, half: float, word: str) -> None:

@@ -13,11 +13,15 @@ import qvtune
 from qvtune.cli.main import main
 from qvtune.errors import ConfigError
 from qvtune.report.scaling_page import write_scaling
+from qvtune.report.scaling_tables import brief_tables, exponent_text
 from qvtune.theory.fit import fit_exponent
+from qvtune.theory.predict import verdict
 from qvtune.theory.results import ScalingResult
 
 TINY = {"widths": [64, 256, 1024], "seeds": 3, "block_widths": [32, 64, 96], "block_seeds": 2, "steps": 2}
 WORDS = ["--widths", "64,256,1024", "--seeds", "3", "--block-widths", "32,64,96", "--block-seeds", "2", "--steps", "2"]
+
+THEOREM = ("linear", "factor", "n^-1", "1")
 
 
 @pytest.fixture(scope="module")
@@ -107,14 +111,36 @@ def test_the_command_prints_the_exponents(result: ScalingResult, capsys: pytest.
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(result.to_dict()))
 
 
-def test_the_command_prints_tables_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_command_prints_tables_and_writes(
+    result: ScalingResult, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (toy,) = (t for t in result.toys if (t.attention, t.value, t.query_key_rate, t.value_rate) == THEOREM)
     assert main(["theory", "scaling", *WORDS, "--no-blocks", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert printed.count("Exponents of what step") == 3
     assert "η_QK = 1/n, η_V = 1: QK" in printed
+    for symbol, side in (("scores", "query_key"), ("values", "value")):  # what the verdict rests on, before it
+        exponent = exponent_text(toy.to_dict()["steps"][-1]["exponents"][symbol])
+        assert f" {exponent} │ {toy.verdict[side]} " in printed
+        assert f"Δ {symbol} {exponent}" in " ".join(printed.split())
     assert "BERT" not in printed
     assert (tmp_path / "out" / "report.html").is_file()
     assert (tmp_path / "out" / "toy.png").is_file()
+
+
+def test_seeds_that_scatter_give_no_verdict(result: ScalingResult) -> None:
+    sizes = np.array([[1.0, 4.0, 0.3], [2.0, 0.5, 1.0], [0.2, 3.0, 2.5]])
+    wide = fit_exponent(TINY["widths"], sizes)
+    assert wide.low < -0.1 < 0.5 < wide.high or wide.low < -0.5 < 0.1 < wide.high
+    found = verdict({"scores": wide, "values": fit_exponent(TINY["widths"], np.ones((3, 3)) * [[1], [4], [16]])})
+    assert found == {"query_key": "undecided", "value": "blows up"}
+    toys = tuple(replace(toy, verdict=found) for toy in result.toys)
+    data = replace(result, toys=toys, blocks=(), assumed={}).to_dict()
+    sides = [titled for titled in brief_tables(data) if titled.title.endswith("sides")]
+    assert len(sides) == 3
+    for titled in sides:
+        assert "Undecided: the interval reaches" in titled.text
+        assert [row[2] for row in titled.table.rows] == ["undecided"] * 9
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def data() -> dict:
 def test_the_tables_are_those_of_the_results(data: dict) -> None:
     text = PAGE.read_text(encoding="utf-8")
     tables = scaling_tables(data)
-    assert len(tables) == 5
+    assert len(tables) == 8
     for titled in tables:
         assert to_markdown(titled.table) in text, titled.title
         assert titled.text in " ".join(text.split()), titled.title

@@ -9,7 +9,18 @@ from rich.console import Console
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny_bert, write_reviews
 
-from qvtune.train.balance import WINDOW, side_warnings
+from qvtune.train.balance import (
+    BLOWN,
+    GROWN,
+    GROWTH,
+    MOVED,
+    STARVED,
+    STILL,
+    USUAL,
+    USUAL_MOVED,
+    WINDOW,
+    side_warnings,
+)
 from qvtune.train.config import TrainConfig, make_config
 from qvtune.train.run import run
 
@@ -106,9 +117,8 @@ def test_a_side_that_blows_up() -> None:
     assert result.keys() == {"value"}  # of which query and key fall short is no starving
     assert result["value"] == (
         20,
-        "Warning: the value blows up. Step 20 changed the output of attention layers by 40% of its norm through it, "
-        "and the weights have moved by 50% of their own; up to 3% and 10% are usual. "
-        "Lower --lr-ratio (now 64) by a factor of 10.",
+        "Warning: the value blows up: step 20 changed the output of attention layers by 40% of its norm through it, "
+        "where up to 3% is usual. Lower --lr-ratio (now 64) by a factor of 10.",
     )
     high = log([0.6] * 5, [0.3] * 5)
     assert "Lower --lr (now 0.05) by a factor of 20." in found(high, lr=0.05, lr_ratio=4)["value"][1]
@@ -123,14 +133,25 @@ def test_weights_that_have_moved_too_far() -> None:
     assert found([line | {"update/value": 0.9} for line in log(times(100), CALM)]) == {}
     moved = found([line | {"update/value": 10.0} for line in log(times(100), CALM)], value_lr=0.1)
     assert moved.keys() == {"value"}
-    assert "moved by 1000% of their own" in moved["value"][1]
-    assert "Lower --value-lr (now 0.1) by a factor of 100." in moved["value"][1]
+    assert moved["value"][1] == (
+        "Warning: the value blows up: up to step 10 its weights have moved by 1000% of their norm, where up to 10% is "
+        "usual. Lower --value-lr (now 0.1) by a factor of 100."
+    )
+    both = found([line | {"update/value": 2.0} for line in log([0.5] * 5, CALM)])["value"][1]
+    assert (
+        "50% of its norm through it, where up to 3% is usual; and up to step 10 its weights have moved by 200%" in both
+    )
     assert found([line | {"update/key": 2.0} for line in log(CALM, CALM, "query_key")]).keys() == {"query_key"}
 
 
 def test_a_side_that_grows_steadily() -> None:
     growing = [0.002, 0.006, 0.014, 0.029, 0.07]
-    assert found(log(growing, CALM))["value"][0] == 50
+    step, text = found(log(growing, CALM))["value"]
+    assert step == 50
+    assert (
+        "blows up: steps changed the output ever more, over 1.5 times as much from each logged step to the next by the "
+        "same rate, and step 50 changed the output of attention layers by 7% of its norm through it, where"
+    ) in text
     # As in warmup, with the rates.
     lines = [line | {"lr/value": 1e-4 * 2 ** (line["step"] / 10)} for line in log(growing, CALM)]
     assert found(lines) == {}
@@ -150,6 +171,16 @@ def test_nothing_that_moves() -> None:
     assert "Raise --lr (now 1e-06) and --value-lr (now 1e-07) by" in found(lines, lr=1e-6, value_lr=1e-7)["all"][1]
     assert "Raise --value-lr (now 1e-07) by" in found(log([2e-6] * 5, None), roles="v", value_lr=1e-7)["all"][1]
     assert found(lines, steps=50_000) == {}
+
+
+def test_the_page_has_the_limits() -> None:
+    text = " ".join((Path(__file__).resolve().parents[2] / "docs" / "rates.md").read_text(encoding="utf-8").split())
+    assert f"up to {USUAL:g} of the output's norm in a step, and up to {USUAL_MOVED:g} of the weights' norm" in text
+    assert f"changed the output less than 1/{1 / STARVED:.0f} as much as the other" in text
+    assert f"changed the output by more than {BLOWN:g} of its norm" in text
+    assert f"three times in a row, to {GROWN:g} or more" in text
+    assert f"change the output by less than {STILL:g} of its norm" in text
+    assert (WINDOW, GROWTH, MOVED) == (3, 1.5, 1)  # which it has in words
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from qvtune import __version__
 from qvtune.cli.options import Parser
-from qvtune.errors import DivergedError, Interrupted, QVTuneError
+from qvtune.errors import ConfigError, DivergedError, Interrupted, QVTuneError
 
 VERBS = (
     "train", "suggest", "sweep", "compare", "reproduce", "evaluate", "predict", "merge", "plan", "theory", "runs",
@@ -83,7 +83,9 @@ def _join_values(words: Sequence[str]) -> list[str]:
 
 
 def _fail(message: object, code: int, start: str = "error: ") -> int:
-    print(f"{start}{message}", file=sys.stderr)
+    # A ConfigError names every problem at once, each in a line.
+    for line in str(message).splitlines() if isinstance(message, ConfigError) else [message]:
+        print(f"{start}{line}", file=sys.stderr)
     return code
 
 

@@ -40,7 +40,7 @@ def execute(args: argparse.Namespace) -> None:
 
     from qvtune.lab.formats import print_table
     from qvtune.report.scaling_page import RECORD, write_scaling
-    from qvtune.report.scaling_tables import headline, scaling_tables
+    from qvtune.report.scaling_tables import brief_tables, headline
     from qvtune.theory.scaling import scaling_experiment
     from qvtune.train.folder import check_free
 
@@ -52,7 +52,7 @@ def execute(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(data, indent=2))
         return
-    for titled in scaling_tables(data, brief=True):
+    for titled in brief_tables(data):
         console.print(f"\n{titled.title}\n{titled.text}", highlight=False, markup=False)
         print_table(console, titled.table)
     for sentence in headline(data):

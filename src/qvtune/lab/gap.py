@@ -21,6 +21,8 @@ from qvtune.theory.bound import Bound, generalization_bound
 from qvtune.train.folder import RunFolder
 from qvtune.train.inference import TrainedRun, own_data, score_texts
 
+# Standard errors to each side in which a gap lies with 95 % confidence: a normal distribution's, as of many losses.
+INTERVAL = 1.96
 # A mean over so many has a standard error of about a hundredth of the losses' spread.
 MOST_EXAMPLES = 10_000
 
@@ -56,7 +58,6 @@ class MeasuredBound:
     """A run's bound and its gap.
 
     Attributes:
-        looseness: the bound over the size of the gap; None where the gap is 0.
         other_numbers: that trained too, and are no part of the theorem: the head and biases.
         bound_with_others: the bound if these are counted as the adapted matrices' are.
     """
@@ -65,9 +66,20 @@ class MeasuredBound:
     model: str
     bound: Bound
     gap: Gap
-    looseness: float | None
     other_numbers: int
     bound_with_others: float
+
+    @property
+    def looseness(self) -> float | None:
+        """The bound over the size of the gap; None where the 95 % interval of the gap holds 0."""
+        is_told = abs(self.gap.gap) > INTERVAL * self.gap.standard_error
+        return self.bound.bound / abs(self.gap.gap) if is_told else None
+
+    @property
+    def least_looseness(self) -> float | None:
+        """The bound over the largest size of a gap in that interval; None where all losses are equal."""
+        largest = abs(self.gap.gap) + INTERVAL * self.gap.standard_error
+        return self.bound.bound / largest if largest else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and dictionaries that JSON can hold."""
@@ -75,7 +87,7 @@ class MeasuredBound:
             "run": self.run,
             "model": self.model,
             **self.bound.to_dict(),
-            "measured": asdict(self.gap) | {"looseness": self.looseness},
+            "measured": asdict(self.gap) | {"looseness": self.looseness, "least_looseness": self.least_looseness},
             "other_numbers": self.other_numbers,
             "bound_with_others": self.bound_with_others,
         }
@@ -113,7 +125,6 @@ def measure_bound(run: TrainedRun, *, sub_gaussian: float = 1.0) -> MeasuredBoun
         model=config.model,
         bound=bound,
         gap=gap,
-        looseness=bound.bound / abs(gap.gap) if gap.gap else None,
         other_numbers=others,
         bound_with_others=bound.bound * math.sqrt(1 + others / bound.numbers),
     )

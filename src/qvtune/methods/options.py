@@ -84,10 +84,10 @@ def check_rank(rank: int, projections: Sequence[Projection]) -> None:
     """
     for projection in projections:
         if rank > min(projection.shape):
-            rows, columns = projection.shape
+            (rows, columns), most = projection.shape, min(projection.shape)
             raise AdaptError(
-                f"rank is {rank}, and '{projection.module}' is {rows} x {columns}: factors of rank "
-                f"{min(projection.shape)} reach every change of it. Lower the rank, or use method='full'."
+                f"rank is {rank}, and '{projection.module}' is {rows} x {columns}: factors of rank {most} reach every "
+                f"change of it. Give a rank of {most} at most, or the method 'full'."
             )
 
 

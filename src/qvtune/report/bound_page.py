@@ -19,6 +19,8 @@ from qvtune.train.folder import check_free, write_json, write_text
 
 RECORD = "bound.json"
 HERE, MEASURED = "here", "measured gap"
+# Places of what is no line of roles, of which there are three at most: one symbol each in all pictures.
+PLACES = {HERE: 3, MEASURED: 4, FULL: 5}
 # N from a hundredth to a hundred times the number asked for.
 FACTORS = [10 ** (power / 4) for power in range(-8, 9)]
 BITS = (1, 2, 4, 8, 16, 32, 64)
@@ -47,8 +49,11 @@ class BoundReport:
             f"Training {roles} of {self.model} {how} on N = {bound.examples:,} examples, q = {bound.bits} bits a "
             f"number, R = {bound.sub_gaussian:g}: error ≤ √(2 R² / N · q · Σ {count_text}) = {bound.bound:.5g}, with "
             f"{count(bound.numbers, 'number')} in {len(bound.terms)} matrices.",
-            f"QV over QKV: the bound for query and value is {bound.ratio:.4f} of that for query, key and value.",
         ]
+        if bound.roles in ("qv", "qkv"):
+            found.append(
+                f"QV over QKV: the bound for query and value is {bound.ratio:.4f} of that for query, key and value."
+            )
         return found if self.measured is None else [*found, _gap_sentence(self.measured)]
 
     def notes(self) -> list[str]:
@@ -90,7 +95,9 @@ class BoundReport:
         over_examples = self._chart("N", "N, training examples", "examples", numbers, bound.examples)
         if self.measured is not None and self.measured.gap.gap > 0:
             gap = self.measured.gap
-            over_examples.series.append(Series(MEASURED, [float(bound.examples)], [gap.gap], line=False))
+            over_examples.series.append(
+                Series(MEASURED, [float(bound.examples)], [gap.gap], line=False, place=PLACES[MEASURED])
+            )
         over_bits = self._chart("q", "q, bits of a number", "bits", sorted({*BITS, bound.bits}), bound.bits, ticks=True)
         return [over_examples, self._over_ranks(ranks), over_bits]
 
@@ -138,12 +145,13 @@ class BoundReport:
     def _over_ranks(self, ranks: list[float]) -> Chart:
         series = self._lines("rank", [int(rank) for rank in ranks], method=LORA)
         full = self._at(method=FULL, rank=None)
-        series.append(Series(f"{self.bound.roles}, full", [ranks[0], ranks[-1]], [full, full]))
+        level = Series(f"{self.bound.roles}, full", [ranks[0], ranks[-1]], [full, full], place=PLACES[FULL])
+        series.append(level)
         series += [self._here(self.bound.rank)] if self.bound.rank is not None else []
         return _log_chart("r", "r, rank", series, ranks)
 
     def _here(self, x: float) -> Series:
-        return Series(HERE, [float(x)], [self.bound.bound], line=False)
+        return Series(HERE, [float(x)], [self.bound.bound], line=False, place=PLACES[HERE])
 
 
 def _log_chart(name: str, title: str, series: list[Series], ticks: list[float]) -> Chart:
@@ -157,7 +165,19 @@ def _gap_sentence(measured: MeasuredBound) -> str:
         f"{gap.train_loss:.4f} on {gap.train_examples:,} training examples, a gap of {gap.gap:.4f} ± "
         f"{gap.standard_error:.4f} (standard error)."
     )
-    return text if measured.looseness is None else f"{text} The bound is {measured.looseness:,.0f} times its size."
+    if measured.looseness is not None:
+        return f"{text} The bound is about {_rounded(measured.looseness):,g} times its size."
+    if measured.least_looseness is None:
+        return text
+    return (
+        f"{text} It cannot be told from 0, and so how loose the bound is cannot be told either; the bound is at least "
+        f"{_rounded(measured.least_looseness):,g} times the size of the gap."
+    )
+
+
+def _rounded(looseness: float | None) -> float | None:
+    """Return two digits: of a gap no more are known."""
+    return None if looseness is None else float(f"{looseness:.2g}")
 
 
 def _measured(measured: MeasuredBound) -> Table:
@@ -168,7 +188,8 @@ def _measured(measured: MeasuredBound) -> Table:
         ("gap", gap.gap, None),
         ("standard error of the gap", gap.standard_error, None),
         ("bound", measured.bound.bound, None),
-        ("bound / |gap|", measured.looseness, None),
+        ("bound / |gap|", _rounded(measured.looseness), None),
+        ("bound / |gap|, at least", _rounded(measured.least_looseness), None),
     ]
     return Table("Bound and measurement", ["what", "value", "examples"], [list(map(entry, row)) for row in rows])
 

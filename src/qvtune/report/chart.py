@@ -23,7 +23,8 @@ class Series:
     """One line, or points where `line` is false.
 
     `low` and `high` are a band about a line and error bars of points. `fit` is drawn dashed through points. `crossed`
-    marks points with a cross. `hover` is shown beside a point on the page; name and numbers where it is empty.
+    marks points with a cross. `hover` is shown beside a point on the page; name and numbers where it is empty. `place`
+    says which colour and symbol; that in its chart where it is None.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Series:
     hover: list[str] = field(default_factory=list)
     line: bool = True
     width: float = 1.8
+    place: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,15 @@ def _draw(axes: Any, chart: Chart) -> None:
         ticks = _readable(chart)
         axes.set_xticks(ticks, list(map(_tick_text, ticks)))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    for place, series in enumerate(chart.series):
+    for place, series in _placed(chart):
         _draw_series(axes, series, place)
     if _has_names(chart):
         below = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 5} if _names_below(chart) else {}
         axes.legend(frameon=False, fontsize=8, **below)
+
+
+def _placed(chart: Chart) -> list[tuple[int, Series]]:
+    return [(at if series.place is None else series.place, series) for at, series in enumerate(chart.series)]
 
 
 def _has_names(chart: Chart) -> bool:
@@ -141,7 +147,7 @@ def plot_chart(chart: Chart) -> dict[str, Any]:
     """Return a chart as a plotly figure, checked by plotly, without the page's colours."""
     import plotly.graph_objects as go
 
-    traces = [trace for place, series in enumerate(chart.series) for trace in _traces(series, place)]
+    traces = [trace for place, series in _placed(chart) for trace in _traces(series, place)]
     x_axis = _axis(chart.x_title, chart.log_x)
     if chart.x_ticks:
         ticks = _readable(chart)

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from qvtune.report.chart import Chart, Series, draw_charts
+from qvtune.train.balance import BLOWN, MOVED, STARVED, USUAL, USUAL_MOVED, WINDOW
 from qvtune.train.output_change import QUERY_KEY
 from qvtune.train.telemetry import OUTPUT, STEP, UPDATE
 
@@ -15,14 +16,16 @@ ROLES_DO = (
     (
         UPDATE,
         "change of the weights",
-        "How far the weights of each role have moved since the start: ‖W_t - W_0‖ / ‖W_0‖.",
+        f"How far the weights of each role have moved since the start: ‖W_t - W_0‖ / ‖W_0‖; up to {USUAL_MOVED:g} is "
+        f"usual, and above {MOVED:g} is warned of.",
     ),
     (STEP, "change of the weights in a step", "How far one step moved them: ‖W_t - W_{t-1}‖ / ‖W_{t-1}‖."),
     (
         OUTPUT,
         "change of the output in a step",
-        "How much that step changed the output f of attention layers through each role alone, ‖Δf‖ / ‖f‖: at rates "
-        "that fit, no side stays far below the other, and none comes near 0.1.",
+        "How much that step changed the output f of attention layers through each role alone, ‖Δf‖ / ‖f‖: up to "
+        f"{USUAL:g} is usual; above {BLOWN:g} is warned of, and so are {WINDOW} logged steps in a row in which one "
+        f"side stays below 1/{1 / STARVED:.0f} of the other.",
     ),
 )
 

@@ -19,11 +19,12 @@ from qvtune.report.scaling_tables import (
     TERMS,
     TOY_TITLES,
     Titled,
+    block_tables,
     cell_title,
     exponent_text,
     headline,
-    scaling_tables,
     shown_step,
+    toy_tables,
 )
 from qvtune.theory.results import ScalingResult, Sizes, ToyResult
 from qvtune.theory.toy import QUANTITIES
@@ -46,12 +47,14 @@ def write_scaling(result: ScalingResult, path: Path) -> Path:
     """
     check_free(path, RECORD)
     data = result.to_dict()
-    tables = scaling_tables(data)
+    toy, blocks = toy_tables(data), block_tables(data)
     pictures, figures = _pictures(result)
     write_json(path / RECORD, data)
     write_text(path / "scaling.csv", pd.DataFrame(result.records()).to_csv(index=False, lineterminator="\n"))
-    write_text(path / "table.md", "\n".join(f"## {t.title}\n\n{t.text}\n\n{to_markdown(t.table)}\n" for t in tables))
-    page = Page(_title(result), headline(data), [], [*map(_table, tables[:3]), *pictures, *map(_table, tables[3:])])
+    write_text(
+        path / "table.md", "\n".join(f"## {t.title}\n\n{t.text}\n\n{to_markdown(t.table)}\n" for t in [*toy, *blocks])
+    )
+    page = Page(_title(result), headline(data), [], [*map(_table, toy), *pictures, *map(_table, blocks)])
     write_text(path / "report.html", render(page))
     save_figures(path, figures)
     return path / "report.html"

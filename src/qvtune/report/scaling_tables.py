@@ -6,11 +6,13 @@ from typing import Any
 
 from qvtune.amounts import count
 from qvtune.lab.formats import TextTable
-from qvtune.theory.toy import QUANTITIES
+from qvtune.theory.predict import UNDECIDED
 
 TERMS = ("d1", "d2", "d3")
 RATES = {"1": "1", "n^-1/2": "1/√n", "n^-1": "1/n"}
-SYMBOLS = {"scores": "Δ scores", "values": "Δ values"}
+# What the verdict on a side rests on, and the side.
+SIDES = {"scores": "query_key", "values": "value"}
+SYMBOLS = {"scores": "Δ scores", "values": "Δ values", "query_key": "QK", "value": "V"}
 TOY_TITLES = {
     ("linear", "factor"): "Toy layer: linear attention, value of fixed rank",
     ("softmax", "factor"): "Toy layer: softmax attention, value of fixed rank",
@@ -45,8 +47,8 @@ def headline(data: Mapping[str, Any]) -> list[str]:
     for query_key, value in (("n^-1", "1"), ("n^-1", "n^-1"), ("1", "1")):
         cell = find_cell(data, "linear", "factor", query_key, value)
         fitted = cell["steps"][-1]["exponents"]
-        terms = ", ".join(f"{name} {exponent_text(fitted[name])}" for name in TERMS)
-        sentences.append(f"{cell_title(cell)} ({terms}).")
+        found = ", ".join(f"{SYMBOLS.get(name, name)} {exponent_text(fitted[name])}" for name in (*SIDES, *TERMS))
+        sentences.append(f"{cell_title(cell)} ({found}).")
     return [*sentences, *_block_sentences(data)]
 
 
@@ -59,16 +61,22 @@ def cell_title(cell: Mapping[str, Any]) -> str:
 def _block_sentences(data: Mapping[str, Any]) -> list[str]:
     if not data["blocks"]:
         return []
-    alike = [block["steps"][0]["lambda"]["slope"] for block in data["blocks"]]
-    mixed = [exponent["slope"] for exponent in data["full_query_key_with_lora_value"].values()]
+    alike = _range([block["steps"][0]["lambda"] for block in data["blocks"]])
+    mixed = _range(list(data["full_query_key_with_lora_value"].values()))
     factors = [factor for block in data["blocks"] for factor in block["value_to_query_key"].values()]
     return [
         "On real blocks, for a first step of both sides to change the output equally at every width, λ has to grow "
-        f"like the width to a power of {min(alike):+.2f} to {max(alike):+.2f} where both sides train by one method, "
-        f"and of {min(mixed):+.2f} to {max(mixed):+.2f} with query and key in full and LoRA for the value.",
+        f"like the width to a power of {alike} where both sides train by one method, and of {mixed} with query and key "
+        "in full and LoRA for the value.",
         f"At equal rates and by one method, a first step of the value changes the output {min(factors):.2g} to "
         f"{max(factors):.2g} times as much as one of query and key.",
     ]
+
+
+def _range(exponents: Sequence[Mapping[str, float]]) -> str:
+    slopes = [exponent["slope"] for exponent in exponents]
+    low, high = min(exponent["low"] for exponent in exponents), max(exponent["high"] for exponent in exponents)
+    return f"{min(slopes):+.2f} to {max(slopes):+.2f} (95 % intervals from {low:+.2f} to {high:+.2f})"
 
 
 def find_cell(data: Mapping[str, Any], attention: str, value: str, query_key_rate: str, value_rate: str) -> Any:
@@ -81,10 +89,27 @@ def find_cell(data: Mapping[str, Any], attention: str, value: str, query_key_rat
     )
 
 
-def scaling_tables(data: Mapping[str, Any], *, brief: bool = False) -> list[Titled]:
-    """Return all tables, those of the toy layer first; `brief` ones leave out columns so that a terminal has room."""
-    tables = [_toy_table(data, *kind, brief) for kind in TOY_TITLES]
-    return [*tables, _block_table(data, brief), _ratio_table(data)] if data["blocks"] else tables
+def scaling_tables(data: Mapping[str, Any]) -> list[Titled]:
+    """Return all tables, those of the toy layer first."""
+    return [*toy_tables(data), *block_tables(data)]
+
+
+def toy_tables(data: Mapping[str, Any]) -> list[Titled]:
+    """Return two tables for each kind of toy layer: of its sides with what their verdicts rest on, and of the terms."""
+    return [table(data, *kind) for kind in TOY_TITLES for table in (_side_table, _term_table)]
+
+
+def block_tables(data: Mapping[str, Any], *, brief: bool = False) -> list[Titled]:
+    """Return the tables of real blocks, where there are any; `brief` ones show the first step alone."""
+    return [_block_table(data, brief), _ratio_table(data)] if data["blocks"] else []
+
+
+def brief_tables(data: Mapping[str, Any]) -> list[Titled]:
+    """Return what a terminal has room for: of the terms those of the theorem's own layer."""
+    linear, *others = TOY_TITLES
+    sides = [_side_table(data, *kind, brief=True) for kind in others]
+    own = [_side_table(data, *linear, brief=True), _term_table(data, *linear, brief=True)]
+    return [*own, *sides, *block_tables(data, brief=True)]
 
 
 def shown_step(cell: Mapping[str, Any]) -> int:
@@ -92,31 +117,66 @@ def shown_step(cell: Mapping[str, Any]) -> int:
     return 0 if cell["attention"] == "softmax" else len(cell["steps"]) - 1
 
 
-def _toy_table(data: Mapping[str, Any], attention: str, value: str, brief: bool) -> Titled:
-    cells = [cell for cell in data["toy"] if (cell["attention"], cell["value"]) == (attention, value)]
+def _side_table(data: Mapping[str, Any], attention: str, value: str, *, brief: bool = False) -> Titled:
+    cells = _cells(data, attention, value)
     steps, at, is_softmax = len(cells[0]["steps"]), shown_step(cells[0]), attention == "softmax"
-    names = QUANTITIES if not brief else ("scores", "d1") if is_softmax else TERMS
-    header = [*(["η_QK, η_V"] if brief else ["η_QK", "η_V"]), *(SYMBOLS.get(name, name) for name in names), "QK", "V"]
+    header = [*_rates_header(brief), *(SYMBOLS[name] for pair in SIDES.items() for name in pair)]
     header += ["entropy"] if is_softmax else []
     rows = []
     for cell in cells:
-        step = cell["steps"][at]
-        expected = {name: "" if brief else f" ({step['predicted'][name]:g})" for name in names}
-        found = [exponent_text(step["exponents"][name]) + expected[name] for name in names]
-        rates = [RATES[cell["query_key_rate"]], RATES[cell["value_rate"]]]
-        rates = [", ".join(rates)] if brief else rates
-        rows.append([*rates, *found, cell["verdict"]["query_key"], cell["verdict"]["value"]])
-        rows[-1] += [f"{cell['entropy']:.2f}"] if is_softmax else []
+        found = [
+            text for name, side in SIDES.items() for text in (_found(cell, name, brief=brief), cell["verdict"][side])
+        ]
+        rows.append([*_rates(cell, brief), *found, *([f"{cell['entropy']:.2f}"] if is_softmax else [])])
     text = f"Exponents of what step {at + 1} of {steps} changes, ± half of the 95 % interval"
     text += "." if brief else ", and in brackets what follows from the theory."
-    text += " QK and V: what becomes of the side of query and key, and of the value's, as the width grows."
+    text += (
+        " QK and V: what becomes of the side of query and key as the width grows, by the scores, and of the value's, "
+        "by the values."
+    )
+    if any(UNDECIDED in cell["verdict"].values() for cell in cells):
+        text += (
+            f" {UNDECIDED.capitalize()}: the interval reaches from near 0 to 1/2 or -1/2, where the theory has "
+            "its next exponents."
+        )
     if is_softmax:
         text += (
             f" Entropy: of the attention, in nats, after {count(steps, 'step')} at the largest width. Even attention "
             "has log 4 = 1.39; at 0 each query reads one token, and query and key get no gradient."
         )
+    return _titled(f"{TOY_TITLES[attention, value]}: sides", text, header, rows)
+
+
+def _term_table(data: Mapping[str, Any], attention: str, value: str, *, brief: bool = False) -> Titled:
+    rows = [[*_rates(cell, brief), *(_found(cell, name) for name in TERMS)] for cell in _cells(data, attention, value)]
+    text = (
+        "Exponents of what the same step changes in the output: d1 through query and key, d2 through the value, d3 "
+        "through both; in brackets what follows from the theory."
+    )
+    return _titled(f"{TOY_TITLES[attention, value]}: terms", text, [*_rates_header(brief), *TERMS], rows)
+
+
+def _titled(title: str, text: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Titled:
     # Aligned as text, cells are broken into lines where a terminal is narrow.
-    return Titled(TOY_TITLES[attention, value], text, TextTable(header, rows, "l" * len(header)))
+    return Titled(title, text, TextTable(header, rows, "l" * len(header)))
+
+
+def _cells(data: Mapping[str, Any], attention: str, value: str) -> list[Any]:
+    return [cell for cell in data["toy"] if (cell["attention"], cell["value"]) == (attention, value)]
+
+
+def _rates_header(brief: bool) -> list[str]:
+    return ["η_QK, η_V"] if brief else ["η_QK", "η_V"]
+
+
+def _rates(cell: Mapping[str, Any], brief: bool) -> list[str]:
+    rates = [RATES[cell["query_key_rate"]], RATES[cell["value_rate"]]]
+    return [", ".join(rates)] if brief else rates
+
+
+def _found(cell: Mapping[str, Any], name: str, *, brief: bool = False) -> str:
+    step = cell["steps"][shown_step(cell)]
+    return exponent_text(step["exponents"][name]) + ("" if brief else f" ({step['predicted'][name]:g})")
 
 
 def _block_table(data: Mapping[str, Any], brief: bool) -> Titled:
@@ -136,7 +196,7 @@ def _block_table(data: Mapping[str, Any], brief: bool) -> Titled:
         "rate for all widths; and of the λ with which both sides change it equally. Value by LoRA: query "
         "and key in full."
     )
-    return Titled("Real blocks: coordinate check", text, TextTable(header, rows, "l" * len(header)))
+    return _titled("Real blocks: coordinate check", text, header, rows)
 
 
 def _ratio_table(data: Mapping[str, Any]) -> Titled:

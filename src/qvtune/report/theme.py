@@ -9,7 +9,11 @@ from matplotlib import rc_context
 # Okabe and Ito, Color Universal Design (2008), without black and yellow: each vanishes on one of the backgrounds.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # matplotlib's marker and plotly's of the same shape, and the same for lines: colour is never the only difference.
-MARKERS = (("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("D", "diamond"), ("v", "triangle-down"))
+# Colours and markers have no common number, so that many pairs differ.
+MARKERS = (
+    ("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("D", "diamond"), ("v", "triangle-down"), ("P", "cross"),
+    ("*", "star"),
+)  # fmt: skip
 DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"))
 COLOUR_MAP = "viridis"
 NEUTRAL = "#808080"

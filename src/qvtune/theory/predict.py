@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from qvtune.theory.fit import Exponent
 from qvtune.theory.toy import Cell
 
+UNDECIDED = "undecided"
+
 
 def predicted_exponents(cell: Cell, step: int) -> dict[str, float | None]:
     """Return the exponents of what a step changes as the width goes to infinity.
@@ -37,10 +39,11 @@ def predicted_exponents(cell: Cell, step: int) -> dict[str, float | None]:
 
 
 def verdict(exponents: Mapping[str, Exponent | None]) -> dict[str, str]:
-    """Say what each side does as the width grows: "learns", "blows up", "starves", "stops" or "unclear".
+    """Say what each side does as the width grows: "learns", "blows up", "starves", "stops" or "undecided".
 
     Of the query/key side the scores decide and of the value side the values, which are what the sides learn; the terms
-    d1 and d2 depend on the size of the other side too.
+    d1 and d2 depend on the size of the other side too. Where the interval reaches from 0 to the theory's next exponent,
+    it is undecided.
     """
     return {"query_key": _word(exponents["scores"]), "value": _word(exponents["values"])}
 
@@ -48,4 +51,4 @@ def verdict(exponents: Mapping[str, Exponent | None]) -> dict[str, str]:
 def _word(exponent: Exponent | None) -> str:
     if exponent is None:
         return "stops"
-    return {0: "learns", 1: "blows up", -1: "starves", None: "unclear"}[exponent.sign]
+    return {0: "learns", 1: "blows up", -1: "starves", None: UNDECIDED}[exponent.sign]

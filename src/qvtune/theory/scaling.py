@@ -11,9 +11,9 @@ import torch
 from rich.console import Console
 
 from qvtune.options import parse_options
+from qvtune.progress import track
 from qvtune.theory.blocks import FAMILIES, RATES, SIDES, measure_block
 from qvtune.theory.fit import fit_exponent
-from qvtune.theory.meter import track
 from qvtune.theory.options import ScalingOptions
 from qvtune.theory.predict import predicted_exponents, verdict
 from qvtune.theory.results import BlockResult, ScalingResult, Sizes, ToyResult
@@ -82,7 +82,7 @@ def _measure_toys(options: ScalingOptions, console: Console) -> Iterator[ToyResu
     entropies = np.full((len(cells), *shape), np.nan)
     # Seeds in the outer loop: the time that is left then follows from the seeds that are done.
     tasks = list(product(range(options.seeds), enumerate(options.widths)))
-    for member, (w, width) in track(tasks, "toy layer", console):
+    for member, (w, width) in track(tasks, len(tasks), "toy layer", console):
         layer = draw(_seed(options.seed, member, width), width)
         for c, (cell, _, _) in enumerate(cells):
             for step, changes in enumerate(measure(layer, cell, options.optimizer, options.steps)):
@@ -110,7 +110,7 @@ def _measure_blocks(options: ScalingOptions, console: Console) -> dict[tuple[str
     kinds = list(product(FAMILIES, RATES))
     sizes = {kind: {side: np.empty(shape) for side in SIDES} for kind in kinds}
     tasks = list(product(range(options.block_seeds), enumerate(options.block_widths), kinds))
-    for member, (w, width), kind in track(tasks, "real blocks", console):
+    for member, (w, width), kind in track(tasks, len(tasks), "real blocks", console):
         seed = _seed(options.seed, member, width)
         for side, found in measure_block(*kind, width, seed, options.optimizer, options.steps).items():
             sizes[kind][side][w, member] = found

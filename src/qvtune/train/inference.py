@@ -29,12 +29,12 @@ from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.data.tokens import tokenize
 from qvtune.errors import ConfigError, DataError, RunError, nearest
 from qvtune.methods.table import METHODS
+from qvtune.progress import track
 from qvtune.train.config import TrainConfig
 from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.fast.batches import longest_first
 from qvtune.train.folder import RunFolder, staged_folder, write_text
 from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer
-from qvtune.train.progress import track
 
 FORMATS = (".jsonl", ".csv")
 
@@ -98,7 +98,8 @@ def score_texts(
     loader = DataLoader(by_length, batch_size=batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
     scores = []
     with torch.inference_mode():
-        for batch in track(loader, len(dataset), batch_size, "scoring", console or Console(stderr=True)):
+        console = console or Console(stderr=True)
+        for batch in track(loader, len(dataset), "scoring", console, size=batch_size, unit="examples"):
             scores.append(model(**batch.to(device)).logits.float().cpu())
     found = torch.cat(scores).numpy()
     result = np.empty_like(found)

@@ -1,0 +1,90 @@
+"""Progress with a bar and with lines: how far training, scoring, searching and an experiment are."""
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from qvtune import progress
+from qvtune.progress import Meter, track
+from qvtune.search.progress import SearchProgress
+from qvtune.train.progress import ProgressReport
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A clock that a test sets."""
+    clock = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock.seconds)
+    return clock
+
+
+def console(*, terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=120)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("unit", ["", "examples"])
+def test_all_parts_come_through(terminal: bool, unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    out = console(terminal=terminal)
+    assert list(track(iter("abc"), 5, "scoring", out, size=2, unit=unit)) == ["a", "b", "c"]
+    shown = out.file.getvalue()
+    assert "scoring" in shown
+    assert "5/5" in shown
+    assert ("examples/s" in shown) is bool(unit)
+    assert ("scoring 4/5, " in shown and " s left\n" in shown) is not terminal
+
+
+def test_lines_are_rare(now: SimpleNamespace) -> None:
+    out = console()
+    for _ in track(range(50), 50, "layers", out):
+        now.seconds += 1
+    assert out.file.getvalue().splitlines() == [
+        "layers 10/50, 40 s left",
+        "layers 20/50, 30 s left",
+        "layers 30/50, 20 s left",
+        "layers 40/50, 10 s left",
+        "layers 50/50, 0 s left",
+    ]
+
+
+def test_what_was_done_before_counts_for_no_speed(now: SimpleNamespace) -> None:
+    out = console()
+    meter = Meter("step", 140, out, unit="examples", size=8, done=100)
+    now.seconds = 20
+    meter.show(110, "loss 0.5")
+    assert out.file.getvalue() == "step 110/140, loss 0.5, 4.0 examples/s, 1 min 0 s left\n"
+
+
+def test_a_search_counts_what_it_spends(now: SimpleNamespace) -> None:
+    out = console()
+    with SearchProgress(out, 30) as search:
+        for spent in (1.0, 0.5, 13.5):
+            search.spend(spent)
+            now.seconds += 6
+    assert (search.spent, out.file.getvalue()) == (15, "searching, step 15/30, 1.2 steps/s, 12 s left\n")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_training_and_its_evaluations(terminal: bool, now: SimpleNamespace) -> None:
+    out = console(terminal=terminal)
+    report = ProgressReport(out, 4)
+    state = SimpleNamespace(is_world_process_zero=True, max_steps=20, global_step=0, epoch=0.5)
+    report.on_train_begin(None, state, None)
+    report.on_log(None, state, None, logs={"loss": 0.25})
+    now.seconds, state.global_step = 10, 5
+    report.on_step_end(None, state, None)
+    for _ in range(2):  # each counts its own batches
+        for _ in range(3):
+            report.on_prediction_step(None, state, None, eval_dataloader=[0] * 4)
+            now.seconds += 5
+        report.on_predict(None, state, None, {})
+    report.on_evaluate(None, state, None, metrics={"eval_accuracy": 0.75})
+    report.on_train_end(None, state, None)
+    lines = [line.removeprefix("\x1b[2K") for line in out.file.getvalue().splitlines()]
+    assert lines.count("evaluating, batch 3/4, 3.3 s left") == 2
+    assert "epoch 0.50, step 5: accuracy 0.7500" in lines
+    assert ("step 5/20, loss 0.2500, 2.0 examples/s, 30 s left" in lines) is not terminal
+    assert any("step" in line and "loss 0.2500, 2.0 examples/s" in line for line in lines)
