@@ -4,11 +4,11 @@ import io
 from types import SimpleNamespace
 
 import pytest
+from qvtune.search.progress import SearchProgress
 from rich.console import Console
 
 from qvtune import progress
 from qvtune.progress import Meter, track
-from qvtune.search.progress import SearchProgress
 from qvtune.train.progress import ProgressReport
 
 

@@ -22,7 +22,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_json_and_the_page(place: Path, capsys: pytest.CaptureFixture) -> None:
-    words = ["suggest", *SHARED, "--head-lr", "1e-2", "--budget", "450", "--out", "found"]
+    words = ["suggest", *SHARED, "--lr", "auto", "--head-lr", "1e-2", "--budget", "450", "--out", "found"]
     assert main([*words, "--json"]) == 0
     output = capsys.readouterr()
     found = json.loads(output.out)
@@ -68,9 +68,10 @@ def test_what_is_not_auto_keeps_its_default(place: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["suggest", *SHARED, "--budget", "much"], "--budget is 'much'"),
+        (["suggest", *SHARED, "--budget", "much"], "the budget is 'much'"),
         (["suggest", *SHARED, "--budget", "10"], "needs"),
-        (["suggest", *SHARED, "--lr", "auto"], "--lr is 'auto'"),
+        (["suggest", *SHARED, "--budget", "-5%"], "the budget is '-5%'"),
+        (["suggest", *SHARED, "--lr", "automatic"], "--lr is 'automatic'"),
         (["suggest", *SHARED, "--roles", "z"], "unknown role 'z'"),
         (["suggest", "--model", "bert"], "--data is required"),
         (["train", *SHARED, "--budget", "5%", "--out", "run"], "no rate is to be searched"),

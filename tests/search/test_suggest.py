@@ -36,9 +36,12 @@ def test_it_finds_rates_and_keeps_to_the_budget(options: dict, tmp_path: Path) -
     assert found.cost["in_steps"] <= 600
     assert found.cost["part"] == pytest.approx(found.cost["in_steps"] / (4 * 45))
     best = min(found.trials, key=lambda trial: trial.loss)
-    taken = chosen(found.trials).rates
-    assert (found.lr, found.head_lr) == (taken["lr"], taken["head_lr"])
-    assert found.lr * found.lr_ratio == pytest.approx(taken["value_lr"], rel=5e-3)
+    taken = found.choice.rates
+    assert found.choice == chosen(found.trials)
+    assert found.trials[0].rates == {"lr": 4e-4, "value_lr": 1.6e-3, "head_lr": 4e-4}  # LoRA's own
+    assert found.lr == pytest.approx(taken["lr"] * found.shrunk, rel=5e-3)
+    assert found.head_lr == pytest.approx(taken["head_lr"] * found.shrunk, rel=5e-3)
+    assert found.lr * found.lr_ratio == pytest.approx(taken["value_lr"] * found.shrunk, rel=1e-2)
     assert 0.5 <= found.confidence.probability <= 1 or found.confidence.level == "low"
     written = json.loads((tmp_path / "s" / RESULT).read_text())
     assert (written["lr"], written["lr_ratio"], written["head_lr"]) == (found.lr, found.lr_ratio, found.head_lr)
@@ -125,9 +128,9 @@ def test_fused_and_grouped_query_models(save: Callable, layout: str, options: di
 @pytest.mark.parametrize(
     ("change", "budget", "message"),
     [
-        ({}, "40", "--budget is 40 steps (22% of a full run of 180); a search of 3 rates needs"),
-        ({}, "a lot", "--budget is 'a lot'; it should be a number of steps, as in 500"),
-        ({}, "-5%", "--budget is '-5%'"),
+        ({}, "40", "the budget is 40 steps (22% of a full run of 180); a search of 3 rates needs"),
+        ({}, "a lot", "the budget is 'a lot'; it should be a number of steps, as in 500"),
+        ({}, "-5%", "the budget is '-5%'"),
         ({"lr": 1e-3, "lr_ratio": 2.0, "head_lr": 1e-3}, None, "every rate is given"),
         ({"method": "head", "lr": 1e-3}, None, "every rate is given"),
         ({"query_lr": 1e-3}, None, "--query-lr is given; a search has one rate for query, key and output"),
@@ -222,8 +225,24 @@ def test_mistakes_in_a_loop_of_ones_own() -> None:
         qvtune.suggest_rates(plain, batches, batches, full_steps=10)
     with pytest.raises(ConfigError, match="can be read once"):
         qvtune.suggest_rates(tiny_model(), iter(batches), batches, full_steps=10)
-    with pytest.raises(ConfigError, match="no batches"):
+    with pytest.raises(ConfigError, match="validation has 0 batches"):
         qvtune.suggest_rates(tiny_model(), batches, [], full_steps=10)
+    with pytest.raises(ConfigError, match="batches has 3 batches; a search needs 4"):
+        qvtune.suggest_rates(tiny_model(), batches[:3], batches, full_steps=10)
+    with pytest.raises(ConfigError, match="validation is None"):
+        qvtune.suggest_rates(tiny_model(), batches, None, full_steps=10)
+    with pytest.raises(ConfigError, match="batches of type tuple"):
+        qvtune.suggest_rates(tiny_model(), [tuple(batch.values()) for batch in batches], batches, full_steps=10)
+    for wrong, message in {
+        "recipe": "recipe is 'cosine'",
+        "lr": "lr is 'cosine'; it should be a number above 0",
+        "full_steps": "full_steps is 'cosine'",
+        "budget": "the budget is 'cosine'",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            qvtune.suggest_rates(tiny_model(), batches, batches, **{"full_steps": 10, wrong: "cosine"})
+    with pytest.raises(ConfigError, match=r"'linear', 'constant' or 'cosine'"):
+        qvtune.Recipe(schedule="cosin")
     without = [{name: value for name, value in batch.items() if name != "labels"} for batch in batches]
     with pytest.raises(ConfigError, match="returns no loss"):
         qvtune.suggest_rates(tiny_model(), without, without, full_steps=10, console=QUIET)

@@ -97,8 +97,8 @@ class Cost:
 class Bench:
     """Trains a model for a few steps at a time, always from a state that was kept.
 
-    Use it within `borrowed`, which gives the model back bit for bit. `spend` is called with what every step and forward
-    pass costs, in steps.
+    Use it within `borrowed`, which gives the model back bit for bit. `spent` is called after every step and forward
+    pass with what all of them cost so far, in steps.
 
     Args:
         model: what `adapt` returned.
@@ -123,7 +123,7 @@ class Bench:
         self.model, self.loss, self.recipe = model, loss, recipe
         self.cost = Cost()
         self._judge = judge or (lambda model, batches: [float(loss(model, batch)) for batch in batches])
-        self.spend: Callable[[float], None] = lambda steps: None
+        self.spent: Callable[[float], None] = lambda steps: None
         self._supply, self._validation = supply, validation
         self.method = METHODS[adaptation.method]
         self._device = next(model.parameters()).device
@@ -271,10 +271,9 @@ class Bench:
         return get_scheduler(SCHEDULES[self.recipe.schedule], optimizer, round(self.recipe.warmup * steps), steps)
 
     def _pay(self, steps: int = 0, forwards: float = 0.0) -> None:
-        before = self.cost.in_steps
         self.cost.steps += steps
         self.cost.forwards += forwards
-        self.spend(self.cost.in_steps - before)
+        self.spent(self.cost.in_steps)
 
 
 @contextmanager

@@ -19,13 +19,13 @@ from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING
 from qvtune.errors import ConfigError, Interrupted
 from qvtune.methods.table import METHODS
+from qvtune.progress import Meter
 from qvtune.search.bench import FORWARD_SHARE, Batch, Bench, Loss, Recipe, borrowed, kept_random_state
 from qvtune.search.budget import VALIDATION_PART, Budget, parse_budget
 from qvtune.search.finder import Finder
 from qvtune.search.given import HEAD, QUERY_KEY, VALUE, checked_rate, given_rates, without_auto
 from qvtune.search.journal import Journal
 from qvtune.search.material import FEWEST_BATCHES, make_material
-from qvtune.search.progress import SearchProgress
 from qvtune.search.suggestion import Suggestion
 from qvtune.search.trials import MOST, Rates
 from qvtune.train.config import TrainConfig, make_config
@@ -162,8 +162,8 @@ def _search(
     default = {QUERY_KEY: method.lr, VALUE: method.lr * (method.lr_ratio or 1.0), HEAD: method.lr}
     console = console or Console(stderr=True)
     console.out(f"Searching for rates with {budget} at most.", highlight=False)
-    with borrowed(bench.model), SearchProgress(console, budget.steps) as progress:
-        bench.spend = progress.spend
+    with borrowed(bench.model), Meter("searching, step", budget.steps, console, unit="steps") as meter:
+        bench.spent = meter.show
         return Finder(bench, budget, default, fixed, ratio, journal).find()
 
 

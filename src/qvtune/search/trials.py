@@ -21,7 +21,7 @@ BELOW_EDGE = 0.4
 # By so much a move changes a rate at first, and below this at no time: what so small a change does, noise hides.
 STEP, LEAST_STEP = math.sqrt(10), 1.2
 # A trial keeps its rates up to this last part of it, in which they fall to zero. A whole run spends a quarter of its
-# steps above three quarters of its rates; a trial with a linear schedule of its own would leave rates before they break.
+# steps above three quarters of its rates; a trial with a linear schedule of its own leaves rates before they break.
 DECAY = 0.2
 # So many trials; the second number if each has ENOUGH steps then, or a quarter of a full run. Longer than half a run
 # none is: there are more of them then.
