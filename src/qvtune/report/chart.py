@@ -90,7 +90,7 @@ def _draw(axes: Any, chart: Chart) -> None:
     for axis in [axes.xaxis] * chart.log_x + [axes.yaxis] * chart.log_y:
         # The formatter that comes with the scale writes TeX, which nothing reads here.
         axis.set_major_formatter(lambda value, _: _tick_text(value))
-        axis.set_minor_formatter(LogFormatter(labelOnlyBase=False))
+        axis.set_minor_formatter(_MinorTicks(labelOnlyBase=False))
     if chart.x_ticks:
         ticks = _readable(chart)
         axes.set_xticks(ticks, list(map(_tick_text, ticks)))
@@ -104,6 +104,13 @@ def _draw(axes: Any, chart: Chart) -> None:
 
 def _placed(chart: Chart) -> list[tuple[int, Series]]:
     return [(at if series.place is None else series.place, series) for at, series in enumerate(chart.series)]
+
+
+class _MinorTicks(LogFormatter):
+    """Writes the ticks that matplotlib would write, as the others are written."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return _tick_text(x) if super().__call__(x, pos) else ""
 
 
 def _has_names(chart: Chart) -> bool:

@@ -1,6 +1,7 @@
 """What a search for rates saw: the range test of every side, the trials, and the choice."""
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from qvtune.report.document import Page, Pictures, Table, entry, render
 from qvtune.report.labels import AXIS_TITLES, LR, VALUE_LR, label_text
 from qvtune.report.page import save_figures
 from qvtune.report.run_page import plot
-from qvtune.search.ranges import RangeTest
+from qvtune.search.ranges import ENDS, LEAST_DROP, RISES, RangeTest
 from qvtune.search.suggestion import Suggestion
-from qvtune.search.trials import Trial, chosen, not_told_apart
+from qvtune.search.trials import Trial, not_told_apart
 from qvtune.train.folder import write_text
 
 HEAD_LR = "head_lr"
@@ -36,30 +37,35 @@ class SearchReport:
         self.name, self.suggestion = name, suggestion
 
     def sentences(self) -> list[str]:
-        """Return the choice, how sure it is, and what it cost."""
+        """Return the choice, where it is from, how sure it is, and what it cost."""
         found = self.suggestion
         cost, sure = found.cost, found.confidence
-        head = "" if found.head_lr is None else f", head {label_text(found.head_lr)}"
-        limits = "; ".join(
-            f"{_symbol(name)} {label_text(low)} to {label_text(high)}" for name, (low, high) in sure.limits.items()
-        )
+        draws = "" if found.choice.again is None else ", over two draws of batches"
         balance = [] if found.balance is None else [_balance(found.balance, found.lr_ratio)]
         return [
-            f"Suggested: η_QK {label_text(found.lr)}, λ {found.lr_ratio:g}{head}.",
+            f"Suggested: {', '.join(self._rates())}.",
+            _source(found),
             f"Confidence {sure.level}: better than the next best trial with probability {sure.probability:.2f} by the "
-            f"held-out examples. Not told apart from it: {limits}.",
+            f"held-out examples{draws}. {_limits(sure.limits)}",
             f"Cost: {cost['in_steps']:.0f} steps, {cost['part']:.0%} of a full run ({cost['steps']} of training and "
             f"{cost['forwards']:.0f} batches forward alone, a third of a step each), {cost['seconds']:.0f} s.",
             *balance,
         ]
 
+    def _rates(self) -> list[str]:
+        found, searched = self.suggestion, self.suggestion.choice.rates
+        sides = [f"η_QK {label_text(found.lr)}"] if LR in searched else []
+        if VALUE_LR in searched:
+            sides.append(f"λ {found.lr_ratio:g}" if sides else f"η_V {label_text(found.lr)}")
+        return sides + ([] if found.head_lr is None else [f"head {label_text(found.head_lr)}"])
+
     @cached_property
     def charts(self) -> list[Chart]:
         """The range test of every side, and the trials in the plane of the two rates where both were searched."""
-        best = chosen(self.suggestion.trials)
-        charts = [_range_chart(test, best.rates[test.rate]) for test in self.suggestion.ranges]
+        found, best = self.suggestion, self.suggestion.choice
+        charts = [_range_chart(test, best.rates[test.rate]) for test in found.ranges]
         if LR in best.rates and VALUE_LR in best.rates:
-            charts.append(_trial_chart(self.suggestion.trials, best))
+            charts.append(_trial_chart(found))
         return charts
 
     def page(self) -> Page:
@@ -67,7 +73,8 @@ class SearchReport:
         text = (
             "A range test trains one side alone while its rate rises; shown is the change of the loss against the same "
             "batches with nothing moved, with its spread over passes. Trials are short runs from the same start, over "
-            "the same batches."
+            "the same batches, the first at the method's own rates. A whole run gets lower rates than the trial that "
+            "was chosen, since it is longer."
         )
         pictures = Pictures("Range tests and trials", [plot(chart) for chart in self.charts], text)
         parts: list[Any] = [pictures, _range_table(self.suggestion.ranges), _trial_table(self.suggestion.trials)]
@@ -85,29 +92,35 @@ def _range_chart(test: RangeTest, rate: float) -> Chart:
     rates = [test.rates[i] for i in places]
     spread = [[change[i] for change in test.changes if i < len(change)] for i in places]
     curve = [test.curve[i] for i in places]
-    nearest = min(range(len(rates)), key=lambda i: abs(math.log(rates[i] / rate)))
     name = " and ".join(test.groups)
+    change = float(np.interp(math.log(rate), np.log(rates), curve))
+    # Beyond the rise that counts as broken there is nothing to see; below, all.
+    rise = 2 * max(ENDS * test.drop, RISES * abs(test.start))
+    lowest = min([0.0, *(value for values in spread for value in values)])
     return Chart(
         title=f"{name} alone",
         x_title=TITLES[test.rate],
         y_title="change of the loss",
         series=[
             Series(name, rates, curve, [min(values) for values in spread], [max(values) for values in spread]),
-            Series(CHOSEN, [rate], [curve[nearest]], line=False),
+            Series(CHOSEN, [rate], [change], line=False),
         ],
         log_x=True,
+        y_range=(lowest - 0.1 * (rise - lowest), rise),
         caption=f"{name}: {_usable(test)}.",
     )
 
 
-def _trial_chart(trials: tuple[Trial, ...], best: Trial) -> Chart:
+def _trial_chart(found: Suggestion) -> Chart:
+    trials, best = found.trials, found.choice
     near = [trial for trial in not_told_apart(best, trials) if trial is not best]
     groups = {
-        CHOSEN: [best],
-        "not told apart": near,
-        "worse": [t for t in trials if t is not best and not t.diverged and t not in near],
         "diverged": [t for t in trials if t.diverged],
+        "worse": [t for t in trials if t is not best and not t.diverged and t not in near],
+        "not told apart": near,
+        CHOSEN: [best],
     }
+    # Of points at one place, which differ in the head's rate, the last covers the others.
     series = [
         Series(
             name,
@@ -119,6 +132,9 @@ def _trial_chart(trials: tuple[Trial, ...], best: Trial) -> Chart:
         for name, members in groups.items()
         if members
     ]
+    if found.shrunk < 1:
+        value = found.lr * found.lr_ratio
+        series.append(Series("suggested for the whole run", [found.lr], [value], line=False))
     sides = [trial.rates[name] for trial in trials for name in (LR, VALUE_LR)]
     # Of a line with few points each is marked.
     line = [float(rate) for rate in np.geomspace(min(sides), max(sides), 2 * FEW_POINTS)]
@@ -143,19 +159,47 @@ def _range_table(ranges: tuple[RangeTest, ...]) -> Table:
 
 def _trial_table(trials: tuple[Trial, ...]) -> Table:
     names = list(trials[0].rates)
+    repeated = any(trial.again is not None for trial in trials)
     rows = [
-        [entry(value) for value in (*trial.rates.values(), trial.steps, None if trial.diverged else trial.loss)]
+        [entry(value) for value in (*(trial.rates[name] for name in names), trial.steps, *_losses(trial, repeated))]
         for trial in trials
     ]
     text = "The loss is of the held-out examples, after the best affine map of the outputs where qvtune knows the task."
-    return Table("Trials", [*(_symbol(name) for name in names), "steps", "loss"], rows, sortable=True, text=text)
+    columns = [*(_symbol(name) for name in names), "steps", "loss", *(["loss over other batches"] if repeated else [])]
+    return Table("Trials", columns, rows, sortable=True, text=text)
+
+
+def _losses(trial: Trial, repeated: bool) -> list[float | None]:
+    losses = [trial.losses, *([trial.again] if repeated else [])]
+    return [float(np.mean(values)) if values else None for values in losses]
 
 
 def _usable(test: RangeTest) -> str:
     if test.edge == test.rates[0]:
-        return "every rate raised the loss"
-    start = "no rate lowered the loss by itself" if test.low is None else f"learns from {label_text(test.low)}"
+        return f"every rate raised the loss by {RISES:.0%} or more"
+    start = (
+        f"no rate lowered the loss by {LEAST_DROP:.0%} by itself"
+        if test.low is None
+        else f"learns from {label_text(test.low)}"
+    )
     return start + (", and none broke it" if test.edge is None else f", breaks at {label_text(test.edge)}")
+
+
+def _source(found: Suggestion) -> str:
+    trial = ", ".join(f"{_symbol(name)} {label_text(rate)}" for name, rate in found.choice.rates.items())
+    if found.choice is found.trials[0]:
+        return f"These are the method's own rates; none of {len(found.trials)} trials showed better ones."
+    less = f" The whole run gets {found.shrunk:.2f} times its rates, since it is longer." if found.shrunk < 1 else ""
+    return f"They are from the trial at {trial}, of {len(found.trials)} trials of {found.choice.steps} steps.{less}"
+
+
+def _limits(limits: Mapping[str, tuple[float, float]]) -> str:
+    told = [
+        f"{_symbol(name)} {label_text(low)} to {label_text(high)}" for name, (low, high) in limits.items() if low < high
+    ]
+    if not told:
+        return "Every other trial was worse by more than a standard error."
+    return f"Trials not told apart from it: {'; '.join(told)}."
 
 
 def _balance(balance: float, lr_ratio: float) -> str:
