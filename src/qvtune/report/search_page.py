@@ -188,7 +188,7 @@ def _usable(test: RangeTest) -> str:
 def _source(found: Suggestion) -> str:
     trial = ", ".join(f"{_symbol(name)} {label_text(rate)}" for name, rate in found.choice.rates.items())
     if found.choice is found.trials[0]:
-        return f"These are the method's own rates; none of {len(found.trials)} trials showed better ones."
+        return f"These are the method's own rates; none of {len(found.trials)} trials was better by a standard error."
     less = f" The whole run gets {found.shrunk:.2f} times its rates, since it is longer." if found.shrunk < 1 else ""
     return f"They are from the trial at {trial}, of {len(found.trials)} trials of {found.choice.steps} steps.{less}"
 
