@@ -5,8 +5,9 @@
 
 Every cell of a grid over (η_QK, η_V) is trained in full with three seeds; `suggest` gets 5 % of what one seed of a
 grid of 6 x 6 costs, and its rates are trained in full with the same seeds, and so is the library's default rate at
-λ = 1. The grid is coarser, to save time. The head has one rate throughout. The first form writes docs/benchmarks/suggest/runs.csv and suggestions.json;
-both make the page docs/benchmarks/suggest.md and the heat maps, on which the suggestion is marked.
+λ = 1. The grid is coarser, to save time. The head has one rate throughout. The first form writes runs.csv and
+suggestions.json in docs/benchmarks/suggest and the page of every search; both forms make the page
+docs/benchmarks/suggest.md and the heat maps, on which the suggestion is marked.
 """
 
 import argparse
@@ -91,8 +92,8 @@ def write_page(out: Path) -> None:
     text = f"""# `suggest` against a grid
 
 Made by `python benchmarks/suggest_quality.py`. MiniLM, LoRA of rank 8 on query and value, batches of 16, head at 5e-3,
-the last checkpoint; every cell of a grid and every choice trained in full with {len(SEEDS)} seeds. `suggest` had {BUDGET}
-of one run, which is 5 % of what one seed of a grid of 6 x 6 takes; the grids here are coarser and cover what lies
+the last checkpoint; every cell of a grid and every choice trained in full with {len(SEEDS)} seeds. `suggest` had
+{BUDGET} of one run, which is 5 % of what one seed of a grid of 6 x 6 takes; the grids here are coarser and cover what lies
 about their best cell. A cell is as good as its mean over seeds, 0 for a run that diverged; the best of so many cells
 flatters by noise. ± is the standard deviation over seeds, s.e. the standard error of the difference of two means.
 
@@ -105,8 +106,7 @@ library's default rate: {gain:+.4f} of the metric on average.
 | --- | --- | --- | --- | --- | --- | --- |
 {chr(10).join(row["cost"] for row in rows)}
 
-Time is of training alone; two runs were trained at a time beside other work, and a search by itself, so that steps compare
-better.
+Time is of training alone; the grid's runs were trained two at a time, beside other work, so that steps compare better.
 
 ![Heat maps, the suggestion marked](suggest/grids.png)
 """
