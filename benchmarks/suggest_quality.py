@@ -93,7 +93,7 @@ def write_page(out: Path) -> None:
 
 Made by `python benchmarks/suggest_quality.py`. MiniLM, LoRA of rank 8 on query and value, batches of 16, head at 5e-3,
 the last checkpoint; every cell of a grid and every choice trained in full with {len(SEEDS)} seeds. `suggest` had
-{BUDGET} of one run, which is 5 % of what one seed of a grid of 6 x 6 takes; the grids here are coarser and cover what lies
+{BUDGET} of one run, which is 5 % of what one seed of a grid of 6 x 6 takes; the grids here are coarser and cover what is
 about their best cell. A cell is as good as its mean over seeds, 0 for a run that diverged; the best of so many cells
 flatters by noise. ± is the standard deviation over seeds, s.e. the standard error of the difference of two means.
 
