@@ -49,6 +49,7 @@ CLASSES = [
     "AttentionMap",
     "ParameterCounts",
     "Projection",
+    "Recipe",
     "QVTuneError",
     "Rows",
     "Trainer",

@@ -32,7 +32,7 @@ def test_json_and_the_page(place: Path, capsys: pytest.CaptureFixture) -> None:
     page = (place / "found" / "report.html").read_text(encoding="utf-8")
     HTMLParser().feed(page)
     assert "query alone" in page
-    assert "Not told apart" in page
+    assert "Confidence" in page
     assert (place / "found" / "search.png").read_bytes().startswith(b"\x89PNG")
     assert main(words) == 0
     again = capsys.readouterr().out
