@@ -30,7 +30,7 @@ from qvtune.search.suggest import suggest
 SEEDS = [0, 1, 2]
 RATES = [1e-4, 4e-4, 1.6e-3, 6.4e-3, 2.56e-2]
 # Of each task those about its best cell.
-GRIDS = {"cola": RATES[1:4], "mrpc": RATES, "sst2": RATES[1:], "stsb": RATES[:4]}
+GRIDS = {"cola": RATES[:4], "mrpc": RATES, "sst2": RATES[1:], "stsb": RATES[:4]}
 # 5 % of 36 runs, in parts of one.
 BUDGET = "180%"
 DEFAULT_LR = 4e-4
