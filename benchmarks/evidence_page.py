@@ -135,7 +135,7 @@ def _heatmap(table: pd.DataFrame, settings: dict[str, Any], out: Path) -> str:
 
 ![Heat map over the two rates](evidence/heatmap.png)
 
-The best cell is η_QK = {best[0]:g}, η_V = {best[1]:g} (λ = {best[1] / best[0]:g}) with {best[2]:.4f}. The best above the diagonal λ = 1 is η_QK = {above[0]:g}, η_V = {above[1]:g} with {above[2]:.4f}, the best on or below it η_QK = {other[0]:g}, η_V = {other[1]:g} with {other[2]:.4f}: a difference of {_interval(test)} over seeds. The best of several cells flatters, on both sides alike."""
+The best cell is η_QK = {best[0]:g}, η_V = {best[1]:g} (λ = {best[1] / best[0]:g}) with {best[2]:.4f}. The best above the diagonal λ = 1 is η_QK = {above[0]:g}, η_V = {above[1]:g} with {above[2]:.4f}, the best on or below it η_QK = {other[0]:g}, η_V = {other[1]:g} with {other[2]:.4f}: a difference of {_interval(test)} over seeds. The best of several cells flatters, on both sides alike. Grids of four tasks with longer runs are in [benchmarks/suggest.md](benchmarks/suggest.md)."""
 
 
 def _sides(table: pd.DataFrame) -> tuple[tuple[float, float, float], tuple[float, float, float], PairedTest]:

@@ -140,7 +140,8 @@ def test_a_repetition_tells_what_another_draw_changes() -> None:
 def test_the_choice_and_its_rival_are_repeated() -> None:
     clear = np.random.default_rng(1).normal(1.0, 1e-3, EXAMPLES)
     trials = [Trial({"lr": rate}, 10, tuple(clear + more)) for rate, more in ((1e-4, 0.3), (1e-3, 0.0), (1e-2, 0.1))]
-    assert rivals(trials) == [trials[1], trials[2]]
+    assert rivals(trials) == [trials[1], trials[0]]
+    assert rivals([trials[1], trials[0], trials[2]]) == [trials[1], trials[2]]
     assert rivals([trials[0], Trial({"lr": 1.0}, 10, ())]) == [trials[0]]
 
 

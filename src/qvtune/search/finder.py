@@ -18,8 +18,8 @@ from qvtune.search.journal import Journal
 from qvtune.search.ranges import LEAST_DROP, RISES, RangeTest, changes, rising_rates
 from qvtune.search.suggestion import Confidence, Suggestion
 from qvtune.search.trials import (
-    REPEATED,
     REPEATS,
+    USUAL,
     Rates,
     Trial,
     centre,
@@ -191,7 +191,7 @@ class Finder:
             name = f"trial/{number}/" + "/".join(f"{rate}={value:g}" for rate, value in rates.items())
             return tuple(self._piece(name, partial(self._trial, rates, steps, number)))
 
-        repeats = REPEATS if number >= REPEATED else 0
+        repeats = REPEATS if number >= USUAL else 0
         usual, read = self.default | self.fixed, self.fixed | centre(ranges, balance)
         between = {name: rounded(math.sqrt(rate * read[name])) for name, rate in usual.items()}
         trials = compass_search(

@@ -27,8 +27,8 @@ DECAY = 0.2
 # none is: there are more of them then.
 FEWEST, USUAL, MOST = 5, 7, 12
 ENOUGH, QUARTER, LONGEST = 100, 0.25, 0.5
-# Of nine trials or more two are kept to repeat the choice and its rival over other batches.
-REPEATS, REPEATED = 2, 9
+# Where there are so many, two of them repeat the choice and its rival over other batches.
+REPEATS = 2
 
 Rates = Mapping[str, float]
 
@@ -155,9 +155,9 @@ def best_of(trials: Sequence[Trial]) -> Trial:
 
 
 def rivals(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the choice, and the best of the others, as far as they did not diverge."""
+    """Return the choice and what it has to beat: the first trial, or the best of the others where that was chosen."""
     choice = chosen(trials)
-    others = [trial for trial in trials if trial is not choice]
+    others = [trials[0]] if choice is not trials[0] else list(trials[1:])
     return [trial for trial in (choice, *([best_of(others)] if others else [])) if not trial.diverged]
 
 
