@@ -89,6 +89,16 @@ def test_of_rates_that_are_not_told_apart_the_nearest_to_the_first_are_chosen() 
     assert chosen([own, better, Trial({"lr": 2e-3}, 10, clear)]).rates == {"lr": 2e-3}
 
 
+def test_what_is_far_from_the_first_needs_more_evidence() -> None:
+    differences = np.random.default_rng(7).normal(0.0, 1.0, EXAMPLES)
+    differences += -1.5 / math.sqrt(EXAMPLES) * differences.std(ddof=1) - differences.mean()  # by 1.5 standard errors
+    shared = np.random.default_rng(8).normal(1.0, 3.0, EXAMPLES)
+    own, better = Trial({"lr": 1e-4}, 10, tuple(shared)), tuple(shared + differences)
+    assert chosen([own, Trial({"lr": 4e-4}, 10, better)]).rates == {"lr": 4e-4}
+    assert chosen([own, Trial({"lr": 1e-3}, 10, better)]) is own
+    assert chosen([Trial({"lr": 1e-4}, 10, ()), Trial({"lr": 1e-3}, 10, better)]).rates == {"lr": 1e-3}
+
+
 def test_a_fixed_rate_does_not_move() -> None:
     starts = {"lr": 1e-3, "value_lr": 7e-3}, {"lr": 1e-2, "value_lr": 7e-3}
     trials = compass_search(starts, ["lr"], 6, bowl({"lr": 1e-4, "value_lr": 1e-4}))

@@ -56,8 +56,9 @@ def suggest(
     """Find η_QK, λ and the head's rate for a model, data and a method.
 
     A range test of every side (Smith 2017), in which it trains alone while its rate rises, says where rates begin to
-    act and where they break. Short runs at rates below the deepest drop, then about the best of them, then of the two
-    best for longer, choose. They are judged by a part of the training examples: the evaluation set is not looked at.
+    act and where they break. Short runs choose, first at the method's default rates, then between these and what the
+    range tests say, then about the better ones. They are judged by a part of the training examples: the evaluation set
+    is not looked at. The rates of a trial that beats the defaults are lowered, since a whole run is longer.
 
     Args:
         options: of `train`, without `out`. Rates among them are kept, and the others searched, as are those that are

@@ -138,10 +138,24 @@ def compass_search(
 
 
 def chosen(trials: Sequence[Trial]) -> Trial:
-    """Return, of the trials that the best is not better than by a standard error, the nearest to the first."""
-    best = best_of(trials)
-    near = not_told_apart(best, trials)
-    return min(near, key=lambda trial: distance(trial.rates, trials[0].rates)) if near else best
+    """Return, of the trials that the best is not better than by a standard error, the nearest to the first.
+
+    Only trials that are better than the first for sure compete with it: by a standard error for every move of √10 that
+    they are away from it, and by one at least. What is far from the rates that have served others needs more evidence.
+    """
+    first = trials[0]
+    convincing = [trial for trial in trials[1:] if _is_convincing(trial, first)]
+    if not convincing:
+        return best_of(trials) if first.diverged else first
+    near = not_told_apart(best_of(convincing), convincing)
+    return min(near, key=lambda trial: distance(trial.rates, first.rates))
+
+
+def _is_convincing(trial: Trial, first: Trial) -> bool:
+    if trial.diverged or first.diverged:
+        return not trial.diverged
+    mean, error = paired_difference(trial, first)
+    return mean < -error * max(1.0, distance(trial.rates, first.rates) / math.log(STEP))
 
 
 def distance(one: Rates, other: Rates) -> float:
