@@ -72,9 +72,9 @@ class SearchReport:
         """Make the page."""
         text = (
             "A range test trains one side alone while its rate rises; shown is the change of the loss against the same "
-            "batches with nothing moved, with its spread over passes. Trials are short runs from the same start, over "
-            "the same batches, the first at the method's own rates. A whole run gets lower rates than the trial that "
-            "was chosen, since it is longer."
+            "batches with nothing moved, averaged over neighbouring rates, with its spread over passes. Trials are "
+            "short runs from the same start, over the same batches, the first at the method's own rates. A whole run "
+            "gets lower rates than the trial that was chosen, since it is longer."
         )
         pictures = Pictures("Range tests and trials", [plot(chart) for chart in self.charts], text)
         parts: list[Any] = [pictures, _range_table(self.suggestion.ranges), _trial_table(self.suggestion.trials)]
@@ -90,7 +90,7 @@ def _range_chart(test: RangeTest, rate: float) -> Chart:
     end = len(test.rates) if test.broken is None else test.broken + 1 + AFTER_BREAK
     places = [i for i, value in enumerate(test.curve[:end]) if math.isfinite(value)]
     rates = [test.rates[i] for i in places]
-    spread = [[change[i] for change in test.changes if i < len(change)] for i in places]
+    spread = [[change[i] for change in test.spread if i < len(change) and math.isfinite(change[i])] for i in places]
     curve = [test.curve[i] for i in places]
     name = " and ".join(test.groups)
     change = float(np.interp(math.log(rate), np.log(rates), curve))

@@ -13,7 +13,7 @@ class Journal:
     """Keeps every measured piece by its name, in a file of JSON lines where there is one.
 
     Args:
-        path: the file, whose folder exists; memory alone when None.
+        path: the file, made with the first piece; memory alone when None.
         key: what the search is of. A file of another search is refused.
 
     Raises:
@@ -23,10 +23,8 @@ class Journal:
     def __init__(self, path: Path | None = None, key: str = "") -> None:
         self.path = path
         self._pieces: dict[str, Any] = {}
-        if path is None:
-            return
-        if not path.exists():
-            self._append({"search": key})
+        self._first = {"search": key}
+        if path is None or not path.exists():
             return
         with writing(path):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -41,8 +39,6 @@ class Journal:
         if len(whole) < len(lines):
             with writing(path):
                 path.write_text("".join(lines[:-1]), encoding="utf-8")
-        if not whole:
-            self._append({"search": key})
         self._pieces = {piece["name"]: piece["value"] for piece in whole[1:]}
 
     def measure(self, name: str, function: Callable[[], Any]) -> Any:
@@ -59,5 +55,9 @@ class Journal:
 
     def _append(self, piece: dict[str, Any]) -> None:
         assert self.path is not None
-        with writing(self.path), open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(piece) + "\n")
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.path, "a", encoding="utf-8") as file:
+                if file.tell() == 0:
+                    file.write(json.dumps(self._first) + "\n")
+                file.write(json.dumps(piece) + "\n")

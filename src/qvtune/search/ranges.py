@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 # A test runs from this part of a method's own default rate to this many times as much: from where nothing moves to
 # where everything breaks.
@@ -47,12 +48,12 @@ class RangeTest:
         table = np.full((len(self.changes), len(self.rates)), np.inf)
         for row, change in zip(table, self.changes, strict=True):
             row[: len(change)] = [value if math.isfinite(value) else np.inf for value in change]
-        mean = table.mean(axis=0)
-        half = WINDOW // 2
-        return [
-            float(mean[max(0, i - half) : i + half + 1].mean()) if np.isfinite(mean[i]) else math.inf
-            for i in range(len(mean))
-        ]
+        return _smoothed(table.mean(axis=0))
+
+    @property
+    def spread(self) -> list[list[float]]:
+        """The change by rate of every pass, averaged over neighbours; as far as the pass went."""
+        return [_smoothed(np.asarray(change)) for change in self.changes]
 
     @property
     def broken(self) -> int | None:
@@ -98,6 +99,14 @@ class RangeTest:
         read = {"curve": curve, "low": self.low, "deepest": deepest, "edge": self.edge, "drop": self.drop}
         test = {"rate": self.rate, "groups": list(self.groups), "rates": list(self.rates), "start": self.start}
         return test | read
+
+
+def _smoothed(values: NDArray) -> list[float]:
+    half = WINDOW // 2
+    return [
+        float(values[max(0, i - half) : i + half + 1].mean()) if np.isfinite(values[i]) else math.inf
+        for i in range(len(values))
+    ]
 
 
 def rising_rates(points: int, default: float) -> list[float]:

@@ -31,7 +31,7 @@ from qvtune.search.trials import MOST, Rates
 from qvtune.train.config import TrainConfig, make_config
 from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.fast.precision import resolve_precision
-from qvtune.train.folder import check_free, write_json, writing
+from qvtune.train.folder import check_free, write_json
 from qvtune.train.run import Prepared, prepare
 from qvtune.train.seeds import stream_seed
 from qvtune.train.supplies import count_steps
@@ -162,7 +162,8 @@ def _search(
     method = bench.method
     default = {QUERY_KEY: method.lr, VALUE: method.lr * (method.lr_ratio or 1.0), HEAD: method.lr}
     console = console or Console(stderr=True)
-    console.out(f"Searching for rates with {budget} at most.", highlight=False)
+    more = ", more than the run itself" if budget.part > 1 else ""
+    console.out(f"Searching for rates with {budget} at most{more}.", highlight=False)
     with borrowed(bench.model), Meter("searching, step", budget.steps, console, unit="steps") as meter:
         bench.spent = meter.show
         return Finder(bench, budget, default, fixed, ratio, journal).find()
@@ -231,6 +232,4 @@ def _journal(folder: Path | None, config: TrainConfig, fixed: Rates, ratio: floa
         cache = writable_cache("suggest")
         return Journal(None if cache is None else cache / f"{key}.jsonl", key)
     check_free(folder, MEASURED)
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     return Journal(folder / MEASURED, key)

@@ -50,7 +50,7 @@ class Suggestion:
     cost: dict[str, float]
     confidence: Confidence
     balance: float | None
-    choice: Trial
+    choice: Trial = field(repr=False)
     shrunk: float
     ranges: tuple[RangeTest, ...] = field(repr=False)
     trials: tuple[Trial, ...] = field(repr=False)
