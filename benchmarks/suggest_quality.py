@@ -6,7 +6,7 @@
 Every cell of a grid over (η_QK, η_V) is trained in full with three seeds; `suggest` gets 5 % of what one seed of a
 grid of 6 x 6 costs, and its rates are trained in full with the same seeds, and so is the library's default rate at
 λ = 1. The grid is coarser, to save time. The head has one rate throughout. The first form writes runs.csv and
-suggestions.json in docs/benchmarks/suggest and the page of every search; both forms make the page
+suggestions.json in docs/benchmarks/suggest and a picture of every search; both forms make the page
 docs/benchmarks/suggest.md and the heat maps, on which the suggestion is marked.
 """
 
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from qvtune.lab.execution import Execution
 from qvtune.lab.sweep import sweep
 from qvtune.options import parse_options
+from qvtune.report.chart import draw_charts
 from qvtune.report.curves import save_figure
 from qvtune.report.search_page import SearchReport
 from qvtune.report.theme import COLOUR_MAP
@@ -46,21 +47,23 @@ GRID, SUGGESTED, DEFAULT = "grid", "suggested", "default"
 
 def train(glue_dir: Path, store: Path, tasks: list[str], execution: Execution, out: Path) -> None:
     """Train what the stores do not hold, and write the raw results."""
-    frames, found = [], {}
+    frames: list[pd.DataFrame] = []
+    found: dict[str, Any] = {}
     for task in tasks:
         options = SHARED | TASKS[task] | {"task": task, "glue_dir": str(glue_dir)}
         grid = {"lr": GRIDS[task], "value_lr": GRIDS[task], "seed": SEEDS}
-        frames.append(sweep(options, grid, out=store / task / GRID, execution=execution).assign(kind=GRID, task=task))
+        table = sweep(options, grid, out=store / task / GRID, execution=execution)
+        asked = table["lr"].isin(GRIDS[task]) & table["value_lr"].isin(GRIDS[task])  # a store may hold more
+        frames.append(table[asked].assign(kind=GRID, task=task))
         suggestion = suggest(options, budget=BUDGET, out=store / task / "search")
         found[task] = suggestion.to_dict()
-        (out / task).mkdir(parents=True, exist_ok=True)
-        SearchReport(f"MiniLM on {task}", suggestion).write(out / task)
+        out.mkdir(parents=True, exist_ok=True)
+        save_figure(draw_charts(SearchReport(task, suggestion).charts, columns=3), out / f"{task}.png")
         value_lr = suggestion.lr * suggestion.lr_ratio
         for kind, lr, value in ((SUGGESTED, suggestion.lr, value_lr), (DEFAULT, DEFAULT_LR, DEFAULT_LR)):
             runs = [{"lr": lr, "value_lr": value, "seed": seed} for seed in SEEDS]
             table = sweep(options, runs, out=store / task / kind, execution=execution)
             frames.append(table.assign(kind=kind, task=task))
-    out.mkdir(parents=True, exist_ok=True)
     columns = ["task", "kind", "lr", "value_lr", "seed", "status", "metric", "metric_name", "steps", "seconds"]
     put_tasks(pd.concat(frames)[columns], found, out)
 
@@ -109,6 +112,10 @@ library's default rate: {gain:+.4f} of the metric on average.
 Time is of training alone; the grid's runs were trained two at a time, beside other work, so that steps compare better.
 
 ![Heat maps, the suggestion marked](suggest/grids.png)
+
+What the searches saw:
+
+{chr(10).join(f"![Range tests and trials on {task}](suggest/{task}.png)" for task in sorted(found))}
 """
     out.with_suffix(".md").write_text(text, encoding="utf-8")
     save_figure(draw_grids(runs, found), out / "grids.png")
