@@ -21,6 +21,8 @@ from qvtune.train.folder import write_text
 HEAD_LR = "head_lr"
 TITLES = AXIS_TITLES | {HEAD_LR: "rate of the head"}
 CHOSEN = "chosen"
+# Colour and marker of trials, the same in every picture.
+PLACES = {"worse": 0, CHOSEN: 1, "not told apart": 2, "diverged": 3}
 # Of a curve that breaks, so many points more are shown; what follows has another scale.
 AFTER_BREAK = 2
 
@@ -128,17 +130,18 @@ def _trial_chart(found: Suggestion) -> Chart:
             [trial.rates[VALUE_LR] for trial in members],
             hover=[f"loss {trial.loss:.4f}" for trial in members],
             line=False,
+            place=PLACES[name],
         )
         for name, members in groups.items()
         if members
     ]
     if found.shrunk < 1:
         value = found.lr * found.lr_ratio
-        series.append(Series("suggested for the whole run", [found.lr], [value], line=False))
+        series.append(Series("suggested for the whole run", [found.lr], [value], line=False, place=4))
     sides = [trial.rates[name] for trial in trials for name in (LR, VALUE_LR)]
     # Of a line with few points each is marked.
     line = [float(rate) for rate in np.geomspace(min(sides), max(sides), 2 * FEW_POINTS)]
-    diagonal = Series("λ = 1", line, line, width=1.0)
+    diagonal = Series("λ = 1", line, line, width=1.0, place=5)
     return Chart("trials", TITLES[LR], TITLES[VALUE_LR], [*series, diagonal], log_x=True, log_y=True)
 
 
