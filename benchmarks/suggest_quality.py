@@ -105,8 +105,9 @@ flatters by noise. ± is the standard deviation over seeds, s.e. the standard er
 {chr(10).join(lines)}
 
 Within one standard error of the grid's best cell, or above it: {within} of {len(rows)} tasks. Against λ = 1 at the
-library's default rate: {gain:+.4f} of the metric on average. In {kept} of {len(rows)} tasks no trial beat LoRA's default
-rates, η_QK = 4e-4 and λ = 4, so that these are suggested. The search was developed on these tasks, which flatter it.
+library's default rate: {gain:+.4f} of the metric on average. In {kept} of {len(rows)} tasks no trial beat LoRA's
+default rates, η_QK = 4e-4 and λ = 4, so that these are suggested. The search was developed on these tasks, which
+flatter it.
 
 | task | steps of a run | grid, one seed: runs, steps, time | suggest: steps, time | of this grid | of 6 x 6 | sure |
 | --- | --- | --- | --- | --- | --- | --- |
