@@ -54,8 +54,7 @@ def train(glue_dir: Path, store: Path, tasks: list[str], execution: Execution, o
         options = SHARED | TASKS[task] | {"task": task, "glue_dir": str(glue_dir)}
         grid = {"lr": GRIDS[task], "value_lr": GRIDS[task], "seed": SEEDS}
         table = sweep(options, grid, out=store / task / GRID, execution=execution)
-        asked = table["lr"].isin(GRIDS[task]) & table["value_lr"].isin(GRIDS[task])  # a store may hold more
-        frames.append(table[asked].assign(kind=GRID, task=task))
+        frames.append(asked(table, GRIDS[task], GRIDS[task]).assign(kind=GRID, task=task))
         suggestion = suggest(options, budget=BUDGET, out=store / task / "search")
         found[task] = suggestion.to_dict()
         out.mkdir(parents=True, exist_ok=True)
@@ -64,9 +63,14 @@ def train(glue_dir: Path, store: Path, tasks: list[str], execution: Execution, o
         for kind, lr, value in ((SUGGESTED, suggestion.lr, value_lr), (DEFAULT, DEFAULT_LR, DEFAULT_LR)):
             runs = [{"lr": lr, "value_lr": value, "seed": seed} for seed in SEEDS]
             table = sweep(options, runs, out=store / task / kind, execution=execution)
-            frames.append(table.assign(kind=kind, task=task))
+            frames.append(asked(table, [lr], [value]).assign(kind=kind, task=task))
     columns = ["task", "kind", "lr", "value_lr", "seed", "status", "metric", "metric_name", "steps", "seconds"]
     put_tasks(pd.concat(frames)[columns], found, out)
+
+
+def asked(table: pd.DataFrame, lr: list[float], value_lr: list[float]) -> pd.DataFrame:
+    """Return the runs at these rates alone; a store may hold those of an earlier suggestion or a wider grid."""
+    return table[table["lr"].isin(lr) & table["value_lr"].isin(value_lr)]
 
 
 def put_tasks(runs: pd.DataFrame, found: dict[str, Any], out: Path) -> None:
