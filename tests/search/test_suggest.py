@@ -129,6 +129,7 @@ def test_fused_and_grouped_query_models(save: Callable, layout: str, options: di
     ("change", "budget", "message"),
     [
         ({}, "40", "the budget is 40 steps (22% of a full run of 180); a search of 3 rates needs"),
+        ({"lr": 1e-3, "head_lr": 1e-3}, "40", "a search of one rate needs"),
         ({}, "a lot", "the budget is 'a lot'; it should be a number of steps, as in 500"),
         ({}, "-5%", "the budget is '-5%'"),
         ({"lr": 1e-3, "lr_ratio": 2.0, "head_lr": 1e-3}, None, "every rate is given"),
@@ -145,6 +146,11 @@ def test_bad_input(options: dict, change: dict, budget: str | None, message: str
     with pytest.raises((ConfigError, DataError, ValueError)) as caught:
         qvtune.suggest(options | change, budget=budget, console=QUIET)
     assert message in str(caught.value)
+
+
+def test_options_that_are_none() -> None:
+    with pytest.raises(ConfigError, match="options is None"):
+        qvtune.suggest(None)
 
 
 def test_a_loss_that_is_nan_before_any_step() -> None:

@@ -112,8 +112,8 @@ class Finder:
         if points * per_point > MOST_RANGE_PART * self.budget.steps:
             least = math.ceil(FEWEST_POINTS * per_point / MOST_RANGE_PART)
             raise ConfigError(
-                f"the budget is {self.budget}; a search of {len(self.free)} rates needs {least} steps at least. Give a "
-                "larger one, or give one of the rates."
+                f"the budget is {self.budget}; a search of {_rates(len(self.free))} needs {least} steps at least. Give "
+                f"a larger one{', or give one of the rates' * (len(self.free) > 1)}."
             )
         return points
 
@@ -253,6 +253,10 @@ class Finder:
         for part, amount in piece["cost"].items():
             self.cost[part] += amount
         return list(piece["values"])
+
+
+def _rates(number: int) -> str:
+    return "one rate" if number == 1 else f"{number} rates"
 
 
 def make_sides(groups: Sequence[str], lr_ratio: float | None) -> list[Side]:

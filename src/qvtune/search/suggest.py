@@ -76,6 +76,8 @@ def suggest(
         Interrupted: after Ctrl-C, when what was measured has been kept.
         RunError: if `out` is of another search, or cannot be written.
     """
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"options is {options!r}; it should be a dictionary of options of train.")
     options = without_auto(options)
     config = make_config({**options, "out": "none"})
     fixed, ratio = given_rates(config, options)
