@@ -4,7 +4,6 @@ import io
 from types import SimpleNamespace
 
 import pytest
-from qvtune.search.progress import SearchProgress
 from rich.console import Console
 
 from qvtune import progress
@@ -58,13 +57,13 @@ def test_what_was_done_before_counts_for_no_speed(now: SimpleNamespace) -> None:
     assert out.file.getvalue() == "step 110/140, loss 0.5, 4.0 examples/s, 1 min 0 s left\n"
 
 
-def test_a_search_counts_what_it_spends(now: SimpleNamespace) -> None:
+def test_parts_of_steps_count(now: SimpleNamespace) -> None:
     out = console()
-    with SearchProgress(out, 30) as search:
-        for spent in (1.0, 0.5, 13.5):
-            search.spend(spent)
+    with Meter("searching, step", 30, out, unit="steps") as search:
+        for spent in (1.0, 1.5, 15.0):
+            search.show(spent)
             now.seconds += 6
-    assert (search.spent, out.file.getvalue()) == (15, "searching, step 15/30, 1.2 steps/s, 12 s left\n")
+    assert out.file.getvalue() == "searching, step 15/30, 1.2 steps/s, 12 s left\n"
 
 
 @pytest.mark.parametrize("terminal", [True, False])
