@@ -279,7 +279,7 @@ def _head_modules(inner: Any) -> tuple[str, ...]:
     """Name the modules that hold the head: top-level ones outside the base model, owners of new ones inside."""
     base = getattr(inner, "base_model", inner)
     base_parameters = {id(p) for p in base.parameters()}
-    new = _newly_initialised(inner)
+    new = newly_initialised(inner)
     is_language_model = hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is not None
     names: dict[str, None] = {}
     for name, parameter in inner.named_parameters():
@@ -290,7 +290,7 @@ def _head_modules(inner: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _newly_initialised(inner: nn.Module) -> set[str]:
+def newly_initialised(inner: nn.Module) -> set[str]:
     """Name the parameters that the checkpoint did not hold; empty for a model that was never loaded.
 
     transformers marks each parameter that it reads from a checkpoint and leaves fresh ones unmarked.

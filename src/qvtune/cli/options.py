@@ -90,7 +90,7 @@ def _add_option(group: Any, name: str, field: FieldInfo) -> None:
         "default": argparse.SUPPRESS,
         "help": f"{field.description or ''}{note}".replace("%", "%%"),
     }
-    if kind is bool:
+    if kind in (bool, bool | None):
         settings["action"] = argparse.BooleanOptionalAction
     elif is_list_of_text(kind):
         settings |= {"action": "append", "metavar": "NAME"}

@@ -1,7 +1,7 @@
 """What several commands print."""
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +12,9 @@ from qvtune.train.config import TrainConfig
 from qvtune.train.environment import is_main_process
 from qvtune.train.folder import RunFolder
 from qvtune.train.plan import Plan
+
+if TYPE_CHECKING:
+    from qvtune.train.start.head import HeadStart
 
 
 def train_and_show(config: TrainConfig) -> dict[str, Any]:
@@ -26,6 +29,7 @@ def train_and_show(config: TrainConfig) -> dict[str, Any]:
         for note in prepared.notes:
             console.out(note, highlight=False)
         print_plan(console, prepared.plan)
+        print_head_start(console, prepared.head_start, prepared.data.task.main_metric)
 
     result = run(config, progress, show)
     folder = RunFolder(config.out)
@@ -58,6 +62,20 @@ def print_plan(console: Console, plan: Plan) -> None:
     table.add_section()
     table.add_row("all", f"{plan.parameters_trainable:,}", f"{share:.2%} of {plan.parameters_total:,}")
     console.print(table)
+
+
+def print_head_start(console: Console, start: "HeadStart", metric: str) -> None:
+    """Print how the head starts, and what it is worth before any step."""
+    if start.metrics is None:
+        reason = f": {start.reason}" if start.reason else ""
+        console.out(f"The head starts as it is{reason}.", highlight=False)
+        return
+    first = ", with a first token that attends evenly" if start.kind == "even" else ""
+    console.out(
+        f"The head starts as a linear probe of the frozen features of {start.examples:,} training examples{first}: "
+        f"{metric} {start.metrics[metric]:.4f} before any step.",
+        highlight=False,
+    )
 
 
 def print_attention(console: Console, attention: AttentionMap) -> None:

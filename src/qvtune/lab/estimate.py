@@ -79,6 +79,7 @@ def _stopwatch() -> Any:
     from transformers import TrainerCallback
 
     from qvtune.errors import QVTuneError
+    from qvtune.train.supplies import epochs_between_evaluations
 
     class Stopwatch(TrainerCallback):
         """Times steps after the first, then one evaluation, and ends the run."""
@@ -88,11 +89,11 @@ def _stopwatch() -> Any:
 
         def __init__(self) -> None:
             self.begun = self.warm = self.stepped = self.evaluated = 0.0
-            self.steps = 0
+            self.steps = self.epochs = 0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.begun = time.perf_counter()
-            self.steps = state.max_steps
+            self.steps, self.epochs = state.max_steps, state.num_train_epochs
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == WARM_STEPS:
@@ -108,7 +109,8 @@ def _stopwatch() -> Any:
 
         def run_seconds(self, started: float, config: TrainConfig) -> float:
             step = (self.stepped - self.warm) / TIMED_STEPS
-            evaluations = self.steps / config.eval_steps if config.eval_steps else config.epochs
+            every = epochs_between_evaluations(self.epochs)
+            evaluations = self.steps / config.eval_steps if config.eval_steps else self.epochs / every
             # The metrics of a run in bfloat16 are measured once more at its end.
             return self.begun - started + self.steps * step + (evaluations + 1) * (self.evaluated - self.stepped)
 

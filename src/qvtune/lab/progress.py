@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from qvtune.amounts import format_seconds
 from qvtune.lab.cells import Cell
 from qvtune.lab.outcome import FINISHED, Outcome
+from qvtune.train.folder import RunFolder
 
 # Seconds between two lines about what is in work, where there is no terminal.
 LINE_SECONDS = 30.0
@@ -103,7 +104,11 @@ class RunsProgress:
         except (OSError, ValueError, IndexError):
             return 0.0
         config = cell.config
-        part = record["step"] / config.max_steps if config.max_steps else record.get("epoch", 0) / config.epochs
+        if config.max_steps:
+            part = record["step"] / config.max_steps
+        else:
+            folder = RunFolder(config.out)
+            part = record.get("epoch", 0) / folder.read_json(folder.plan)["epochs"]
         self._first.setdefault(cell.name, part)
         return min(1.0, part)
 

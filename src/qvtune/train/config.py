@@ -126,7 +126,18 @@ class RateOptions(Options):
 class OptimizationOptions(Options):
     """Steps, batches and the optimizer."""
 
-    epochs: float = Field(3.0, gt=0, description="Passes over the training examples.")
+    head_start: Literal["probe", "plain", "even", "random"] = Field(
+        "probe",
+        description="How a head that the model does not bring starts. probe: fitted on frozen features of the training "
+        "texts, as they are (plain) or with a first token that attends evenly (even), whichever is better on held-out "
+        "examples; random: as it was drawn.",
+    )
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        description="Passes over the training examples. When left out, from 3 for many thousands of examples to 30 for "
+        "a hundred, by the square root of their number: 10 for 1,000.",
+    )
     max_steps: int | None = Field(None, ge=1, description="Stop after this many steps, in place of --epochs.")
     batch_size: int = Field(32, ge=1, description="Examples per forward pass and device.")
     batch_tokens: int | None = Field(
@@ -150,10 +161,17 @@ class SelectionOptions(Options):
     """Evaluation, and the checkpoint that a run ends with."""
 
     eval_steps: int | None = Field(
-        None, ge=1, description="Evaluate and save a checkpoint every so many steps; every epoch when left out."
+        None,
+        ge=1,
+        description="Evaluate and save a checkpoint every so many steps. When left out, every epoch, or about ten "
+        "times where there are more.",
     )
     eval_batch_size: int = Field(64, ge=1, description="Examples per forward pass and device in evaluation.")
-    keep_best: bool = Field(True, description="End with the checkpoint whose metric is best; else with the last.")
+    keep_best: bool | None = Field(
+        None,
+        description="End with the checkpoint whose metric is best; else with the last. When left out, with the best "
+        "where at least 50 examples choose it.",
+    )
     early_stopping: int | None = Field(
         None, ge=1, description="Stop after this many evaluations without a better metric. Never when left out."
     )

@@ -21,6 +21,7 @@ from qvtune.train.fast.batches import LengthBatches, TokenBatches, token_lengths
 from qvtune.train.fast.lean import few_walks, kept_memory
 from qvtune.train.fast.precision import widen
 from qvtune.train.folder import RunFolder, writing
+from qvtune.train.supplies import epochs_between_evaluations
 from qvtune.train.telemetry import RoleTelemetry
 from qvtune.train.trainer import Trainer
 
@@ -191,6 +192,19 @@ class RunTrainer(Trainer):
             f"diverged: {what} is no longer finite at step {self.state.global_step} of {self.state.max_steps}. {kept} "
             "Try a lower --lr or --lr-ratio in another --out."
         )
+
+
+class EveryFewEpochs(TrainerCallback):
+    """Lets a run of many epochs evaluate and save after every few and the last, so about ten times in all."""
+
+    def __init__(self, epochs: float) -> None:
+        self.every = epochs_between_evaluations(epochs)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # transformers, whose own callback comes first, has asked for both.
+        is_last = state.global_step >= state.max_steps
+        if not is_last and round(state.epoch) % self.every:
+            control.should_evaluate = control.should_save = False
 
 
 class EarlyStopping(TrainerCallback):

@@ -18,7 +18,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from qvtune.adaptation import adaptation_of, count_parameters, restore
+from qvtune.adaptation import adaptation_of, count_parameters, newly_initialised, restore
 from qvtune.adapters import ADAPTATION_FILE, loads_in_peft, save_adapter
 from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING, load_data
@@ -30,10 +30,11 @@ from qvtune.train.balance import SideWatch, list_warnings
 from qvtune.train.card import adapter_card
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import describe_environment, is_main_process, peak_memory, reset_peak_memory
+from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.fast.batches import longest_first
 from qvtune.train.fast.precision import resolve_precision
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
-from qvtune.train.loop import EarlyStopping, RunTrainer
+from qvtune.train.loop import EarlyStopping, EveryFewEpochs, RunTrainer
 from qvtune.train.model import (
     ModelSource,
     check_length,
@@ -46,7 +47,8 @@ from qvtune.train.model import (
 from qvtune.train.plan import Plan, adapt_for, make_plan
 from qvtune.train.progress import ProgressReport
 from qvtune.train.seeds import stream_seed
-from qvtune.train.supplies import count_steps, first_batches
+from qvtune.train.start.head import HeadStart, start_head
+from qvtune.train.supplies import count_passes, count_steps, first_batches, keeps_best
 from qvtune.train.trainer import TrainingArguments
 
 # Shares of unknown tokens at which training makes no sense, and is remarked upon.
@@ -68,6 +70,7 @@ class Prepared:
     train: Dataset
     splits: dict[str, Dataset]
     notes: tuple[str, ...]
+    head_start: HeadStart
 
 
 def run(
@@ -98,7 +101,8 @@ def run(
         console.out(f"{folder.path} holds this run already, finished.", highlight=False)
         return json.loads(folder.result.read_text(encoding="utf-8"))
     reset_peak_memory()
-    prepared = prepare(config)
+    started = folder.read_head_start()
+    prepared = prepare(config, HeadStart(**started) if started else None, console)
     if on_prepared is not None:
         on_prepared(prepared)
     if not is_main_process():
@@ -140,18 +144,41 @@ def read_inputs(config: TrainConfig) -> Inputs:
     return Inputs(source, model_config, tokenizer, data, train, splits, tuple(notes))
 
 
-def prepare(config: TrainConfig) -> Prepared:
-    """Load and check data, tokenizer and model, and adapt the model."""
+def prepare(config: TrainConfig, started: HeadStart | None = None, console: Console | None = None) -> Prepared:
+    """Load and check data, tokenizer and model, adapt the model and start its head.
+
+    Args:
+        config: every option.
+        started: how the head started in an earlier session, where a checkpoint holds it; nothing is fitted then.
+        console: where progress goes; standard error when None.
+    """
     inputs = read_inputs(config)
     source, tokenizer, data = inputs.source, inputs.tokenizer, inputs.data
     set_seed(stream_seed(config.seed, "init"))
     model = load_model(source, inputs.model_config, data.task, tokenizer, new_head=config.new_head)
+    new = newly_initialised(model)
     batches = first_batches(config, inputs.train, tokenizer)
     model = adapt_for(config, model, total_steps=count_steps(config, len(inputs.train)), batches=batches)
     for peft_config in getattr(model, "peft_config", {}).values():
         peft_config.base_model_name_or_path = source.location
     plan = make_plan(model, config)
-    return Prepared(source, data, tokenizer, model, plan, inputs.train, inputs.splits, inputs.notes)
+    precision = resolve_precision(config.precision)
+    if config.fast:
+        model = accelerate(model, precision=precision)
+    started = started or start_head(
+        model,
+        data.task,
+        inputs.train,
+        inputs.splits,
+        tokenizer,
+        kind=config.head_start,
+        new=new,
+        batch_size=config.eval_batch_size,
+        seed=stream_seed(config.seed, "probe"),
+        autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision),
+        console=console,
+    )
+    return Prepared(source, data, tokenizer, model, plan, inputs.train, inputs.splits, inputs.notes, started)
 
 
 def fit(
@@ -163,9 +190,10 @@ def fit(
 ) -> dict[str, Any]:
     """Train from the last checkpoint, or the start, to the end, and write the results."""
     metric = _selection_metric(config, prepared)
-    arguments = training_arguments(config, folder, metric)
+    arguments = training_arguments(config, folder, prepared)
     stopping = EarlyStopping(metric, config.early_stopping) if config.early_stopping else None
     clock = _MetricsFile(folder)
+    pace = [] if config.eval_steps or config.max_steps else [EveryFewEpochs(arguments.num_train_epochs)]
     if config.batch_tokens and arguments.world_size > 1:
         raise ConfigError(f"--batch-tokens is for one process, and here are {arguments.world_size}. Give --batch-size.")
     trainer = RunTrainer(
@@ -179,7 +207,7 @@ def fit(
         train_dataset=prepared.train,
         processing_class=prepared.tokenizer,
         data_collator=DataCollatorWithPadding(prepared.tokenizer),
-        callbacks=[SideWatch(config, console), clock, *([stopping] if stopping else []), *callbacks],
+        callbacks=[SideWatch(config, console), clock, *pace, *([stopping] if stopping else []), *callbacks],
     )
     progress = ProgressReport(console, _examples_per_step(config, trainer, len(prepared.train)))
     trainer.add_callback(progress)
@@ -212,15 +240,16 @@ def _examples_per_step(config: TrainConfig, trainer: RunTrainer, examples: int) 
     return examples / len(trainer.get_train_dataloader()) * config.accumulation
 
 
-def training_arguments(config: TrainConfig, folder: RunFolder, metric: str) -> TrainingArguments:
+def training_arguments(config: TrainConfig, folder: RunFolder, prepared: Prepared) -> TrainingArguments:
     """Translate a configuration into the trainer's arguments."""
+    choosing = prepared.splits.get(TUNING, next(iter(prepared.splits.values())))
     strategy = "steps" if config.eval_steps else "epoch"
     precision = resolve_precision(config.precision)
     return TrainingArguments(
         output_dir=str(folder.checkpoints.absolute()),
         method=config.method,
         **_adapting(config),
-        num_train_epochs=config.epochs,
+        num_train_epochs=count_passes(config, len(prepared.train)),
         max_steps=config.max_steps or -1,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=config.eval_batch_size,
@@ -244,8 +273,8 @@ def training_arguments(config: TrainConfig, folder: RunFolder, metric: str) -> T
         eval_steps=config.eval_steps,
         save_steps=config.eval_steps or 500,
         save_total_limit=2,
-        load_best_model_at_end=config.keep_best,
-        metric_for_best_model=metric,
+        load_best_model_at_end=keeps_best(config, len(choosing)),
+        metric_for_best_model=_selection_metric(config, prepared),
         greater_is_better=True,
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
@@ -343,7 +372,14 @@ def _start_folder(folder: RunFolder, config: TrainConfig, prepared: Prepared) ->
     files = file_digests(config)
     write_json(
         folder.plan,
-        prepared.plan.to_dict() | {"task": prepared.data.task.to_dict(), "notes": prepared.notes, "files": files},
+        prepared.plan.to_dict()
+        | {
+            "task": prepared.data.task.to_dict(),
+            "head_start": prepared.head_start.to_dict(),
+            "epochs": count_passes(config, len(prepared.train)),
+            "notes": prepared.notes,
+            "files": files,
+        },
     )
 
 
@@ -362,7 +398,7 @@ def _result(
 ) -> dict[str, Any]:
     counts = count_parameters(trainer.model)
     peak, whose = peak_memory()
-    best = config.keep_best and trainer.state.best_global_step
+    best = trainer.args.load_best_model_at_end and trainer.state.best_global_step
     return {
         "status": "finished",
         "task": prepared.data.task.name,
@@ -376,6 +412,7 @@ def _result(
         },
         "reported_on": [split for split in prepared.splits if split != TUNING],
         "train_loss": _mean_loss(trainer.state.log_history),
+        "head_start": prepared.head_start.to_dict(),
         "warnings": list_warnings(trainer.state.log_history),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,

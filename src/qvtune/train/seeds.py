@@ -2,7 +2,7 @@
 
 import hashlib
 
-STREAMS = ("init", "order", "dropout", "batches", "suggest")
+STREAMS = ("init", "order", "dropout", "batches", "probe", "suggest")
 
 
 def stream_seed(seed: int, stream: str) -> int:

@@ -11,6 +11,13 @@ from qvtune.methods.table import METHODS
 from qvtune.train.config import TrainConfig
 from qvtune.train.seeds import stream_seed
 
+# Examples from which on the best of several checkpoints is told from the luckiest.
+FEWEST_TO_CHOOSE = 50
+# Evaluations of a run that is not told how often.
+EVALUATIONS = 10
+# Epochs of a run that is not told how many.
+FEWEST_PASSES, MOST_PASSES = 3, 30
+
 
 def first_batches(config: TrainConfig, train: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[Any] | None:
     """Return the batches of training examples that the method looks at beforehand, or None where it does not.
@@ -31,5 +38,25 @@ def first_batches(config: TrainConfig, train: Dataset, tokenizer: PreTrainedToke
 
 def count_steps(config: TrainConfig, examples: int) -> int:
     """Return the steps of a run in one process; the trainer knows better once it has its batches."""
-    passes = math.ceil(examples / config.batch_size)
-    return config.max_steps or math.ceil(config.epochs * math.ceil(passes / config.accumulation))
+    batches = math.ceil(examples / config.batch_size)
+    return config.max_steps or math.ceil(count_passes(config, examples) * math.ceil(batches / config.accumulation))
+
+
+def epochs_between_evaluations(passes: float) -> int:
+    """Return after how many epochs each a run evaluates that is not told how often."""
+    return max(1, math.ceil(passes / EVALUATIONS))
+
+
+def keeps_best(config: TrainConfig, choosing: int) -> bool:
+    """Return whether a run ends with its best checkpoint, where so many examples choose it."""
+    return choosing >= FEWEST_TO_CHOOSE if config.keep_best is None else config.keep_best
+
+
+def count_passes(config: TrainConfig, examples: int) -> float:
+    """Return the epochs of a run: as many as were asked for, or what this many training examples need.
+
+    Few examples need more passes, many need fewer, with the square root of their number: ten for 1,000.
+    """
+    if config.epochs is not None:
+        return config.epochs
+    return float(min(MOST_PASSES, max(FEWEST_PASSES, round(10 * math.sqrt(1_000 / examples)))))

@@ -1,0 +1,147 @@
+"""What the last linear layer of a model's head reads, by example: the features that a probe is fitted on."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from qvtune.methods.method import Adaptation
+from qvtune.progress import track
+from qvtune.roles.unwrap import unwrap
+from qvtune.train.fast.batches import longest_first
+
+
+@dataclass(frozen=True)
+class HeadLayers:
+    """Linear layers of a head.
+
+    Attributes:
+        output: the one that gives the model's outputs.
+        before: square ones in front of it that came without weights, in the order in which they compute.
+    """
+
+    output: nn.Linear
+    before: tuple[nn.Linear, ...]
+
+
+def head_layers(model: nn.Module, adaptation: Adaptation, new: set[str], outputs: int) -> HeadLayers | None:
+    """Find the layers of a head that a checkpoint did not bring.
+
+    Args:
+        model: what `adapt` returned.
+        adaptation: what it did; says which modules are the head.
+        new: names that the head's new parameters had before the model was adapted.
+        outputs: number of outputs of the model.
+
+    Returns:
+        The layers, or None where the last layer of the head came with weights or is no linear layer.
+    """
+    inner = unwrap(model)
+    linear: dict[str, nn.Linear] = {}
+    for name, module in inner.named_modules():
+        trains = isinstance(module, nn.Linear) and module.weight.requires_grad
+        owner = next((head for head in adaptation.head if name == head or name.startswith(f"{head}.")), None)
+        if trains and owner is not None and adaptation.attention.role_of_module(f"{name}.weight") is None:
+            # PEFT trains a copy of the head, below a name of its own.
+            linear[name.replace(".modules_to_save.default", "")] = module
+    last = next((name for name in reversed(linear) if linear[name].out_features == outputs), None)
+    if last is None or f"{last}.weight" not in new:
+        return None
+    square = [
+        module
+        for name, module in linear.items()
+        if name != last and f"{name}.weight" in new and module.in_features == module.out_features
+    ]
+    return HeadLayers(linear[last], tuple(square))
+
+
+class Reader:
+    """Runs a model in evaluation mode over tokenised texts.
+
+    Args:
+        model: what `adapt` returned, on its device, accelerated or not.
+        tokenizer: pads.
+        batch_size: examples per forward pass.
+        autocast: type of the forward passes where not float32.
+        console: where progress goes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int,
+        autocast: torch.dtype | None,
+        console: Console,
+    ) -> None:
+        self.model, self.tokenizer, self.batch_size, self.console = model, tokenizer, batch_size, console
+        self.device = next(model.parameters()).device
+        self._dtype = autocast
+
+    def batches(self, tokens: Dataset) -> Iterator[tuple[NDArray, dict[str, Tensor], Any]]:
+        """Yield which examples a batch holds, the batch, and what the model returned for it; longest ones first."""
+        columns = [name for name in tokens.column_names if name in self.tokenizer.model_input_names]
+        by_length, order = longest_first(tokens.select_columns(columns))
+        rows, collate = by_length.to_list(), DataCollatorWithPadding(self.tokenizer)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad(), self._autocast():
+                starts = range(0, len(rows), self.batch_size)
+                for start in track(
+                    starts, len(rows), "reading features", self.console, size=self.batch_size, unit="examples"
+                ):
+                    batch = dict(collate(rows[start : start + self.batch_size]).to(self.device))  # type: ignore[attr-defined]
+                    yield order[start : start + self.batch_size], batch, self.model(**batch)
+        finally:
+            self.model.train(was_training)
+
+    def inputs_of(self, layer: nn.Linear, output: nn.Linear, tokens: Dataset) -> NDArray[np.float32]:
+        """Return (examples, features): what a layer of the head read for every text, at the position that is taken.
+
+        Heads of decoders map every position and take one of them; which one, the outputs of the last layer tell.
+
+        Args:
+            layer: whose inputs are wanted.
+            output: the last layer of the head.
+            tokens: tokenised texts.
+        """
+        found: NDArray[np.float32] = np.empty((len(tokens), layer.in_features), np.float32)
+        seen: dict[str, Tensor] = {}
+        with (
+            watching(layer, lambda inputs, _: seen.update(inputs=inputs)),
+            watching(output, lambda _, own: seen.update(own=own)),
+        ):
+            for places, _, outputs in self.batches(tokens):
+                inputs = _at_taken_position(seen["inputs"], seen["own"], outputs.logits)
+                found[places] = inputs.float().cpu().numpy()
+        return found
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self._dtype is None else torch.autocast(self.device.type, dtype=self._dtype)
+
+
+@contextmanager
+def watching(module: nn.Module, see: Any) -> Iterator[None]:
+    """Call `see(input, output)` in every forward pass of a module; what it returns replaces the output if not None."""
+    hook = module.register_forward_hook(lambda _, args, output: see(args[0], output))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _at_taken_position(inputs: Tensor, own: Tensor, logits: Tensor) -> Tensor:
+    """Return (b, d) of inputs (b, d) or (b, s, d), where own outputs (b, s, k) are the model's (b, k)."""
+    if inputs.ndim == 2:
+        return inputs
+    apart = (own.float() - logits.float()[:, None]).abs().sum(dim=-1)  # (b, s)
+    return inputs[torch.arange(len(inputs), device=inputs.device), apart.argmin(dim=1)]
