@@ -84,8 +84,9 @@ def _parts(targets: NDArray, task: Task, seed: int) -> list[tuple[NDArray, NDArr
     from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
 
     count = len(targets)
-    fewest = int(np.unique(targets, return_counts=True)[1].min()) if task.kind == CLASSIFICATION else count
-    folds, stratified = min(FOLDS, count), task.kind == CLASSIFICATION and fewest >= 2
+    of_class = np.unique(targets, return_counts=True)[1] if task.kind == CLASSIFICATION else np.array([count])
+    stratified = task.kind == CLASSIFICATION and of_class.min() >= 2
+    folds = min(FOLDS, int(of_class.max()) if stratified else count)
     if count < 4:
         return []
     if count > CROSS_VALIDATED:
