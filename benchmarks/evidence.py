@@ -28,7 +28,14 @@ RATIOS = [1, 2, 4, 8]
 RATES = [1e-4, 4e-4, 1.6e-3, 6.4e-3]
 
 # No run is chosen by what it is measured on: the rates are given, and the last weights count.
-SHARED = {"model": "pkg:minilm", "head_lr": 5e-3, "rank": 8, "batch_size": 16, "keep_best": False}
+SHARED = {
+    "model": "pkg:minilm",
+    "head_lr": 5e-3,
+    "rank": 8,
+    "batch_size": 16,
+    "keep_best": False,
+    "head_start": "random",
+}
 LR = 4e-4
 
 # Ten evaluations each.

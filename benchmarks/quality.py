@@ -103,6 +103,7 @@ def configuration(run: Run, case: Case, args: argparse.Namespace) -> Any:
             "glue_dir": args.glue_dir,
             "max_train_samples": args.samples,
             "keep_best": False,
+            "head_start": "random",
             "seed": run.seed,
             "out": args.runs / run.name,
             **rates,

@@ -36,7 +36,7 @@ GRIDS = {"cola": RATES[:4], "mrpc": RATES, "sst2": RATES[1:], "stsb": RATES[:4]}
 # 5 % of 36 runs, in parts of one.
 BUDGET = "180%"
 DEFAULT_LR = 4e-4
-SHARED = {"model": "pkg:minilm", "head_lr": 5e-3, "batch_size": 16, "keep_best": False}
+SHARED = {"model": "pkg:minilm", "head_lr": 5e-3, "batch_size": 16, "keep_best": False, "head_start": "random"}
 TASKS: dict[str, dict[str, Any]] = {
     "cola": {"epochs": 3, "max_train_samples": 5_000},
     "mrpc": {"epochs": 3, "max_train_samples": 2_000},

@@ -11,8 +11,6 @@ DEMO = {
     "model": "pkg:minilm",
     "data": "pkg:rotten_tomatoes",
     "roles": "qv",
-    "lr": 4e-4,
-    "lr_ratio": 4,
     "epochs": 1,
     "eval_steps": 80,
 }

@@ -24,12 +24,12 @@ COMMON: dict[str, dict[str, Any]] = {
     ROBERTA: {
         "batch_size": 32, "max_length": 128, "alpha": 8, "dropout": 0.1, "adam_beta1": 0.9, "adam_beta2": 0.99,
         "adam_epsilon": 1e-8, "weight_decay": 0, "schedule": "linear", "warmup": 0, "precision": "fp16",
-        "eval_steps": 500, "keep_best": False,
+        "eval_steps": 500, "keep_best": False, "head_start": "random",
     },
     LLAMA: {
         "batch_size": 128, "accumulation": 2, "max_length": 128, "rank": 16, "alpha": 16, "adam_beta2": 0.999,
         "weight_decay": 0, "schedule": "constant", "max_steps": 800, "eval_steps": 50, "gradient_checkpointing": True,
-        "keep_best": False,
+        "keep_best": False, "head_start": "random",
     },
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """`METHODS`: every fine-tuning method. A new one of PEFT's is one more entry here, with a test of what it does.
 
-Default rates are those of the papers for small models where they state any, else LoRA's; none of them was tuned here.
+LoRA's default rates were chosen by benchmarks/first_run.py on its development sets; those of the others are their papers'
+for small models where they state any, else what LoRA's were before that.
 """
 
 from functools import partial
@@ -24,7 +25,7 @@ def _lora(name: str, summary: str, **changes: Any) -> Method:
 METHODS = {
     method.name: method
     for method in (
-        _lora("lora", "low-rank factors beside the projections"),
+        _lora("lora", "low-rank factors beside the projections", lr=1e-3),
         Method("full", "the projections themselves", lr=5e-5, lr_ratio=2.0, **_WHOLE),
         _lora("dora", "LoRA of the direction, and the norm of every row", config=partial(lora, use_dora=True)),
         _lora("rslora", "LoRA scaled by alpha / sqrt(rank)", lr=2e-4, config=partial(lora, use_rslora=True)),
