@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test bench lint format install clean
+.PHONY: demo test bench gpu lint format install clean
 
 demo: install
 	$(BIN)/qvtune demo --out runs/demo
@@ -17,6 +17,11 @@ test: install lint
 GLUE ?= glue
 bench: install
 	$(BIN)/python benchmarks/speed.py --glue-dir $(GLUE) --out docs/benchmarks/speed
+
+# On a machine with a CUDA device: its tests and a short benchmark, in under ten minutes and without a network. It says so
+# and writes nothing where there is none. docs/gpu.md has the rest.
+gpu: install
+	$(BIN)/python benchmarks/gpu.py --out docs/benchmarks/gpu
 
 lint: install
 	$(BIN)/ruff check .

@@ -106,12 +106,14 @@ def make_flags(model: Any) -> Ready:
 def make_qvtune(model: Any) -> Ready:
     """Adapt and accelerate a model by qvtune."""
     import qvtune
+    from qvtune.device import device_of
     from qvtune.train.fast.lean import kept_memory
     from qvtune.train.fast.precision import resolve_precision
 
     model = qvtune.adapt(model, roles="qv", rank=RANK, alpha=RANK, dropout=DROPOUT)
     model = qvtune.accelerate(model, precision="auto")
-    return Ready(model, qvtune.param_groups(model, lr=LR), resolve_precision("auto") == "bf16", kept_memory())
+    is_narrow = resolve_precision("auto", device_of(model)) == "bf16"
+    return Ready(model, qvtune.param_groups(model, lr=LR), is_narrow, kept_memory())
 
 
 def step_seconds(model: Any, batch: dict[str, Any], optimizer: Any, *, is_narrow: bool, steps: int) -> list[float]:

@@ -113,6 +113,7 @@ def configuration(case: Case, glue_dir: Path, samples: int | None, out: Path) ->
             "alpha": RANK,
             "epochs": 1,
             "batch_size": BATCH,
+            "device": "cpu",
             "out": str(out),
         }
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.cli.options import positive
+from qvtune.train.config import TrainConfig
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +15,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default=None, metavar="TEXT", help="Where the base model is now, if it has moved since training."
     )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what computes."""
+    help = f"{TrainConfig.model_fields['device'].description} (default: auto)"
+    parser.add_argument("--device", default="auto", metavar="{auto,cpu,cuda,mps}", help=help)
 
 
 def add_command(commands: Any) -> None:
@@ -27,6 +34,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--data", default=None, metavar="TEXT", help="A labelled file; the run's own data otherwise.")
     parser.add_argument("--glue-dir", type=Path, default=None, metavar="PATH", help="Where GLUE is, if it has moved.")
     parser.add_argument("--batch-size", type=positive, default=None, metavar="N", help="Examples per forward pass.")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.set_defaults(execute=execute)
 
@@ -41,7 +49,7 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.cli.show import print_metrics
     from qvtune.train.inference import evaluate_run, load_run
 
-    run = load_run(args.run, args.model)
+    run = load_run(args.run, args.model, args.device)
     result = evaluate_run(run, data=args.data, glue_dir=args.glue_dir, batch_size=args.batch_size)
     if args.json:
         print(json.dumps(result, indent=2))

@@ -27,5 +27,5 @@ def execute(args: argparse.Namespace) -> None:
     quiet_libraries()
     from qvtune.train.inference import load_run, merge_run
 
-    merge_run(load_run(args.run, args.model), args.out)
+    merge_run(load_run(args.run, args.model, "cpu"), args.out)
     print(f"Wrote the merged model to {args.out}")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from qvtune.cli.evaluate import add_run_options
+from qvtune.cli.evaluate import add_device, add_run_options
 from qvtune.cli.options import positive
 from qvtune.errors import ConfigError
 
@@ -29,6 +29,7 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace predictions that are there.")
     parser.add_argument("--batch-size", type=positive, default=None, metavar="N", help="Examples per forward pass.")
+    add_device(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -44,7 +45,7 @@ def execute(args: argparse.Namespace) -> None:
     name = glue_name(args.data)
     if args.data.startswith(PREFIX):
         raise ConfigError(f"--data is {args.data}; predictions are made for a file, or for glue/TASK.")
-    run = load_run(args.run, args.model)
+    run = load_run(args.run, args.model, args.device)
     if name is None:
         out = args.out or run.folder.predictions / f"{Path(args.data).stem}.jsonl"
         count = predict_file(run, Path(args.data), out, args.batch_size, overwrite=args.overwrite)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from qvtune.cli.evaluate import add_device
 from qvtune.cli.options import add_options, given
 from qvtune.errors import ConfigError
 from qvtune.options import Options, option_name, parse_options
@@ -59,6 +60,7 @@ def add_command(commands: Any) -> None:
         help="Folder of a finished run, which says what trained, and on how many examples. --model is then where its "
         "base model is now, if it has moved.",
     )
+    add_device(parser)
     parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="Write bound.json, a page and pictures.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.set_defaults(execute=execute)
@@ -82,7 +84,7 @@ def execute(args: argparse.Namespace) -> None:
         from qvtune.lab.gap import attention_of_run, measure_bound
         from qvtune.train.inference import load_run
 
-        run = load_run(args.run, values.get("model"))
+        run = load_run(args.run, values.get("model"), args.device)
         measured = measure_bound(run, sub_gaussian=settings.sub_gaussian)
         report = BoundReport(run.config.model, attention_of_run(run), measured.bound, measured)
     else:

@@ -9,7 +9,7 @@ from qvtune.train.config import TrainConfig
 # What changes no result, or is told by other words.
 SILENT = {
     "out", "data", "glue_dir", "report_to", "num_workers", "logging_steps", "seed", "fast", "eval_batch_size",
-    "trust_remote_code", "attention",
+    "trust_remote_code", "attention", "device",
 }  # fmt: skip
 
 NAMES = {"max_train_samples": "training examples", "max_eval_samples": "evaluation examples"}

@@ -46,7 +46,6 @@ def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
 
     quiet_libraries()
     import numpy as np
-    import torch
 
     from qvtune.data.load import TUNING
     from qvtune.data.metrics import combine_splits, compute_metrics
@@ -55,8 +54,6 @@ def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
 
     prepared = prepare(config)
     model: Any = prepared.model.eval()
-    if torch.accelerator.is_available():
-        model = model.to(torch.accelerator.current_accelerator())
     by_split = {}
     for split, dataset in prepared.splits.items():
         if split != TUNING:

@@ -1,7 +1,7 @@
 """`METHODS`: every fine-tuning method. A new one of PEFT's is one more entry here, with a test of what it does.
 
-LoRA's default rates were chosen by benchmarks/first_run.py on its development sets; those of the others are their papers'
-for small models where they state any, else what LoRA's were before that.
+LoRA's default rates were chosen on the development sets of benchmarks/first_run.py; those of the others are their
+papers' for small models where they state any, else what LoRA's were before that.
 """
 
 from functools import partial

@@ -1,6 +1,5 @@
 """`Bench`: train an adapted model for a few steps at any rates, and give it back as it was."""
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from qvtune.adaptation import adaptation_of
+from qvtune.device import device_of
 from qvtune.errors import ConfigError
 from qvtune.groups import B_FACTORS, NO_DECAY, param_groups
 from qvtune.methods.galore import galore_adamw
@@ -24,7 +24,7 @@ from qvtune.options import parse_options
 from qvtune.train.config import OptimizationOptions
 from qvtune.train.output_change import OutputMeter
 from qvtune.train.run import SCHEDULES
-from qvtune.train.seeds import stream_seed
+from qvtune.train.seeds import kept_random_state, stream_seed
 
 Batch = Mapping[str, Any]
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -36,6 +36,9 @@ Supply = Callable[[int], Iterator[Batch]]
 _KEPT = Path("the state kept by a bench")
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+
+# So often the scale of float16's gradients is halved for a step, from 2 ** 16 down to 2 ** -8.
+MOST_HALVINGS = 24
 
 # A step is a forward and a backward pass, which is twice as much work again.
 FORWARD_SHARE = 1 / 3
@@ -126,7 +129,7 @@ class Bench:
         self.spent: Callable[[float], None] = lambda steps: None
         self._supply, self._validation = supply, validation
         self.method = METHODS[adaptation.method]
-        self._device = next(model.parameters()).device
+        self._device = device_of(model)
 
     @property
     def groups(self) -> list[str]:
@@ -173,11 +176,13 @@ class Bench:
             losses.append(loss)
             if not np.isfinite(loss):
                 break
-            scaler.unscale_(optimizer)
-            if self.recipe.max_grad_norm:
-                nn.utils.clip_grad_norm_(_parameters(optimizer), self.recipe.max_grad_norm)
-            scaler.step(optimizer)
-            scaler.update()
+            for _ in range(MOST_HALVINGS):
+                if self._has_stepped(optimizer, scaler):
+                    break
+                # A run can leave out a step whose gradients overflow; here a step is a measurement.
+                self.model.zero_grad()
+                self._seed(number, step)
+                self._backward(batches, scaler)
             schedule.step()
             if self.method.steps:
                 allocate(self.model, step + 1)
@@ -231,6 +236,16 @@ class Bench:
         self._pay(steps=1)
         return total
 
+    def _has_stepped(self, optimizer: torch.optim.Optimizer, scaler: Any) -> bool:
+        """Clip and step, or lower the scale of the gradients where they have overflowed float16."""
+        scale = scaler.get_scale()
+        scaler.unscale_(optimizer)
+        if self.recipe.max_grad_norm:
+            nn.utils.clip_grad_norm_(_parameters(optimizer), self.recipe.max_grad_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        return scaler.get_scale() >= scale
+
     def _loss(self, batch: Batch) -> Tensor:
         with self._autocast():
             return self.loss(self.model, send_to_device(batch, self._device))
@@ -244,8 +259,11 @@ class Bench:
         supply = self._supply(number)
         for step in range(steps):
             batches = [next(supply) for _ in range(self.recipe.accumulation)]
-            torch.manual_seed(stream_seed(self.recipe.seed, "suggest") + (number << 20) + step)
+            self._seed(number, step)
             yield step, batches
+
+    def _seed(self, number: int, step: int) -> None:
+        torch.manual_seed(stream_seed(self.recipe.seed, "suggest") + (number << 20) + step)
 
     def _optimizer(self, rates: Mapping[str, float]) -> torch.optim.Optimizer:
         # The rate of a group is put in below; here it keeps the ratio of B to A.
@@ -285,7 +303,7 @@ def borrowed(model: nn.Module) -> Iterator[None]:
     for parameter, _ in gradients:
         parameter.grad = None
     try:
-        with kept_random_state():
+        with kept_random_state(device_of(model)):
             yield
     finally:
         load_trained(model, state, _KEPT)
@@ -293,20 +311,6 @@ def borrowed(model: nn.Module) -> Iterator[None]:
             parameter.grad = gradient
         for module, mode in modes:
             module.training = mode
-
-
-@contextmanager
-def kept_random_state() -> Iterator[None]:
-    """Give every random generator back the state that it had: Python's, numpy's, torch's and the device's."""
-    before = random.getstate(), np.random.get_state()
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    devices = [torch.accelerator.current_device_index()] if device else []
-    try:
-        with torch.random.fork_rng(devices, device_type=device.type if device else "cuda"):
-            yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
 
 
 def _copy_of(model: nn.Module) -> dict[str, Tensor]:

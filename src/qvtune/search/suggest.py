@@ -17,10 +17,11 @@ from qvtune.adaptation import adaptation_of
 from qvtune.cache import writable_cache
 from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING
+from qvtune.device import choose_device, device_of
 from qvtune.errors import ConfigError, Interrupted
 from qvtune.methods.table import METHODS
 from qvtune.progress import Meter
-from qvtune.search.bench import FORWARD_SHARE, Batch, Bench, Loss, Recipe, borrowed, kept_random_state
+from qvtune.search.bench import FORWARD_SHARE, Batch, Bench, Loss, Recipe, borrowed
 from qvtune.search.budget import VALIDATION_PART, Budget, parse_budget
 from qvtune.search.finder import Finder
 from qvtune.search.given import HEAD, QUERY_KEY, VALUE, checked_rate, given_rates, without_auto
@@ -33,7 +34,7 @@ from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.fast.precision import resolve_precision
 from qvtune.train.folder import check_free, write_json
 from qvtune.train.run import Prepared, prepare
-from qvtune.train.seeds import stream_seed
+from qvtune.train.seeds import kept_random_state, stream_seed
 from qvtune.train.supplies import count_steps
 
 RESULT, MEASURED = "suggestion.json", "measured.jsonl"
@@ -82,12 +83,13 @@ def suggest(
     config = make_config({**options, "out": "none"})
     fixed, ratio = given_rates(config, options)
     held_out = config if config.tune_fraction else config.model_copy(update={"tune_fraction": HELD_OUT})
-    with kept_random_state():
+    device = choose_device(config.device)
+    with kept_random_state(device):
         prepared = prepare(held_out)
         limit = parse_budget(budget, count_steps(config, _examples(config, prepared)))
         material = make_material(held_out, prepared, _most_to_judge(limit, config))
         journal = _journal(None if out is None else Path(out), held_out, fixed, ratio, limit)
-        precision = resolve_precision(config.precision)
+        precision = resolve_precision(config.precision, device)
         model = accelerate(prepared.model, precision=precision) if config.fast else prepared.model
         recipe = Recipe(**{name: getattr(config, name) for name in RECIPE}, precision=precision)
         if "b_lr_ratio" in METHODS[config.method].defaults:
@@ -150,7 +152,7 @@ def suggest_rates(
         given[VALUE], ratio = query_key * ratio, None
     fixed = {name: rate for name, rate in given.items() if rate is not None}
     limit = parse_budget(budget, full_steps)
-    with kept_random_state():
+    with kept_random_state(device_of(model)):
         judging = _checked_batches("validation", validation, 1, own_loss=loss is None)
         _checked_batches("batches", batches, FEWEST_BATCHES, own_loss=loss is None)
         supply = partial(_read_again, batches, stream_seed(recipe.seed, "suggest"))

@@ -26,7 +26,7 @@ LORA: Any = METHODS["lora"]
 
 # Options that change where results go or how they are shown, and not what they are.
 NOT_IN_FINGERPRINT = {
-    "out", "report_to", "log_updates", "num_workers", "data", "glue_dir", "model", "validation", "attention",
+    "out", "report_to", "log_updates", "num_workers", "data", "glue_dir", "model", "validation", "attention", "device",
 }  # fmt: skip
 # Options that mean nothing where no role trains.
 ROLE_OPTIONS = ("roles", "layers", "lr_ratio", *(f"{name}_lr" for name in ROLES.values()))
@@ -178,8 +178,11 @@ class SelectionOptions(Options):
 
 
 class MachineOptions(Options):
-    """Memory, precision and what is logged."""
+    """Device, precision, memory and what is logged."""
 
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="What computes; auto is the GPU or other accelerator that torch finds, else the CPU."
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto",
         description="Arithmetic of the forward pass; auto is bf16 where the hardware multiplies it faster, else fp32.",

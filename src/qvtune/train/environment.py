@@ -11,25 +11,28 @@ from typing import Any
 
 import torch
 
+from qvtune.device import CPU, choose_device, describe_device
 from qvtune.train.fast.native.library import has_tiles, load_kernels
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
 
 
-def describe_environment() -> dict[str, Any]:
-    """Return versions of Python and the libraries, processor, threads, accelerator and the kernels of the fast path."""
+def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
+    """Return versions of Python and the libraries, processor, threads, the device and the kernels of the fast path.
+
+    The device is the one that "auto" chooses when None. The kernels are the CPU's: elsewhere there are none.
+    """
+    device = choose_device() if device is None else device
+    on_cpu = device.type == "cpu"
     versions = {name: importlib.metadata.version(name) for name in ("qvtune", *LIBRARIES)}
-    accelerator = None
-    if torch.cuda.is_available():
-        accelerator = {"name": torch.cuda.get_device_name(), "count": torch.cuda.device_count()}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "accelerator": accelerator,
-        "kernels": {"compiled": load_kernels() is not None, "amx": has_tiles()},
+        "accelerator": None if device.type == "cpu" else describe_device(device),
+        "kernels": {"compiled": on_cpu and load_kernels() is not None, "amx": on_cpu and has_tiles()},
         "versions": versions,
     }
 
@@ -45,19 +48,19 @@ def reset_peak_memory() -> None:
     allocator: Any = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if hasattr(allocator, "malloc_trim"):  # glibc's
         allocator.malloc_trim(0)
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # see proc(5)
 
 
-def peak_memory() -> tuple[int, str]:
+def peak_memory(device: torch.device = CPU) -> tuple[int, str]:
     """Return the most memory held since `reset_peak_memory` or the start of the process, and whose it is.
 
-    It is the accelerator's, or else the process's resident set, in bytes.
+    It is the GPU's where a GPU computes, or else the process's resident set, in bytes.
     """
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated(), "accelerator"
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device), "accelerator"
     if sys.platform == "win32":
         import psutil
 

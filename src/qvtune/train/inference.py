@@ -27,6 +27,7 @@ from qvtune.data.records import make_dataset, take_columns, take_texts, text_dat
 from qvtune.data.tables import Table, read_table
 from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.data.tokens import tokenize
+from qvtune.device import choose_device, device_of, place
 from qvtune.errors import ConfigError, DataError, RunError, nearest
 from qvtune.methods.table import METHODS
 from qvtune.progress import track
@@ -50,17 +51,20 @@ class TrainedRun:
     model: Any
 
 
-def load_run(path: Path, model: str | None = None) -> TrainedRun:
+def load_run(path: Path, model: str | None = None, device: str = "auto") -> TrainedRun:
     """Load what a run trained.
 
     Args:
         path: the run folder.
         model: where the base model is now, if it has moved since.
+        device: what computes; that of the training makes no difference.
 
     Raises:
+        ConfigError: if the device is not here.
         RunError: if there is no finished run.
         ModelError: if the base model cannot be loaded or the adapter does not fit it.
     """
+    place_of_model = choose_device(device)
     folder = RunFolder(path)
     config = folder.read_config()
     if not folder.is_finished:
@@ -74,6 +78,7 @@ def load_run(path: Path, model: str | None = None) -> TrainedRun:
     model_config = load_config(source)
     tokenizer = load_tokenizer(ModelSource(str(saved), str(saved), {}), model_config)
     loaded = load_model(source, model_config, task, tokenizer, new_head=config.new_head and is_adapter)
+    loaded = place(loaded, place_of_model)
     if is_adapter:
         loaded = load_adapter(loaded, saved)
     if config.fast:
@@ -92,7 +97,7 @@ def score_texts(
 
     Progress goes to `console`, standard error when None.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     columns = [name for name in dataset.column_names if name in tokenizer.model_input_names]
     by_length, order = longest_first(dataset.select_columns(columns))
     loader = DataLoader(by_length, batch_size=batch_size, collate_fn=DataCollatorWithPadding(tokenizer))

@@ -21,6 +21,7 @@ from qvtune.train.fast.batches import LengthBatches, TokenBatches, token_lengths
 from qvtune.train.fast.lean import few_walks, kept_memory
 from qvtune.train.fast.precision import widen
 from qvtune.train.folder import RunFolder, writing
+from qvtune.train.seeds import kept_random_state
 from qvtune.train.supplies import epochs_between_evaluations
 from qvtune.train.telemetry import RoleTelemetry
 from qvtune.train.trainer import Trainer
@@ -118,9 +119,8 @@ class RunTrainer(Trainer):
 
     def _measure(self) -> dict[str, float]:
         # A data loader draws from the global random state; how often a run evaluates must not change its training.
-        state = torch.get_rng_state()
-        outputs: dict[str, Any] = {split: self.predict(dataset) for split, dataset in self.eval_dataset.items()}
-        torch.set_rng_state(state)
+        with kept_random_state(self.args.device):
+            outputs: dict[str, Any] = {split: self.predict(part) for split, part in self.eval_dataset.items()}
         by_split = {}
         for split, output in outputs.items():
             if not np.isfinite(output.predictions).all():

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from rich.console import Console
 from torch import nn
@@ -24,6 +23,7 @@ from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING, load_data
 from qvtune.data.task import TextData
 from qvtune.data.tokens import count_cut, tokenize, unknown_share
+from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, nearest
 from qvtune.methods.table import METHODS
 from qvtune.train.balance import SideWatch, list_warnings
@@ -128,7 +128,7 @@ class Inputs:
 
 def read_inputs(config: TrainConfig) -> Inputs:
     """Read and check the data and the tokenizer, and tokenise, or find the tokens in the cache."""
-    resolve_precision(config.precision)
+    resolve_precision(config.precision, choose_device(config.device))
     check_trackers(config.report_to)
     source = find_model(config.model, config.trust_remote_code)
     model_config = load_config(source)
@@ -157,12 +157,13 @@ def prepare(config: TrainConfig, started: HeadStart | None = None, console: Cons
     set_seed(stream_seed(config.seed, "init"))
     model = load_model(source, inputs.model_config, data.task, tokenizer, new_head=config.new_head)
     new = newly_initialised(model)
+    model = place(model, choose_device(config.device))
     batches = first_batches(config, inputs.train, tokenizer)
     model = adapt_for(config, model, total_steps=count_steps(config, len(inputs.train)), batches=batches)
     for peft_config in getattr(model, "peft_config", {}).values():
         peft_config.base_model_name_or_path = source.location
     plan = make_plan(model, config)
-    precision = resolve_precision(config.precision)
+    precision = resolve_precision(config.precision, choose_device(config.device))
     if config.fast:
         model = accelerate(model, precision=precision)
     started = started or start_head(
@@ -244,8 +245,9 @@ def training_arguments(config: TrainConfig, folder: RunFolder, prepared: Prepare
     """Translate a configuration into the trainer's arguments."""
     choosing = prepared.splits.get(TUNING, next(iter(prepared.splits.values())))
     strategy = "steps" if config.eval_steps else "epoch"
-    precision = resolve_precision(config.precision)
-    return TrainingArguments(
+    device = choose_device(config.device)
+    precision = resolve_precision(config.precision, device)
+    arguments = TrainingArguments(
         output_dir=str(folder.checkpoints.absolute()),
         method=config.method,
         **_adapting(config),
@@ -262,7 +264,7 @@ def training_arguments(config: TrainConfig, folder: RunFolder, prepared: Prepare
         adam_epsilon=config.adam_epsilon,
         max_grad_norm=config.max_grad_norm,
         **_checkpointing(config.gradient_checkpointing),
-        use_cpu=not torch.accelerator.is_available(),
+        use_cpu=device.type == "cpu",
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         fast=config.fast,
@@ -282,10 +284,13 @@ def training_arguments(config: TrainConfig, folder: RunFolder, prepared: Prepare
         report_to=config.report_to or "none",
         dataloader_num_workers=config.num_workers,
         remove_unused_columns=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_pin_memory=device.type == "cuda",
         include_num_input_tokens_seen="no",
         restore_callback_states_from_checkpoint=False,
     )
+    # A process has one device; transformers would copy the model to all that are there and share out each batch.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _adapting(config: TrainConfig) -> dict[str, Any]:
@@ -368,7 +373,7 @@ def _train(trainer: RunTrainer, checkpoint: Path | None, stopping: EarlyStopping
 
 def _start_folder(folder: RunFolder, config: TrainConfig, prepared: Prepared) -> None:
     write_text(folder.config, config.to_yaml())
-    write_json(folder.environment, describe_environment() | {"seed": config.seed})
+    write_json(folder.environment, describe_environment(choose_device(config.device)) | {"seed": config.seed})
     files = file_digests(config)
     write_json(
         folder.plan,
@@ -397,7 +402,7 @@ def _result(
     clock: "_MetricsFile",
 ) -> dict[str, Any]:
     counts = count_parameters(trainer.model)
-    peak, whose = peak_memory()
+    peak, whose = peak_memory(trainer.args.device)
     best = trainer.args.load_best_model_at_end and trainer.state.best_global_step
     return {
         "status": "finished",
@@ -418,6 +423,7 @@ def _result(
         "epochs": trainer.state.epoch,
         "train_examples": len(prepared.train),
         "evaluation_examples": {split: len(dataset) for split, dataset in prepared.splits.items()},
+        "device": str(trainer.args.device),
         "seconds": clock.seconds,
         "train_samples_per_second": _samples_per_second(trainer, clock, len(prepared.train)),
         "peak_memory_bytes": peak,

@@ -1,6 +1,12 @@
 """One root seed, and a stream of its own for everything random in a run."""
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
 
 STREAMS = ("init", "order", "dropout", "batches", "probe", "suggest")
 
@@ -9,3 +15,16 @@ def stream_seed(seed: int, stream: str) -> int:
     """Return the seed of a named stream: 32 bits that depend on the root seed and the name alone."""
     assert stream in STREAMS, stream
     return int.from_bytes(hashlib.sha256(f"{seed} {stream}".encode()).digest()[:4], "big")
+
+
+@contextmanager
+def kept_random_state(device: torch.device) -> Iterator[None]:
+    """Give every random generator back the state that it had: Python's, numpy's, torch's and the device's."""
+    before = random.getstate(), np.random.get_state()
+    devices = [] if device.type == "cpu" else [device]
+    try:
+        with torch.random.fork_rng(devices, device_type=device.type):
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])

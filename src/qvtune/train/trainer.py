@@ -19,6 +19,7 @@ from transformers.training_args import OptimizerNames
 
 from qvtune.adaptation import adapt, adaptation_of
 from qvtune.adapters import TRAINED_FILE, save_adapter
+from qvtune.device import place
 from qvtune.errors import ConfigError, RunError
 from qvtune.groups import NO_DECAY, param_groups
 from qvtune.methods.galore import galore_adamw
@@ -283,6 +284,9 @@ class RankAllocation(TrainerCallback):
 
 
 def _prepared(model: nn.Module, args: TrainingArguments) -> nn.Module:
+    """Place a model where transformers will, and adapt and accelerate it there."""
+    if _places(model, args):
+        model = place(model, args.device)
     if adaptation_of(model) is None:
         set_seed(args.seed)
         method = METHODS.get(args.method)
@@ -296,6 +300,15 @@ def _prepared(model: nn.Module, args: TrainingArguments) -> nn.Module:
             **given,
         )
     return accelerate(model, precision="bf16" if args.bf16 else "fp32") if args.fast else model
+
+
+def _places(model: nn.Module, args: TrainingArguments) -> bool:
+    """Whether transformers will move the model to the device as it is; else DeepSpeed, FSDP or the user places it."""
+    if args.place_model_on_device is not None:
+        return args.place_model_on_device
+    by_others = args.deepspeed or args.fsdp or args.fp16_full_eval or args.bf16_full_eval
+    is_theirs = getattr(model, "is_distributed_loading_by_transformers", False)
+    return not by_others and not is_theirs and getattr(model, "quantization_method", None) is None
 
 
 def _attention_of(model: nn.Module) -> AttentionMap | None:

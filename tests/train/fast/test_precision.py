@@ -57,9 +57,8 @@ def test_a_change_made_meanwhile_is_kept() -> None:
 
 
 def test_fp16_needs_a_gpu() -> None:
-    if torch.cuda.is_available():
-        assert resolve_precision("fp16") == "fp16"
-    else:
+    assert resolve_precision("fp16", torch.device("cuda")) == "fp16"
+    for kind in ("cpu", "mps"):
         with pytest.raises(ConfigError, match="needs a GPU"):
-            resolve_precision("fp16")
-    assert resolve_precision("auto") in ("bf16", "fp32")
+            resolve_precision("fp16", torch.device(kind))
+    assert resolve_precision("auto", torch.device("cpu")) in ("bf16", "fp32")

@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from qvtune.adaptation import UNDO
+from qvtune.device import device_of
 from qvtune.errors import ConfigError
 from qvtune.roles.unwrap import unwrap
 from qvtune.train.fast import attention
@@ -44,8 +45,8 @@ def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is '{precision}'; it is one of {', '.join(PRECISIONS)}.")
     inner: Any = unwrap(model)
-    device = next(inner.parameters()).device
-    is_narrow = resolve_precision(precision) == "bf16"
+    device = device_of(inner)
+    is_narrow = precision != "fp16" and resolve_precision(precision, device) == "bf16"
     for module in model.modules():
         faster = _FASTER.get(type(module))
         frozen = not any(parameter.requires_grad for parameter in module.parameters())

@@ -10,21 +10,23 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from qvtune.errors import ConfigError
 
+# Devices on which training in float16, whose gradients are scaled, is not to be had.
+WITHOUT_FP16 = ("cpu", "mps")
+
 # The attribute under which a module keeps its frozen parameters as they were, and the hook of its state dict.
 _KEPT = "_qvtune_full_precision"
 
 
-def resolve_precision(precision: str) -> str:
-    """Return fp32, bf16 or fp16 for what was asked and the hardware that is here.
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return fp32, bf16 or fp16 for what was asked and the device that computes.
 
     Raises:
-        ConfigError: if the hardware does not have it.
+        ConfigError: if the device does not have it.
     """
     if precision == "auto":
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        return "bf16" if has_fast_bf16(device or torch.device("cpu")) else "fp32"
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError("--precision fp16 needs a GPU, and none was found. Use bf16 or fp32.")
+        return "bf16" if has_fast_bf16(device) else "fp32"
+    if precision == "fp16" and device.type in WITHOUT_FP16:
+        raise ConfigError(f"--precision fp16 needs a GPU, and the device is '{device.type}'. Use bf16 or fp32.")
     return precision
 
 
@@ -38,8 +40,10 @@ def has_fast_bf16(device: torch.device) -> bool:
 def narrow(model: nn.Module) -> None:
     """Hold frozen float32 parameters of `model`, but for layer norms, in bfloat16; what trains stays as it is.
 
-    The originals are kept, and a state dict of the model holds them, bit for bit. Parameters that are tied stay tied.
-    Where parameters that train meet those that do not, the forward pass needs `torch.autocast`.
+    The originals are kept in the host's memory, since beside their roundings they would take more of a GPU's than
+    float32 alone; a state dict of the model holds them, bit for bit, and wherever the model is moved they follow.
+    Parameters that are tied stay tied. Where parameters that train meet those that do not, the forward pass needs
+    `torch.autocast`.
     """
     done: dict[int, Tensor] = {}
     for module in model.modules():
@@ -52,7 +56,7 @@ def narrow(model: nn.Module) -> None:
             if id(parameter) in done:
                 kept[name] = done[id(parameter)]
             elif not parameter.requires_grad and parameter.dtype == torch.float32:
-                kept[name] = done[id(parameter)] = parameter.data
+                kept[name] = done[id(parameter)] = parameter.data.cpu()
                 parameter.data = parameter.data.to(torch.bfloat16)
         if kept:
             module.__dict__[_KEPT] = kept, module.register_state_dict_post_hook(_give_originals)
@@ -67,7 +71,8 @@ def widen(model: nn.Module) -> None:
         hook.remove()
         for name, original in kept.items():
             parameter = module.get_parameter(name)
-            parameter.data = original if _is_rounding(parameter, original) else parameter.data.float()
+            is_same = _is_rounding(parameter, original)
+            parameter.data = original.to(parameter.device) if is_same else parameter.data.float()
 
 
 @contextmanager
@@ -85,14 +90,15 @@ def full_precision(model: nn.Module) -> Iterator[None]:
 def in_full(module: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers that are numbers in less than float32, in float32 and by name.
 
-    Of a narrowed weight it is the one from before, which is the same one as long as it stays frozen.
+    Of a narrowed weight it is the one from before, which on a CPU is the same one as long as it stays frozen.
     """
     found = {}
     for prefix, child in module.named_modules():
         kept = child.__dict__[_KEPT][0] if _KEPT in child.__dict__ else {}
         for name, tensor in (*child._parameters.items(), *child._buffers.items()):
             if tensor is not None and tensor.is_floating_point() and tensor.itemsize < torch.float32.itemsize:
-                found[f"{prefix}.{name}" if prefix else name] = kept.get(name, tensor.detach()).float()
+                full = kept.get(name, tensor.detach()).to(tensor.device, torch.float32)
+                found[f"{prefix}.{name}" if prefix else name] = full
     return found
 
 
@@ -100,9 +106,10 @@ def _give_originals(module: nn.Module, state: dict[str, Any], prefix: str, metad
     if _KEPT not in module.__dict__:
         return
     for name, original in module.__dict__[_KEPT][0].items():
-        if prefix + name in state and _is_rounding(state[prefix + name], original):
-            state[prefix + name] = original.detach()
+        held = state.get(prefix + name)
+        if held is not None and _is_rounding(held, original):
+            state[prefix + name] = original.detach().to(held.device)
 
 
 def _is_rounding(held: Tensor, original: Tensor) -> bool:
-    return held.dtype == torch.bfloat16 and torch.equal(held.detach(), original.to(torch.bfloat16))
+    return held.dtype == torch.bfloat16 and torch.equal(held.detach(), original.to(held.device, torch.bfloat16))

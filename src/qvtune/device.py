@@ -1,0 +1,89 @@
+"""Which device computes: decided here for every command, and a model is placed there before all else."""
+
+import os
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from qvtune.errors import ConfigError, nearest
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+CPU = torch.device("cpu")
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def choose_device(wanted: str = "auto") -> torch.device:
+    """Return the device of this process.
+
+    Of several of one kind a process that `torchrun` or `accelerate launch` started has the one with its number on its
+    machine, LOCAL_RANK; any other process has the current one, the first of those that CUDA_VISIBLE_DEVICES names.
+
+    Args:
+        wanted: "cpu", "cuda", "mps", or "auto" for the accelerator that torch finds here, the CPU where it finds none.
+
+    Raises:
+        ConfigError: for another name, or where that device is not here.
+    """
+    if wanted not in DEVICES:
+        known = ", ".join(DEVICES)
+        raise ConfigError(f"--device: unknown device '{wanted}'.{nearest(wanted, DEVICES)} Known: {known}.")
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if wanted == "cpu" or (wanted == "auto" and found is None):
+        return CPU
+    if found is None or wanted not in ("auto", found.type):
+        raise ConfigError(f"--device {wanted}: {_why_missing(wanted)} Give --device auto for what there is.")
+    if found.type == "mps":
+        return found  # the only one, which has no number
+    here = torch.accelerator.device_count()
+    number = int(os.environ.get("LOCAL_RANK", torch.accelerator.current_device_index()))
+    if number >= here:
+        raise ConfigError(
+            f"this is process {number} of its machine, counted from 0, and there are {here} devices of the kind "
+            f"{found.type}: each process takes one. Start fewer processes, or give --device cpu."
+        )
+    return torch.device(found.type, number)
+
+
+def place(model: M, device: torch.device) -> M:
+    """Move a model to a device, and return it.
+
+    One that transformers has spread over several devices stays, and so does one whose weights FSDP or DeepSpeed will
+    share out: a device need not hold all of them.
+    """
+    is_spread = getattr(model, "hf_device_map", None) is not None
+    return model if is_spread or _is_shared_out() else model.to(device)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a model's parameters are; of one in several places, where the first is."""
+    return next(model.parameters()).device
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """Return what kind of device it is, with a GPU's name and what its driver and torch agree on."""
+    if device.type != "cuda":
+        return {"kind": device.type, "name": device.type, "count": 1}
+    major, minor = torch.cuda.get_device_capability(device)
+    return {
+        "kind": device.type,
+        "name": torch.cuda.get_device_name(device),
+        "count": torch.cuda.device_count(),
+        "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
+        "capability": f"{major}.{minor}",
+        "cuda": torch.version.cuda or torch.version.hip,
+    }
+
+
+def _why_missing(wanted: str) -> str:
+    is_built = torch.backends.cuda.is_built() if wanted == "cuda" else torch.backends.mps.is_built()
+    if not is_built:
+        return f"this torch, {torch.__version__}, is built without it; docs/gpu.md says how to install one with it."
+    return "no such device was found."
+
+
+def _is_shared_out() -> bool:
+    # `accelerate launch` says so to the processes that it starts.
+    return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1") for name in ("FSDP", "DEEPSPEED"))
