@@ -109,7 +109,10 @@ def test_hovering_a_cell_shows_its_numbers(browser: Any, pages: dict, sweep: Sto
     runs = [o for o in sweep.outcomes() if (o.labels["lr"], o.labels["value_lr"]) == (1e-3, 1e-2)]
     metrics = [run.metric for run in runs]
     mean, half = sum(metrics) / 2, abs(metrics[0] - metrics[1]) / 2**0.5
-    assert hover(browser, 0, 1) == ["η_QK 1e-3, η_V 0.01, λ 10", f"accuracy {mean:.4f} ± {half:.4f} (2 seeds)"]
+    unlearned = sum(run.learned is False for run in runs)
+    marked = [f"∅ {unlearned} of 2 runs learned nothing"] if unlearned else []
+    lines = ["η_QK 1e-3, η_V 0.01, λ 10", f"accuracy {mean:.4f} ± {half:.4f} (2 seeds)", *marked]
+    assert hover(browser, 0, 1) == lines
 
 
 def test_hovering_a_failed_cell_shows_the_reasons_as_text(browser: Any, pages: dict) -> None:

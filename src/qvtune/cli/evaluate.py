@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
         type=positive,
         default=0,
         metavar="N",
-        help="Show the N worst mistakes: those in which the model is surest of a wrong class, or furthest from a number.",
+        help="Show the N worst mistakes, in which the model is surest of a wrong class or furthest from a number.",
     )
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.set_defaults(execute=execute)

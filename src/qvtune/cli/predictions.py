@@ -10,7 +10,7 @@ from qvtune.data.classes import frequent_confusions
 from qvtune.data.mistakes import cut_text
 
 # Up to so many classes a terminal has room for a confusion matrix.
-MOST_COLUMNS = 10
+MOST_COLUMNS = 12
 LISTED = 10
 LONGEST_TEXT, LONGEST_NAME = 200, 20
 
@@ -29,12 +29,12 @@ def print_classes(console: Console, classes: list[dict[str, Any]], confusion: li
         table.add_row(Text(entry["label"]), *shares, f"{entry['support']:,}", f"{entry['predicted']:,}")
     console.print(table)
     if len(classes) <= MOST_COLUMNS:
-        console.out("Confusion matrix: rows are labels, columns what the model called them.", highlight=False)
-        names = [cut_text(entry["label"], LONGEST_NAME) for entry in classes]
-        table = _table("", numbers=names)
+        text = "Confusion matrix: rows are labels, columns what the model called them, by the number of the label."
+        console.out(text, highlight=False)
+        table = _table("label", numbers=[str(i + 1) for i in range(len(classes))])
         for i, row in enumerate(confusion):
-            cells = [Text(f"{n:,}", style="bold" if i == j else "dim" if not n else "") for j, n in enumerate(row)]
-            table.add_row(Text(names[i]), *cells)
+            cells = [Text(f"{n:,}", style="bold" if i == j else "" if n else "dim") for j, n in enumerate(row)]
+            table.add_row(Text(f"{i + 1} {cut_text(classes[i]['label'], LONGEST_NAME)}"), *cells)
         console.print(table)
     elif frequent := frequent_confusions(confusion, LISTED):
         console.out("Most frequent confusions; --json has the whole matrix.", highlight=False)

@@ -180,11 +180,11 @@ def _never(found: Predictions) -> dict[str, str]:
     missed = [i for i, count in enumerate(counts) if count >= FEWEST and not (found.values == i).any()]
     if not missed:
         return {}
-    names = join_words([f"'{found.task.labels[i]}' ({counts[i]:,})" for i in missed[:LISTED]])
-    more = f" and {len(missed) - LISTED} more" if len(missed) > LISTED else ""
+    names = [f"{counts[i]:,} are '{found.task.labels[i]}'" for i in missed[:LISTED]]
+    names += [f"others of {len(missed) - LISTED} classes more"] if len(missed) > LISTED else []
     return {
-        NEVER: f"no prediction on {found.where} is {names}{more}, though examples have the label, in brackets how many: "
-        "the model has not learned to find them."
+        NEVER: f"of the labels on {found.where} {join_words(names)}, and no prediction is: the model has not learned "
+        "to find them."
     }
 
 
