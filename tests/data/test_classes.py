@@ -12,7 +12,7 @@ from qvtune.data.classes import describe_classes, frequent_confusions
 from qvtune.data.mistakes import LONGEST_TEXT, cut_text, probabilities, sort_mistakes, worst_mistakes
 from qvtune.data.records import text_dataset
 from qvtune.data.task import Task
-from qvtune.data.weights import class_weights
+from qvtune.data.weights import class_weights, describe_weights
 from qvtune.errors import ConfigError
 
 NUMBERS = Task("n", "regression", (), "numbers", "pearson", ("text",), "label")
@@ -128,6 +128,12 @@ def test_a_file_that_makes_no_sense(name: str, text: str, message: str, tmp_path
     (tmp_path / name).write_text(text)
     with pytest.raises(ConfigError, match=message):
         class_weights(str(tmp_path / name), task("a", "b", "bill"), LABELS)
+
+
+def test_weights_in_words() -> None:
+    assert describe_weights(task("a", "b"), [0.5, 12.3456]) == "The training loss weighs the classes: a 0.5, b 12.3."
+    many = describe_weights(task(*map(str, range(40))), [1.0] * 39 + [3.0])
+    assert many.endswith("6 1, 7 1, and 32 more from 1 to 3.")
 
 
 def test_weights_need_a_file_and_classes(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ class Cells(HTMLParser):
         super().__init__()
         self.tables: list[list[list[str]]] = []
         self.tags: list[str] = []
+        self.in_cell = False
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
@@ -41,9 +42,13 @@ class Cells(HTMLParser):
             self.tables[-1].append([])
         elif tag in ("td", "th"):
             self.tables[-1][-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_cell = self.in_cell and tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
-        if {"td", "th"} & set(self.tags[-3:]) and self.tables and self.tables[-1] and self.tables[-1][-1]:
+        if self.in_cell:
             self.tables[-1][-1][-1] += data.strip()
 
 

@@ -14,6 +14,7 @@ from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.errors import ConfigError, nearest
 
 OPTION = "--class-weights"
+LISTED = 8
 
 
 def class_weights(option: str | None, task: Task, labels: Sequence[int]) -> list[float] | None:
@@ -41,6 +42,13 @@ def class_weights(option: str | None, task: Task, labels: Sequence[int]) -> list
         present = int((counts > 0).sum())
         return [len(labels) / (present * int(count)) if count else 1.0 for count in counts]
     return _of_file(Path(option), task)
+
+
+def describe_weights(task: Task, weights: Sequence[float]) -> str:
+    """Return the weights in a sentence, those of many classes in part."""
+    words = [f"{name} {weight:.3g}" for name, weight in zip(task.labels, weights, strict=True)]
+    more = f", and {len(words) - LISTED} more from {min(weights):.3g} to {max(weights):.3g}" if words[LISTED:] else ""
+    return f"The training loss weighs the classes: {', '.join(words[:LISTED])}{more}."
 
 
 def _of_file(path: Path, task: Task) -> list[float]:

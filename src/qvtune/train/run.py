@@ -24,7 +24,7 @@ from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING, load_data
 from qvtune.data.task import TextData
 from qvtune.data.tokens import count_cut, tokenize, unknown_share
-from qvtune.data.weights import class_weights
+from qvtune.data.weights import class_weights, describe_weights
 from qvtune.errors import ConfigError, DataError, nearest
 from qvtune.methods.table import METHODS
 from qvtune.train.balance import SideWatch
@@ -146,8 +146,7 @@ def read_inputs(config: TrainConfig) -> Inputs:
     if cut:
         notes.append(f"{cut / len(train):.0%} of the training texts fill {config.max_length} tokens (--max-length).")
     if weights is not None:
-        listed = ", ".join(f"{name} {weight:.3g}" for name, weight in zip(data.task.labels, weights, strict=True))
-        notes.append(f"The training loss weighs the classes: {listed}.")
+        notes.append(describe_weights(data.task, weights))
     return Inputs(source, model_config, tokenizer, data, train, splits, tuple(notes), weights)
 
 
