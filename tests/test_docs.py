@@ -54,6 +54,8 @@ def test_examples_run(page: Path, place: Path) -> None:
         elif language == "yaml" and text.startswith("# roles.yaml"):
             (place / "roles.yaml").write_text(text)
             assert read_declaration(place / "roles.yaml")[1] > 0
+        elif language == "yaml" and text.startswith("# weights.yaml"):
+            (place / "weights.yaml").write_text(text)
         elif language == "yaml":
             (place / "run.yaml").write_text(text)
             verb = re.match(r"# qvtune (train|sweep) --config", text)[1]

@@ -52,6 +52,27 @@ def pick(summary: pd.DataFrame, method: str, task: str) -> pd.Series:
     return summary[(summary["method"] == method) & (summary["task"] == task)].iloc[0]
 
 
+def test_means_of_what_learned_nothing_are_marked(tmp_path: Path) -> None:
+    results = make_results()
+    plain = summarize(results, "lora")
+    results["learned"] = None
+    results.loc[(results["method"] == "full") & (results["task"] == "rte"), "learned"] = False
+    results.loc[(results["method"] == "dora") & (results["seed"] == 0), "learned"] = False
+    summary = summarize(results, "lora")
+    assert plain["unlearned"].sum() == 0
+    counts = {(m, t): n for m, t, n in summary[["method", "task", "unlearned"]].itertuples(index=False)}
+    assert counts["full", "rte"] == counts["full", "average"] == 3
+    assert (counts["dora", "rte"], counts["dora", "cola"], counts["lora", "rte"]) == (1, 1, 0)
+    rows = {row[0]: row[1:] for row in formats.means(summary, formats.HTML, 2).rows}
+    assert rows["full"][:2] == ["<strong>0.73 ± 0.02 ∅</strong>", "0.42 ± 0.02"]
+    assert rows["dora"][1] == "<strong>0.61 ± 0.01 ∅ 1 of 2</strong>"
+    formats.write_tables(tmp_path, summary)
+    assert r"$\emptyset$" in (tmp_path / "table.tex").read_text()
+    assert "∅ marks means over runs that learned nothing" in (tmp_path / "table.md").read_text()
+    formats.write_tables(tmp_path, plain)
+    assert "∅" not in (tmp_path / "table.md").read_text()
+
+
 def test_means_and_costs() -> None:
     summary = summarize(make_results(), "lora")
     assert list(summary["method"].unique()) == ["lora", "full", "dora"]

@@ -1,5 +1,6 @@
 """The pages in a browser: hovering, sorting, a phone, darkness, the keyboard, and no request to anywhere."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from qvtune.lab.store import Store
+from qvtune.report.class_parts import class_parts, mistakes_table
+from qvtune.report.document import Page, render
 from qvtune.report.page import write_report
 from qvtune.train.folder import RunFolder
 
@@ -109,7 +112,10 @@ def test_hovering_a_cell_shows_its_numbers(browser: Any, pages: dict, sweep: Sto
     runs = [o for o in sweep.outcomes() if (o.labels["lr"], o.labels["value_lr"]) == (1e-3, 1e-2)]
     metrics = [run.metric for run in runs]
     mean, half = sum(metrics) / 2, abs(metrics[0] - metrics[1]) / 2**0.5
-    assert hover(browser, 0, 1) == ["η_QK 1e-3, η_V 0.01, λ 10", f"accuracy {mean:.4f} ± {half:.4f} (2 seeds)"]
+    unlearned = sum(run.learned is False for run in runs)
+    marked = [f"∅ {unlearned} of 2 runs learned nothing"] if unlearned else []
+    lines = ["η_QK 1e-3, η_V 0.01, λ 10", f"accuracy {mean:.4f} ± {half:.4f} (2 seeds)", *marked]
+    assert hover(browser, 0, 1) == lines
 
 
 def test_hovering_a_failed_cell_shows_the_reasons_as_text(browser: Any, pages: dict) -> None:
@@ -207,6 +213,77 @@ def test_pictures_have_words_and_nothing_moves(browser: Any, pages: dict) -> Non
     assert "Heat map of accuracy" in plots[0].get_attribute("aria-label")
     moving = "return [...document.querySelectorAll('main *')].filter(e => getComputedStyle(e).animationName !== 'none')"
     assert browser.execute_script(moving) == []
+
+
+@pytest.fixture(scope="module")
+def matrices(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Pages with the classes, the confusion matrix and the mistakes of 2, 7 and 43 classes."""
+    found = {}
+    for classes in (2, 7, 43):
+        names = [f"{'a rather long name of a class' if i % 3 == 0 else 'class'} {i}" for i in range(classes)]
+        counts = [[(40 if i == j else (i + 2 * j) % 5 == 0) * (i + 1) for j in range(classes)] for i in range(classes)]
+        entries = [{"label": name, "precision": 0.5, "recall": 1, "f1": 0.2, "support": 9} for name in names]
+        result = {"classes": [entry | {"predicted": 1} for entry in entries], "confusion": counts}
+        mistake = {"text": "word " * 60, "label": names[0], "prediction": names[1], "probability": 0.9}
+        parts = [*class_parts(result | {"reported_on": ["x"]}), *mistakes_table([mistake | {"label_probability": 0.1}])]
+        found[classes] = tmp_path_factory.mktemp("matrix") / "page.html"
+        found[classes].write_text(render(Page("x", [], [], parts, ["Warning: " + "word " * 40])), encoding="utf-8")
+    return found
+
+
+@pytest.mark.parametrize("classes", [2, 7, 43])
+@pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_matrix_fits_or_scrolls_beside_its_labels(browser: Any, matrices: dict, classes: int, size: tuple) -> None:
+    visit(browser, matrices[classes], size)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= size[0]
+    script = """const table = document.querySelector('.matrix'), box = table.parentElement;
+        const left = e => e.getBoundingClientRect().left - box.getBoundingClientRect().left;
+        box.scrollLeft = 1e6;
+        const label = table.querySelector('tbody th'), cells = [...table.querySelectorAll('tbody td')];
+        return [box.scrollWidth - box.clientWidth, left(label), cells.every(c => c.scrollWidth <= c.clientWidth),
+                cells.length, Math.min(...cells.map(c => parseFloat(getComputedStyle(c).fontSize)))];"""
+    hidden, label, fits, cells, letters = browser.execute_script(script)
+    assert label == pytest.approx(0, abs=1)  # in sight also where the rest has scrolled
+    assert fits
+    assert cells == classes**2
+    assert letters >= 11
+    assert (hidden > 1) == (classes == 43) if size == PHONE else hidden <= 1 or classes == 43
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_numbers_of_a_matrix_stand_out_from_their_colour(browser: Any, matrices: dict, scheme: str) -> None:
+    """By 4.5 to 1, as WCAG wants it, from the fullest to the palest."""
+    visit(browser, matrices[7], scheme=scheme)
+    script = """const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+        const page = getComputedStyle(document.documentElement).backgroundColor;
+        const paint = (...colours) => { for (const c of colours) { canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1); }
+                                        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3); };
+        const light = rgb => rgb.map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+                                .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0.05);
+        const shades = [];
+        for (const kind of ['right', 'wrong']) for (const share of [0.02, 0.3, 0.6, 1]) {
+            const cell = document.querySelector('.matrix .' + kind);
+            cell.style.setProperty('--share', share);
+            const style = getComputedStyle(cell);
+            const [back, ink] = [light(paint(page, style.backgroundColor)), light(paint(page, style.color))];
+            shades.push(Math.max(back, ink) / Math.min(back, ink));
+        }
+        return shades;"""
+    shades = browser.execute_script(script)
+    assert min(shades) >= 4.5
+    assert shades[0] > shades[1] > shades[3]
+
+
+def test_mistakes_stand_below_each_other_on_a_phone(browser: Any, matrices: dict) -> None:
+    visit(browser, matrices[2], PHONE)
+    cells = browser.find_elements(By.CSS_SELECTOR, ".stacked tbody td")
+    boxes = [cell.rect for cell in cells]
+    assert all(box["x"] + box["width"] <= PHONE[0] for box in boxes)
+    assert all(below["y"] >= above["y"] + above["height"] - 1 for above, below in itertools.pairwise(boxes))
+    script = "return getComputedStyle(arguments[0], '::before').content"
+    assert [browser.execute_script(script, cell) for cell in cells[1:3]] == ['"label: "', '"prediction: "']
+    visit(browser, matrices[2])
+    assert len({cell.rect["y"] for cell in browser.find_elements(By.CSS_SELECTOR, ".stacked tbody td")}) == 1
 
 
 def test_label_of_a_script_does_not_run(browser: Any, pages: dict) -> None:

@@ -36,6 +36,17 @@ def test_equal_cells_are_all_best_unless_all_are_equal(make):
     assert best(0.5, 0.5, 0.5, 0.5) == []
 
 
+def test_a_cell_that_learned_nothing_is_not_the_best(make):
+    at = {(1e-4, 1e-4): 0.9, (1e-4, 1e-3): 0.6, (1e-3, 1e-4): 0.8, (1e-3, 1e-3): 0.5}
+    runs = [make({"lr": x, "value_lr": y, "seed": s}, metric) for (x, y), metric in at.items() for s in (0, 1)]
+    for run in runs[:2] + runs[4:5]:
+        run.result["learned"] = False
+    (grid,) = make_grids(runs)
+    assert {place: cell.unlearned for place, cell in grid.cells.items()} == {(0, 0): 2, (0, 1): 0, (1, 0): 1, (1, 1): 0}
+    assert [place for place, cell in grid.cells.items() if not cell.learned] == [(0, 0)]
+    assert grid.best == [(1, 0)]
+
+
 def test_cells_without_a_finished_run_are_named_and_not_averaged(make):
     ends = {
         (1e-4, 1e-4): ["finished", "failed"],

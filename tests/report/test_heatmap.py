@@ -30,6 +30,18 @@ def test_picture_has_values_hatching_and_the_best_cell(grid):
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1e-4", "1e-3"]
 
 
+def test_a_cell_that_learned_nothing_is_marked(make):
+    runs = [make({"lr": x, "value_lr": y}, x + y) for x in (0.1, 0.2) for y in (0.1, 0.3)]
+    runs[3].result["learned"] = False
+    (grid,) = make_grids(runs)
+    texts = [t.get_text() for t in draw_heatmaps([grid]).get_axes()[0].texts]
+    assert texts == ["0.200", "★ 0.400", "0.300", "∅ 0.500"]
+    assert cell_details(grid, grid.cells[1, 1]).endswith("\n∅ 1 of 1 run learned nothing")
+    assert "∅ marks cells whose runs learned nothing" in caption([grid], 0)
+    runs[3].result["learned"] = True
+    assert "∅" not in caption(make_grids(runs), 0)
+
+
 def test_line_leaves_the_values_free(grid):
     xs, ys = visible_line(grid)
     drawn = [(x, y) for x, y in zip(xs, ys, strict=True) if x is not None]

@@ -155,11 +155,14 @@ def test_folder_of_something_else(sweep: Store, tmp_path: Path) -> None:
 
 
 def test_sweep_page_says_what_came_out(sweep: Store) -> None:
-    names = [path.name for path in write_report(sweep.path)]
+    names = [path.name for path in write_report(sweep.path, target=0.1)]
     assert names == [
         "report.html",
         *(f"{name}.{suffix}" for name in ("heatmap", "curves", "reach") for suffix in ("png", "svg")),
     ]
+    # On six examples, in two epochs, there is nothing to reach.
+    assert [path.name for path in write_report(sweep.path)] == [name for name in names if "reach" not in name]
+    assert any(line.startswith("How long each λ takes is not drawn") for line in Reader(sweep.report).text)
     assert (sweep.path / "heatmap.png").read_bytes().startswith(b"\x89PNG")
     ElementTree.parse(sweep.path / "heatmap.svg")
     text = Reader(sweep.report).text
@@ -167,6 +170,9 @@ def test_sweep_page_says_what_came_out(sweep: Store) -> None:
     assert "9 of 13 runs finished, 1 stopped, 1 diverged, 1 failed, 1 pending." in text
     assert {"loss is nan at step 3", f"out of memory {EVIL}", "given up at step 2"} <= set(text)
     assert text.count("finished") == 9
+    unlearned = sum(outcome.learned is False for outcome in sweep.outcomes())
+    assert text.count("∅ nothing") == unlearned > 0
+    assert any(line.startswith(f"{unlearned} of them learned nothing (∅)") for line in text)
 
 
 def test_store_without_a_finished_run(tmp_path: Path) -> None:
@@ -226,6 +232,16 @@ def test_best_is_told_per_task(make) -> None:
     assert best_sentences(runs) == [
         "Best on rte with rank 4: accuracy 0.4050 ± 0.0071 (2 seeds).",
         "Best on mrpc with rank 4: accuracy 0.4050 ± 0.0071 (2 seeds).",
+    ]
+
+
+def test_what_learned_nothing_is_not_the_best(make) -> None:
+    runs = [make({"task": task, "rank": rank}, rank / 10) for task in ("rte", "mrpc") for rank in (2, 4)]
+    for run in runs[1:]:
+        run.result["learned"] = False
+    assert best_sentences(runs) == [
+        "Best on rte with rank 2: accuracy 0.2000 (1 seed).",
+        "Best on mrpc: none; every finished run learned nothing.",
     ]
 
 

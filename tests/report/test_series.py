@@ -113,6 +113,28 @@ def test_without_ratio_one_the_page_says_how_to_give_a_target(make):
     assert not_drawn([make({"method": "lora"}, 0.5), make({"method": "full"}, 0.5)]) is None
 
 
+def test_time_to_noise_is_not_drawn(make):
+    curves = {1.0: ((10, 0.50, 1.0), (20, 0.52, 2.0)), 4.0: ((10, 0.52, 1.0), (20, 0.7, 2.0))}
+
+    def runs(examples, **known):
+        found = [make({"lr_ratio": ratio}, curve[-1][1], curve) for ratio, curve in curves.items()]
+        for run in found:
+            run.result.update(evaluation_examples={"validation": examples, "tuning": 9}, reported_on=["validation"])
+        found[0].result.update(known)
+        return found
+
+    # One standard error of 0.52 is 0.05 with 100 examples and 0.016 with 1,000.
+    assert reach_charts(runs(100)) == []
+    assert "did not rise by more than noise" in not_drawn(runs(100))
+    steps, _ = reach_charts(runs(1000))
+    assert steps.series[0].y == [20, 10]
+    assert not_drawn(runs(1000)) is None
+    assert reach_charts(runs(1000, learned=False)) == []
+    # A target that is given is drawn; what learned nothing does not reach it.
+    steps, _ = reach_charts(runs(1000, learned=False), target=0.51)
+    assert steps.series[0].crossed == [True, False]
+
+
 def test_metric_by_parameters_takes_the_best_rates_and_has_error_bars(make):
     runs = [
         make({"rank": rank, "lr": lr, "seed": seed}, metric + seed / 10, parameters=rank * 100)

@@ -10,10 +10,12 @@ from safetensors.torch import load_file, save_file
 from tiny import save_tiny_bert, write_reviews
 
 from qvtune.train.balance import (
+    ALL,
     BLOWN,
     GROWN,
     GROWTH,
     MOVED,
+    SIDES,
     STARVED,
     STILL,
     USUAL,
@@ -219,10 +221,12 @@ def test_warnings_of_a_run(options: dict, warned: dict[str, str], place: Path, t
     console = Console(record=True, width=1000, quiet=False, file=open(tmp_path / "console", "w"))  # noqa: SIM115
     result = run(make_config(settings | options), console)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    kept = {side: text for line in lines for side, text in line.get("warnings", {}).items()}
+    told = {about: text for line in lines for about, text in line.get("warnings", {}).items()}
+    # On six validation examples others are given too, of which tests/train/test_verdict.py speaks.
+    kept = {about: text for about, text in told.items() if about in (*SIDES, ALL)}
     assert kept.keys() == warned.keys()
     assert all(f"Warning: {start}" in kept[side] for side, start in warned.items())
-    assert result["warnings"] == list(kept.values())
+    assert result["warnings"][: len(kept)] == list(kept.values())
     printed = console.export_text()
-    assert printed.count("Warning: ") == len(kept)
-    assert all(text in printed for text in kept.values())
+    assert all(printed.count(text) == 1 for text in kept.values())
+    assert printed.count("output of attention layers") == len(kept)

@@ -60,6 +60,7 @@ def test_run_folder(place: Path, tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
     assert names == {
         "config.yaml", "plan.json", "metrics.jsonl", "result.json", "environment.json", "adapter", "checkpoints",
+        "mistakes.jsonl",
     }  # fmt: skip
     assert result == json.loads((tmp_path / "run" / "result.json").read_text())
     needed = {"metrics", "train_samples_per_second", "peak_memory_bytes", "trainable_parameters", "seconds"}

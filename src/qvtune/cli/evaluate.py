@@ -1,7 +1,6 @@
 """`qvtune evaluate`."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +34,44 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--glue-dir", type=Path, default=None, metavar="PATH", help="Where GLUE is, if it has moved.")
     parser.add_argument("--batch-size", type=positive, default=None, metavar="N", help="Examples per forward pass.")
     add_device(parser)
+    parser.add_argument(
+        "--mistakes",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="Show the N worst mistakes, in which the model is surest of a wrong class or furthest from a number.",
+    )
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Evaluate and print the metrics."""
+    """Evaluate and print the metrics, class by class too, and what to warn of."""
     from qvtune.train.quiet import quiet_libraries
 
     quiet_libraries()
     from rich.console import Console
 
+    from qvtune.cli.predictions import print_classes, print_mistakes
     from qvtune.cli.show import print_metrics
+    from qvtune.train.folder import format_json
     from qvtune.train.inference import evaluate_run, load_run
 
     run = load_run(args.run, args.model, args.device)
-    result = evaluate_run(run, data=args.data, glue_dir=args.glue_dir, batch_size=args.batch_size)
+    result = evaluate_run(
+        run, data=args.data, glue_dir=args.glue_dir, batch_size=args.batch_size, mistakes=args.mistakes
+    )
     if args.json:
-        print(json.dumps(result, indent=2))
+        print(format_json(result))
     else:
         examples = ", ".join(f"{split}: {count:,} examples" for split, count in result["examples"].items())
         for note in result["notes"]:
             print(note)
-        print_metrics(Console(), result["metrics"], f"{result['data']}, {examples}")
+        console = Console()
+        print_metrics(console, result["metrics"], f"{result['data']}, {examples}")
+        if "classes" in result:
+            print_classes(console, result["classes"], result["confusion"])
+        if args.mistakes:
+            print_mistakes(console, result["mistakes"])
+        for warning in result["warnings"]:
+            console.out(warning, highlight=False)

@@ -9,7 +9,7 @@ from rich.table import Table
 from qvtune.amounts import count, format_seconds
 from qvtune.lab.cells import Cell
 from qvtune.lab.execution import Execution
-from qvtune.lab.outcome import FINISHED, STOPPED, Outcome
+from qvtune.lab.outcome import FINISHED, STOPPED, UNLEARNED, Outcome
 from qvtune.lab.progress import describe
 from qvtune.lab.store import Store
 
@@ -50,11 +50,13 @@ def show_results(store: Store, table: pd.DataFrame) -> None:
     for name in columns:
         shown.add_column(name.replace("_", " "), justify="right" if name != "status" else "left")
     for _, row in ordered.head(MOST_ROWS).iterrows():
-        shown.add_row(*(_cell(name, row[name]) for name in columns))
+        mark = f"{UNLEARNED} " if row["learned"] is False else ""
+        shown.add_row(*((mark if name == "metric" else "") + _cell(name, row[name]) for name in columns))
     console.print(shown)
     if len(table) > MOST_ROWS:
         console.out(f"The best {MOST_ROWS} of {len(table)} runs.", highlight=False)
     outcomes = store.outcomes()
+    show_unlearned(console, outcomes)
     show_failures(console, outcomes)
     show_savings(console, outcomes)
     console.out(f"Results: {store.results}, page: {store.report}", highlight=False)
@@ -70,6 +72,7 @@ def show_summary(store: Store, summary: pd.DataFrame, baseline: str) -> None:
     formats.print_table(console, formats.by_task(summary, formats.TERMINAL))
     console.out(f"The difference is to {baseline}, over the pairs of task and seed.", highlight=False)
     formats.print_table(console, formats.costs(summary, formats.TERMINAL))
+    show_unlearned(console, store.outcomes())
     show_failures(console, store.outcomes())
     console.out(f"Tables: {store.path / 'table'}.csv, .md, .tex and .html; page: {store.report}", highlight=False)
 
@@ -83,6 +86,17 @@ def show_failures(console: Console, outcomes: Sequence[Outcome]) -> None:
     for (status, reason), runs in alike.items():
         more = f" and {len(runs) - 1} more" if runs[1:] else ""
         console.out(f"{runs[0]}{more}: {status}{f', {reason}' if reason else ''}", highlight=False)
+
+
+def show_unlearned(console: Console, outcomes: Sequence[Outcome]) -> None:
+    """Print how many finished runs learned nothing, and where more is said."""
+    unlearned = [outcome for outcome in outcomes if outcome.learned is False]
+    if unlearned:
+        console.out(
+            f"{count(len(unlearned), 'run')} learned nothing ({UNLEARNED}), as {describe(unlearned[0].labels)}: "
+            f"{unlearned[0].folder.result} says what was seen and which option to change.",
+            highlight=False,
+        )
 
 
 def show_savings(console: Console, outcomes: Sequence[Outcome]) -> None:

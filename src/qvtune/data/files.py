@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qvtune.data.glue import GLUE, glue_name
 from qvtune.data.hub import is_saved_folder
-from qvtune.data.options import DataOptions
+from qvtune.data.options import BALANCED, DataOptions
 
 
 def file_digests(options: DataOptions) -> dict[str, str]:
@@ -45,3 +45,5 @@ def _roots(options: DataOptions) -> Iterator[tuple[str, Path]]:
         yield from (("glue-dir", path) for path in (*tables, options.glue_dir / task, options.glue_dir))
     if options.validation is not None:
         yield "validation", options.validation
+    if options.class_weights not in (None, BALANCED):
+        yield "class-weights", Path(options.class_weights)

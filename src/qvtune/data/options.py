@@ -7,9 +7,12 @@ from pydantic import Field
 
 from qvtune.options import Options
 
+# What --class-weights may be in place of a file.
+BALANCED = "balanced"
+
 
 class DataOptions(Options):
-    """Where the examples come from, and how they are divided."""
+    """Where the examples come from, how they are divided, and what they weigh."""
 
     data: str = Field(
         description="What to learn from: glue/TASK, a .csv, .tsv, .jsonl or .parquet file, a folder saved by the "
@@ -44,5 +47,10 @@ class DataOptions(Options):
     )
     max_eval_samples: int | None = Field(
         None, ge=1, description="Evaluate on this many examples at most: a seeded, stratified sample."
+    )
+    class_weights: str | None = Field(
+        None,
+        description="What the examples of each class weigh in the training loss: balanced, so that all classes weigh "
+        "the same, or a YAML or JSON file with a weight by label. All examples weigh the same when left out.",
     )
     max_length: int = Field(128, ge=2, description="Tokens per example at most; longer texts are cut.")

@@ -13,6 +13,7 @@ from rich.markup import escape as escape_rich
 from rich.table import Table
 
 from qvtune.amounts import format_bytes, format_seconds
+from qvtune.lab.outcome import UNLEARNED
 from qvtune.lab.summary import AVERAGE, BASELINE
 from qvtune.train.folder import write_text
 
@@ -25,7 +26,7 @@ def escape_markdown(text: str) -> str:
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "η": r"$\eta$", "λ": r"$\lambda$", "−": "$-$", "±": r"$\pm$",
+    "η": r"$\eta$", "λ": r"$\lambda$", "−": "$-$", "±": r"$\pm$", "∅": r"$\emptyset$",
 }  # fmt: skip
 
 
@@ -50,6 +51,12 @@ HTML = Markup(html.escape, {1: "<strong>{}</strong>", 2: "<u>{}</u>"})
 LEGEND = (
     "Mean ± standard deviation over seeds. The best mean of a task is bold, the second best is {second}; the "
     "difference is to the baseline, with a 95 % confidence interval."
+)
+
+
+UNLEARNED_LEGEND = (
+    f"{UNLEARNED} marks means over runs that learned nothing, all of them or as many as it says: they are what "
+    "guessing has."
 )
 
 
@@ -155,6 +162,8 @@ def _mean(row: pd.Series, markup: Markup, digits: int) -> str:
     if pd.isna(row["mean"]):
         return ""
     text = f"{row['mean']:.{digits}f}" + ("" if pd.isna(row["sd"]) else f" ± {row['sd']:.{digits}f}")
+    if row["task"] != AVERAGE and row.get("unlearned"):
+        text += f" {UNLEARNED}" + ("" if row["unlearned"] == row["n"] else f" {row['unlearned']} of {row['n']}")
     text = markup.escape(text)
     return text if pd.isna(row["place"]) else markup.places[row["place"]].format(text)
 
@@ -201,7 +210,8 @@ def write_tables(folder: Path, summary: pd.DataFrame, remarks: Sequence[str] = (
 
     def page(markup: Markup, render: Callable[[TextTable], str], paragraph: str, second: str) -> str:
         tables = [means(summary, markup), costs(summary, markup), differences(summary, markup)]
-        return join_page(tables, [LEGEND.format(second=second), *remarks], markup, render, paragraph)
+        legend = [LEGEND.format(second=second), *([UNLEARNED_LEGEND] if summary["unlearned"].any() else [])]
+        return join_page(tables, [*legend, *remarks], markup, render, paragraph)
 
     texts = {
         "csv": summary.to_csv(index=False, lineterminator="\n"),

@@ -17,6 +17,9 @@ DIVERGED = "diverged"
 # Given up by successive halving.
 STOPPED = "stopped"
 
+# Marks what learned nothing in tables and pictures.
+UNLEARNED = "∅"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -43,6 +46,11 @@ class Outcome:
     def metric(self) -> float | None:
         """The task's main metric, None where there is none or it is not defined."""
         return self.result.get("metrics", {}).get(self.result.get("main_metric"))
+
+    @property
+    def learned(self) -> bool | None:
+        """Whether a finished run learned anything that its predictions show; None where that was not judged."""
+        return self.result.get("learned")
 
     def records(self) -> list[dict[str, Any]]:
         """Return the lines of `metrics.jsonl`: a dictionary per logged step."""
@@ -76,8 +84,9 @@ def results_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """Return a row per run.
 
     Columns: `run`; one per label, in the order in which the runs have them; `status`; `metric` and `metric_name`;
-    `seconds` of training; `samples_per_second`; `trained_parameters`, and of these `adapter_parameters` and
-    `head_parameters`; `saved_bytes`; `peak_memory_bytes`; `steps`; `best_step`; `reason`. Empty where not known.
+    `learned`, which is False where the predictions show nothing that was; `seconds` of training; `samples_per_second`;
+    `trained_parameters`, and of these `adapter_parameters` and `head_parameters`; `saved_bytes`; `peak_memory_bytes`;
+    `steps`; `best_step`; `reason`. Empty where not known.
     """
     names = list(dict.fromkeys(label for outcome in outcomes for label in outcome.labels))
     return pd.DataFrame([_row(outcome, names) for outcome in outcomes])
@@ -93,6 +102,7 @@ def _row(outcome: Outcome, names: list[str]) -> dict[str, Any]:
         "status": outcome.status,
         "metric": outcome.metric,
         "metric_name": result.get("main_metric"),
+        "learned": outcome.learned,
         "seconds": result.get("seconds"),
         "samples_per_second": result.get("train_samples_per_second"),
         "trained_parameters": total,

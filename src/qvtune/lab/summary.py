@@ -25,7 +25,8 @@ def summarize(results: pd.DataFrame, baseline: str, name: str = "method") -> pd.
     - `mean`, `sd` (n − 1), `n`: over the seeds that have a result. The average is the mean of the tasks' means, its sd
       and n are of the seeds' averages, over the seeds that have all tasks; it is empty if a task has no result;
     - `place`: 1 for the best mean of the task, 2 for the second best, empty for all others; equal means share a place;
-    - `runs`, `failed`: how many were asked for, and how many of them failed or diverged;
+    - `runs`, `failed`, `unlearned`: how many were asked for, how many of them failed or diverged, and how many finished
+      and learned nothing;
     - `trained_parameters`, of these `adapter_parameters` and `head_parameters`; `saved_bytes`;
     - `seconds` of training, the mean over seeds; `peak_memory_bytes`, the largest;
     - `pairs`, `difference`, `difference_low`, `difference_high`, `p_t`, `p_wilcoxon`: the method against the baseline
@@ -54,8 +55,8 @@ def summarize(results: pd.DataFrame, baseline: str, name: str = "method") -> pd.
 
 
 WHOLE = (
-    "n", "runs", "failed", "pairs", "trained_parameters", "adapter_parameters", "head_parameters", "saved_bytes",
-    "peak_memory_bytes",
+    "n", "runs", "failed", "unlearned", "pairs", "trained_parameters", "adapter_parameters", "head_parameters",
+    "saved_bytes", "peak_memory_bytes",
 )  # fmt: skip
 
 
@@ -71,6 +72,7 @@ def _row(own: pd.DataFrame, other: pd.DataFrame, task: str) -> dict[str, Any]:
         "n": measured.n,
         "runs": len(own),
         "failed": int(own["status"].isin((FAILED, DIVERGED)).sum()),
+        "unlearned": int(finished["learned"].eq(False).sum()) if "learned" in finished else 0,
         **{column: _first(finished[column]) for column in ("trained_parameters", *PARTS, "saved_bytes")},
         "seconds": _number(finished["seconds"].astype(float).mean()),
         "peak_memory_bytes": _number(finished["peak_memory_bytes"].astype(float).max()),
@@ -97,6 +99,7 @@ def _average(own: pd.DataFrame, other: pd.DataFrame, rows: list[dict[str, Any]])
         "n": seeds.n,
         "runs": sum(row["runs"] for row in rows),
         "failed": sum(row["failed"] for row in rows),
+        "unlearned": sum(row["unlearned"] for row in rows),
         **{column: _shared([row[column] for row in rows]) for column in ("trained_parameters", *PARTS)},
         "saved_bytes": _shared(sizes),
         "seconds": None if None in times else float(np.mean(times)),

@@ -25,6 +25,7 @@ class Cell:
         values: metrics of the finished runs, one per seed.
         statuses: number of runs by status.
         reasons: why runs did not finish.
+        unlearned: number of the runs with a metric that learned nothing.
     """
 
     x: float
@@ -32,6 +33,12 @@ class Cell:
     values: tuple[float, ...]
     statuses: dict[str, int]
     reasons: tuple[str, ...]
+    unlearned: int = 0
+
+    @property
+    def learned(self) -> bool:
+        """Whether a run of the cell learned anything, or none was judged."""
+        return self.unlearned < max(1, len(self.values))
 
     @property
     def mean(self) -> float | None:
@@ -56,7 +63,8 @@ class Grid:
         xs: values of the horizontal axis, rising.
         ys: values of the vertical axis, rising.
         cells: by place (column, row), those that have runs.
-        best: places of the highest mean, several where it is equal; none where all are.
+        best: places of the highest mean of the cells that learned anything, several where it is equal; none where all
+            are.
         diagonal: points of the line λ = 1 in places: 0 is the middle of the first column or row, 0.5 its edge.
         skipped: number of runs that have no value on one of the axes.
     """
@@ -100,9 +108,10 @@ def _grid(labels: dict[str, Any], runs: list[Outcome], x_name: str, y_name: str)
         (xs.index(at[x_name]), ys.index(at[y_name])): _cell(at[x_name], at[y_name], members)
         for at, members in grouped(placed, (x_name, y_name))
     }
-    means = {place: cell.mean for place, cell in cells.items() if cell.mean is not None}
+    known = {place: cell.mean for place, cell in cells.items() if cell.mean is not None}
+    means = {place: mean for place, mean in known.items() if cells[place].learned}
     # Where all cells are equal none is better than the others.
-    best = max(means.values(), default=None) if len(set(means.values())) > 1 or len(means) == 1 else None
+    best = max(means.values(), default=None) if len(set(known.values())) > 1 or len(known) == 1 else None
     metric = next((run.result["main_metric"] for run in finished(placed)), "metric")
     return Grid(
         labels=labels,
@@ -121,7 +130,8 @@ def _grid(labels: dict[str, Any], runs: list[Outcome], x_name: str, y_name: str)
 def _cell(x: float, y: float, runs: list[Outcome]) -> Cell:
     values = tuple(run.metric for run in finished(runs) if run.metric is not None)
     reasons = tuple(dict.fromkeys(run.reason for run in runs if run.reason))
-    return Cell(x, y, values, dict(Counter(run.status for run in runs)), reasons)
+    unlearned = sum(run.learned is False for run in finished(runs))
+    return Cell(x, y, values, dict(Counter(run.status for run in runs)), reasons, unlearned)
 
 
 def _line_of_equal_rates(x_name: str, y_name: str, xs: list[float], ys: list[float]) -> list[Point]:

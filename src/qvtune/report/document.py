@@ -13,6 +13,9 @@ from jinja2 import Environment
 from qvtune.report.labels import label_text
 from qvtune.report.theme import layouts
 
+# Up to so many classes the columns of a matrix are headed by lines of text, and up to so many its cells are large.
+FEW, MANY = 4, 20
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -29,19 +32,56 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """A table, which a click or Enter on a header sorts where it is `sortable`."""
+    """A table, which a click or Enter on a header sorts where it is `sortable`.
+
+    The first column of a `named` one stays in sight while the others scroll. On a narrow screen the cells of a
+    `stacked` one stand below each other, with the names of their columns.
+    """
 
     caption: str
     columns: list[str]
     rows: list[list[Entry]]
     sortable: bool = False
     text: str = ""
+    named: bool = False
+    stacked: bool = False
+
+    @property
+    def kinds(self) -> str:
+        """What it is, as CSS classes."""
+        return " ".join(name for name in ("sortable", "named", "stacked") if getattr(self, name))
 
     @property
     def numeric(self) -> set[int]:
         """Places of the columns that hold numbers alone."""
         columns = range(len(self.columns))
         return {i for i in columns if self.rows and all(r[i].number is not None or not r[i].text for r in self.rows)}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix: `counts[i][j]` examples with label i were called j.
+
+    Attributes:
+        heading: above it.
+        labels: of rows and columns.
+        counts: rows are labels.
+        text: below the heading.
+    """
+
+    heading: str
+    labels: list[str]
+    counts: list[list[int]]
+    text: str = ""
+
+    @property
+    def kind(self) -> str:
+        """How its columns are headed, and how large its cells are, by the number of classes."""
+        return "few" if len(self.labels) <= FEW else "many" if len(self.labels) <= MANY else "many dense"
+
+    def share(self, row: int, column: int) -> float:
+        """Return what part of a row's examples a cell has."""
+        return self.counts[row][column] / max(1, sum(self.counts[row]))
 
 
 @dataclass(frozen=True)
@@ -81,12 +121,13 @@ class Details:
 
 @dataclass(frozen=True)
 class Page:
-    """A page: heading, sentences, notes, then tables, pictures and details in the order of `parts`."""
+    """A page: heading, sentences, warnings, notes, then tables, pictures and details in the order of `parts`."""
 
     title: str
     sentences: list[str]
     notes: list[str] = field(default_factory=list)
-    parts: Sequence[Table | Pictures | Details] = ()
+    parts: Sequence[Table | Matrix | Pictures | Details] = ()
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def has_charts(self) -> bool:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from qvtune.amounts import count
-from qvtune.lab.outcome import FINISHED
+from qvtune.lab.outcome import FINISHED, UNLEARNED
 from qvtune.report.cells import Cell, Grid
 from qvtune.report.labels import LR, LR_RATIO, VALUE_LR, axis_title, describe, label_text, mean_text
 from qvtune.report.theme import ACCENT, COLOUR_MAP, NEUTRAL, as_it_stands, plain
@@ -51,7 +51,7 @@ def cell_text(cell: Cell) -> str:
     if cell.mean is None:
         return cell.status if cell.status != FINISHED else "no metric"
     seeds = f"n = {len(cell.values)}" + (f" of {runs}" if len(cell.values) < runs else "")
-    return f"{cell.mean:.3f}" + (f"\n{seeds}" if runs > 1 else "")
+    return f"{'' if cell.learned else f'{UNLEARNED} '}{cell.mean:.3f}" + (f"\n{seeds}" if runs > 1 else "")
 
 
 def cell_details(grid: Grid, cell: Cell) -> str:
@@ -64,6 +64,8 @@ def cell_details(grid: Grid, cell: Cell) -> str:
     lines = [at]
     if cell.values:
         lines.append(f"{grid.metric} {mean_text(cell.values)}")
+    if cell.unlearned:
+        lines.append(f"{UNLEARNED} {cell.unlearned} of {count(len(cell.values), 'run')} learned nothing")
     lines += [f"{number} {status}" for status, number in cell.statuses.items() if status != FINISHED]
     # Narrow enough for a phone; the table of runs has the whole reason.
     return "\n".join(lines + [line for reason in cell.reasons for line in textwrap.wrap(reason, 52)[:3]])
@@ -227,6 +229,8 @@ def caption(grids: Sequence[Grid], left_out: int) -> str:
     text += "."
     if any(grid.diagonal for grid in grids):
         text += " On the line λ = 1 query and value have the same rate."
+    if any(not cell.learned for grid in grids for cell in grid.cells.values()):
+        text += f" {UNLEARNED} marks cells whose runs learned nothing: their metric is that of guessing."
     if any(cell.mean is None for grid in grids for cell in grid.cells.values()):
         text += " Hatched cells have no finished run."
     skipped = sum(grid.skipped for grid in grids)

@@ -56,7 +56,8 @@ def list_runs(paths: Sequence[Path]) -> list[Row]:
     """Return a row per run in or below `paths`, by path; the runs of a store in the order of the store.
 
     A row has every option of the run's configuration, its metrics by name, its labels, and `path`, `task`, `metric`,
-    `metric_name`, `status`, `reason`, `seconds`, `steps`, `parameters`. `lr_ratio` is λ also where `value_lr` was set.
+    `metric_name`, `status`, `learned`, `reason`, `seconds`, `steps`, `parameters`. `lr_ratio` is λ also where
+    `value_lr` was set.
 
     Raises:
         RunError: if a path does not exist or is a file, or a store's manifest is damaged.
@@ -195,6 +196,7 @@ def _results(outcome: Outcome) -> Row:
         "metric": outcome.metric,
         "metric_name": result.get("main_metric"),
         "status": outcome.status,
+        "learned": outcome.learned,
         "reason": outcome.reason,
         "seconds": result.get("seconds"),
         "steps": result.get("steps"),

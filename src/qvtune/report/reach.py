@@ -49,14 +49,15 @@ def reach_charts(outcomes: Sequence[Outcome], target: float | None = None) -> li
     Args:
         outcomes: the runs.
         target: a metric; for every series what its runs with λ = 1 have at their end, on average, when left out.
-            A series without such runs is not drawn then.
+            A series without such runs is not drawn then, nor one where that metric is noise, see `is_noise`. What
+            learned nothing reaches no target.
     """
     names = [name for name in varied(outcomes) if name not in (SEED, VALUE_LR, LR_RATIO)]
     charts: list[Chart] = []
     for task, runs in grouped(finished(outcomes), [name for name in names if name == TASK]):
         found = []
         for labels, members in grouped(runs, [name for name in names if name != TASK]):
-            wanted = metric_at_one(members) if target is None else target
+            wanted = (None if is_noise(members) else metric_at_one(members)) if target is None else target
             points = [] if wanted is None else times_to_reach(members, wanted)
             if len(points) > 1 and wanted is not None:
                 found.append((describe(labels) or ALL_RUNS, wanted, points))
@@ -68,6 +69,28 @@ def metric_at_one(runs: Sequence[Outcome]) -> float | None:
     """Return the last metric of the runs with λ = 1, on average, or None without any."""
     curve = mean_curve([run for run in runs if _is_one(value_ratio(run))])
     return curve[-1][1] if curve else None
+
+
+def is_noise(runs: Sequence[Outcome]) -> bool:
+    """Whether the metric that runs with λ = 1 reach is none that they came to by learning.
+
+    It is where all of them learned nothing, and where their mean has risen from its first evaluation to its last by
+    less than one standard error of a share over all their evaluation examples.
+    """
+    ones = [run for run in runs if _is_one(value_ratio(run))]
+    if ones and all(run.learned is False for run in ones):
+        return True
+    curve = mean_curve(ones)
+    results = [run.result for run in ones]
+    examples = sum(
+        result["evaluation_examples"][split] for result in results for split in result.get("reported_on", ())
+    )
+    if not curve or not examples:
+        return False
+    end = min(max(curve[-1][1], 0.0), 1.0)
+    # A share is at most 0.5 / sqrt(n) off, and a mean of few examples not less than one of them.
+    error = max(math.sqrt(end * (1 - end)), 1 / math.sqrt(examples)) / math.sqrt(examples)
+    return curve[-1][1] - curve[0][1] < error
 
 
 def times_to_reach(runs: Sequence[Outcome], target: float) -> list[Reached]:
@@ -83,7 +106,8 @@ def times_to_reach(runs: Sequence[Outcome], target: float) -> list[Reached]:
 
 def _reached(ratio: float, runs: list[Outcome], target: float) -> Reached:
     curve = mean_curve(runs)
-    first = next((point for point in curve if point[1] >= target), None)
+    learned = any(run.learned is not False for run in runs)
+    first = next((point for point in curve if learned and point[1] >= target), None)
     steps, _, seconds = first or curve[-1]
     return Reached(ratio, steps, seconds, len(runs), first is None)
 
@@ -145,7 +169,11 @@ def _words(point: Reached, wanted: float) -> str:
 
 def not_drawn(outcomes: Sequence[Outcome]) -> str | None:
     """Return why there is no such picture although λ varies, or None where there is one or λ does not vary."""
-    rates_vary = not {VALUE_LR, LR_RATIO}.isdisjoint(varied(outcomes))
-    if not rates_vary or any(_is_one(value_ratio(run)) for run in finished(outcomes)):
+    if {VALUE_LR, LR_RATIO}.isdisjoint(varied(outcomes)) or reach_charts(outcomes):
         return None
-    return "No run has λ = 1, so there is no metric to reach. Give one: qvtune report DIR --target METRIC."
+    if not any(_is_one(value_ratio(run)) for run in finished(outcomes)):
+        return "No run has λ = 1, so there is no metric to reach. Give one: qvtune report DIR --target METRIC."
+    return (
+        "How long each λ takes is not drawn: the runs with λ = 1 have learned nothing, or their metric did not rise by "
+        "more than noise between evaluations. Give a metric to reach: qvtune report DIR --target METRIC."
+    )

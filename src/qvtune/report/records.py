@@ -1,4 +1,4 @@
-"""The lines of `metrics.jsonl`, of whole runs and of those that were killed."""
+"""The lines of `metrics.jsonl`, of whole runs and of those that were killed, and those of `mistakes.jsonl`."""
 
 import json
 from typing import Any
@@ -27,3 +27,21 @@ def read_records(folder: RunFolder) -> list[dict[str, Any]]:
             raise RunError(f"{folder.metrics}: line {number} is damaged. Train again in another --out.") from None
         records.append(record)
     return records
+
+
+def read_mistakes(folder: RunFolder) -> list[dict[str, Any]]:
+    """Return the lines of `mistakes.jsonl`, none where a run of an earlier version has no such file.
+
+    Raises:
+        RunError: if one is damaged.
+    """
+    if not folder.mistakes.is_file():
+        return []
+    lines = folder.mistakes.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        mistakes = [json.loads(line) for line in lines if line]
+        if all(isinstance(mistake, dict) for mistake in mistakes):
+            return mistakes
+    except ValueError:
+        pass
+    raise RunError(f"{folder.mistakes}: is damaged. Remove it, and the page is made without the mistakes.")

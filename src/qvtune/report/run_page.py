@@ -5,9 +5,10 @@ from typing import Any
 
 from qvtune.errors import RunError
 from qvtune.report.chart import Chart, plot_chart
+from qvtune.report.class_parts import class_parts, mistakes_table
 from qvtune.report.curves import run_charts
 from qvtune.report.document import Details, Entry, Page, Pictures, Plot, Table
-from qvtune.report.records import read_records
+from qvtune.report.records import read_mistakes, read_records
 from qvtune.train.balance import list_warnings
 from qvtune.train.folder import RunFolder
 
@@ -42,6 +43,7 @@ def run_page(folder: RunFolder) -> Page:
         if charts:
             text = "Over the steps of training. " + " ".join(chart.caption for chart in charts)
             parts.append(Pictures("Curves", [plot(chart) for chart in charts], text.strip()))
+        parts += mistakes_table(read_mistakes(folder)) if result else []
         parts += [_trained(plan)] if plan else []
         parts += [_cost(result)] if result else []
         parts += [_made_with(environment)] if environment else []
@@ -53,7 +55,8 @@ def run_page(folder: RunFolder) -> Page:
         ) from None
     parts.append(Details("Configuration", config))
     name = f"{plan['model']} on {result.get('task') or plan['task']['name']}" if plan else str(folder.path.name)
-    return Page(name, sentences, [*plan.get("notes", []), *list_warnings(records)], parts)
+    warnings = dict.fromkeys([*list_warnings(records, ended=bool(result)), *result.get("warnings", [])])
+    return Page(name, sentences, plan.get("notes", []), parts, list(warnings))
 
 
 def plot(chart: Chart) -> Plot:
@@ -68,9 +71,9 @@ def text_table(caption: str, columns: Sequence[str], rows: Sequence[tuple[str, .
     return Table(caption, list(columns), [[Entry(cell) for cell in row] for row in rows])
 
 
-def _result_tables(result: dict[str, Any]) -> list[Table]:
+def _result_tables(result: dict[str, Any]) -> list[Any]:
     rows = [[Entry(name), Entry("" if v is None else f"{v:.4f}", v)] for name, v in result["metrics"].items()]
-    return [Table("Metrics", ["metric", "value"], rows)]
+    return [Table("Metrics", ["metric", "value"], rows), *class_parts(result)]
 
 
 def _trained(plan: dict[str, Any]) -> Table:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from qvtune.amounts import count
 from qvtune.errors import RunError
-from qvtune.lab.outcome import FINISHED, Outcome, results_table
+from qvtune.lab.outcome import FINISHED, UNLEARNED, Outcome, results_table
 from qvtune.lab.store import Store
 from qvtune.report.bands import TASK, band_charts
 from qvtune.report.cells import Grid, make_grids
@@ -73,7 +73,13 @@ def _sentences(manifest: dict[str, Any], outcomes: Sequence[Outcome]) -> list[st
     statuses = Counter(outcome.status for outcome in outcomes)
     done = statuses.pop(FINISHED, 0)
     others = [f"{number:,} {status}" for status, number in statuses.items()]
+    unlearned = sum(outcome.learned is False for outcome in outcomes)
     sentences.append(f"{done:,} of {count(len(outcomes), 'run')} finished" + "".join(f", {o}" for o in others) + ".")
+    if unlearned:
+        sentences.append(
+            f"{unlearned:,} of them learned nothing ({UNLEARNED}): their predictions are those of guessing. The pages "
+            "and result.json of these runs say what was seen and which option to change."
+        )
     return sentences
 
 
@@ -82,12 +88,16 @@ def best_sentences(outcomes: Sequence[Outcome]) -> list[str]:
     names = [name for name in varied(outcomes) if name != SEED]
     sentences = []
     for task, runs in grouped(finished(outcomes), [name for name in names if name == TASK]):
+        start = "Best" + "".join(f" on {value}" for value in task.values())
+        runs = [run for run in runs if run.learned is not False]
+        if not runs:
+            sentences.append(f"{start}: none; every finished run learned nothing.")
+            continue
         combinations = grouped(runs, [name for name in names if name != TASK])
         means = [mean_sd(metrics(members))[0] for _, members in combinations]
         equal = [c for c, mean in zip(combinations, means, strict=True) if mean == max(means)]
         labels, members = equal[0]
         word = members[0].result["main_metric"].replace("_", " ")
-        start = "Best" + "".join(f" on {value}" for value in task.values())
         start += f" with {describe(labels)}" if labels else ""
         more = f"; {count(len(equal) - 1, 'other combination')} equal to it" if len(equal) > 1 else ""
         sentences.append(f"{start}: {word} {mean_text(metrics(members))}{more}.")
@@ -139,6 +149,8 @@ def _runs(outcomes: Sequence[Outcome]) -> Table:
     frame = results_table(outcomes)
     # The name of a run is the longest of its columns and the one that is read least.
     frame = frame[[*(column for column in frame if column != "run"), "run"]]
+    marks = [f"{UNLEARNED} nothing" if outcome.learned is False else None for outcome in outcomes]
+    frame = frame.assign(learned=marks)
     return _table("All runs", frame.dropna(axis="columns", how="all"))
 
 

@@ -36,6 +36,7 @@ class Material:
     task: Task
     config: TrainConfig
     collate: DataCollatorWithPadding
+    class_weights: list[float] | None
 
     def supply(self, number: int) -> Iterator[Batch]:
         """Yield full batches without end, in an order that the number of the pass gives."""
@@ -44,8 +45,8 @@ class Material:
                 yield dict(self.collate([self.train[i] for i in chosen]))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return cross entropy or squared error, the mean over the batch."""
-        return task_loss(self.task)(_outputs(model, batch), batch["labels"])
+        """Return cross entropy or squared error, the mean over the batch, weighted as the run's."""
+        return task_loss(self.task, self.class_weights)(_outputs(model, batch), batch["labels"])
 
     def judge(self, model: nn.Module, batches: Sequence[Batch]) -> list[float]:
         """Return the loss of every example after the best affine map of the outputs."""
@@ -101,7 +102,7 @@ def make_material(config: TrainConfig, prepared: Prepared, most: int) -> Materia
     size = config.batch_size
     validation = [dict(collate(rows[start : start + size])) for start in range(0, len(rows), size)]
     train, lengths = _rows(prepared.train, columns), token_lengths(prepared.train)
-    return Material(train, lengths, validation, prepared.data.task, config, collate)
+    return Material(train, lengths, validation, prepared.data.task, config, collate, prepared.class_weights)
 
 
 def _rows(dataset: Dataset, columns: list[str]) -> list[dict[str, Any]]:

@@ -64,9 +64,16 @@ class SideWatch(TrainerCallback):
                 self.console.out(text, highlight=False)
 
 
-def list_warnings(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the warnings of a run's log."""
-    return [text for record in records for text in record.get("warnings", {}).values()]
+def list_warnings(records: Sequence[Mapping[str, Any]], *, ended: bool = False) -> list[str]:
+    """Return the warnings of a run's log.
+
+    Args:
+        records: lines of `metrics.jsonl`.
+        ended: whether the run has come to its end, where its final predictions are judged: what an evaluation before
+            that warned of may have passed.
+    """
+    found = [(about, text) for record in records for about, text in record.get("warnings", {}).items()]
+    return [text for about, text in found if not (ended and about not in (*SIDES, ALL))]
 
 
 def side_warnings(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from qvtune.data.options import DataOptions
+from qvtune.data.options import BALANCED, DataOptions
 from qvtune.errors import ConfigError, nearest
 from qvtune.methods.method import OPTIONS, Method
 from qvtune.methods.table import METHODS
@@ -27,10 +27,11 @@ LORA: Any = METHODS["lora"]
 # Options that change where results go or how they are shown, and not what they are.
 NOT_IN_FINGERPRINT = {
     "out", "report_to", "log_updates", "num_workers", "data", "glue_dir", "model", "validation", "attention", "device",
+    "class_weights",
 }  # fmt: skip
 # Options that mean nothing where no role trains.
 ROLE_OPTIONS = ("roles", "layers", "lr_ratio", *(f"{name}_lr" for name in ROLES.values()))
-PATHS = ("data", "glue_dir", "model", "validation", "attention")
+PATHS = ("data", "glue_dir", "model", "validation", "attention", "class_weights")
 
 
 def _others(option: str) -> str:
@@ -283,7 +284,7 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
 
     @staticmethod
     def _is_here(path: str | None) -> bool:
-        return path is not None and Path(path).exists()
+        return path not in (None, BALANCED) and Path(path).exists()
 
 
 def _useless(method: Method) -> tuple[str, ...]:

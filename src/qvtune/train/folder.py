@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
@@ -18,6 +19,7 @@ from qvtune.train.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig, make_con
 LOCK = ".lock"
 # The folder of a search for the run's rates, which is made before the run.
 SUGGESTION = "suggestion"
+NUMBERS = re.compile(r"\[\n\s*((?:-?[0-9][0-9.eE+-]*,\n\s*)*-?[0-9][0-9.eE+-]*)\n\s*\]")
 # What is under construction; it gets its name when it is whole.
 STAGING = ".writing-"
 
@@ -32,6 +34,7 @@ class RunFolder:
     plan = property(lambda self: self.path / "plan.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     result = property(lambda self: self.path / "result.json")
+    mistakes = property(lambda self: self.path / "mistakes.jsonl")
     environment = property(lambda self: self.path / "environment.json")
     adapter = property(lambda self: self.path / "adapter")
     model = property(lambda self: self.path / "model")
@@ -182,7 +185,14 @@ def _other_name(old: dict[str, Any], new: dict[str, Any], key: str) -> bool:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON for people and programs, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, format_json(value) + "\n")
+
+
+def format_json(value: Any) -> str:
+    """Return JSON with an entry a line, and a list of numbers, as a row of a matrix, in one line."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # No text within quotes has a line break of its own.
+    return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,10 +19,12 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from qvtune.adaptation import restore
 from qvtune.adapters import load_adapter
+from qvtune.data.classes import describe_classes
 from qvtune.data.files import changed_file, file_digest, file_digests
 from qvtune.data.glue import format_submission, glue_name, load_tests
 from qvtune.data.load import TUNING, load_data
 from qvtune.data.metrics import combine_splits, compute_metrics
+from qvtune.data.mistakes import probabilities
 from qvtune.data.records import make_dataset, take_columns, take_texts, text_dataset
 from qvtune.data.tables import Table, read_table
 from qvtune.data.task import CLASSIFICATION, Task, TextData
@@ -31,11 +33,13 @@ from qvtune.device import choose_device, device_of, place
 from qvtune.errors import ConfigError, DataError, RunError, nearest
 from qvtune.methods.table import METHODS
 from qvtune.progress import track
+from qvtune.train.conclusion import mistakes_by_split
 from qvtune.train.config import TrainConfig
 from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.fast.batches import longest_first
 from qvtune.train.folder import RunFolder, staged_folder, write_text
 from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer
+from qvtune.train.verdict import Predictions, judge_run
 
 FORMATS = (".jsonl", ".csv")
 
@@ -113,7 +117,12 @@ def score_texts(
 
 
 def evaluate_run(
-    run: TrainedRun, *, data: str | None = None, glue_dir: Path | None = None, batch_size: int | None = None
+    run: TrainedRun,
+    *,
+    data: str | None = None,
+    glue_dir: Path | None = None,
+    batch_size: int | None = None,
+    mistakes: int = 0,
 ) -> dict[str, Any]:
     """Measure a run on its own evaluation sets, or on a labelled file.
 
@@ -122,25 +131,37 @@ def evaluate_run(
         data: a file with the columns of the training data, or "glue/TASK"; the run's own data when None.
         glue_dir: where GLUE is, if it has moved.
         batch_size: examples per forward pass; the run's own when None.
+        mistakes: how many of the worst mistakes to return.
 
     Returns:
-        `metrics`, `examples` by split, `task`, `data`, `run`, and `notes` on what the numbers are worth.
+        `metrics`, `examples` by split, `task`, `data`, `run`, `notes` on what the numbers are worth, and `warnings`
+        where they say that the model has learned nothing; of a classification also `classes` and `confusion`, see
+        `describe_classes`, of MNLI over both sets together; `mistakes`, see `worst_mistakes`, if any were asked for.
     """
     splits = _evaluation_sets(run, data, glue_dir)
     batch_size = batch_size or run.config.eval_batch_size
-    by_split = {}
+    by_split, scores = {}, {}
     for split, dataset in splits.items():
         tokens = tokenize(dataset, run.tokenizer, run.config.max_length)
-        scores = score_texts(run.model, run.tokenizer, tokens, batch_size)
-        by_split[split] = compute_metrics(run.task, scores, np.asarray(tokens["labels"]))
+        scores[split] = score_texts(run.model, run.tokenizer, tokens, batch_size)
+        by_split[split] = compute_metrics(run.task, scores[split], np.asarray(tokens["labels"]))
+    all_scores = np.concatenate(list(scores.values()))
+    labels = np.concatenate([np.asarray(dataset["label"]) for dataset in splits.values()])
+    metrics = combine_splits(run.task, by_split)
+    found = Predictions(run.task, all_scores, labels, "these examples")
+    head_start = run.folder.read_json(run.folder.result).get("head_start") if data in (None, run.task.name) else None
+    worst = {"mistakes": mistakes_by_split(run.task, scores, splits, mistakes)} if mistakes else {}
     return {
         "run": str(run.folder.path),
         "data": data or run.config.data,
         "task": run.task.name,
-        "metrics": combine_splits(run.task, by_split),
+        "metrics": metrics,
         "main_metric": run.task.main_metric,
         "notes": _notes(run, data),
+        "warnings": list(judge_run(found, run.config, (), metrics, head_start).values()),
         "examples": {split: len(dataset) for split, dataset in splits.items()},
+        **describe_classes(run.task, all_scores, labels),
+        **worst,
     }
 
 
@@ -257,7 +278,8 @@ def own_data(run: TrainedRun, glue_dir: Path | None = None) -> TextData:
     Raises:
         DataError: if they have changed since, or cannot be read.
     """
-    config = run.config if glue_dir is None else run.config.model_copy(update={"glue_dir": glue_dir})
+    # Weights of classes change nothing of the examples.
+    config = run.config.model_copy(update={"class_weights": None} | ({"glue_dir": glue_dir} if glue_dir else {}))
     changed = changed_file(run.folder.read_json(run.folder.plan)["files"], file_digests(config))
     if changed is not None:
         raise DataError(
@@ -309,9 +331,7 @@ def _notes(run: TrainedRun, data: str | None) -> list[str]:
 def _prediction_values(task: Task, scores: NDArray) -> list[dict[str, Any]]:
     if task.kind != CLASSIFICATION:
         return [{"score": float(score)} for score in scores.reshape(-1)]
-    exponentials = np.exp((scores - scores.max(axis=-1, keepdims=True)).astype(np.float64))
-    probabilities = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return [
         {"label": task.labels[int(row.argmax())], "probabilities": dict(zip(task.labels, map(float, row), strict=True))}
-        for row in probabilities
+        for row in probabilities(scores)
     ]

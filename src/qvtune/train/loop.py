@@ -1,14 +1,16 @@
 """`RunTrainer`: the trainer of a run, which evaluates by task, stops when it diverges and survives a kill."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerState
@@ -17,7 +19,7 @@ from qvtune.data.load import TUNING
 from qvtune.data.metrics import combine_splits, compute_metrics
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.errors import DivergedError, Interrupted
-from qvtune.train.fast.batches import LengthBatches, TokenBatches, token_lengths
+from qvtune.train.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
 from qvtune.train.fast.lean import few_walks, kept_memory
 from qvtune.train.fast.precision import widen
 from qvtune.train.folder import RunFolder, writing
@@ -27,11 +29,36 @@ from qvtune.train.telemetry import RoleTelemetry
 from qvtune.train.trainer import Trainer
 
 
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation.
+
+    Attributes:
+        step: after which it was made.
+        metrics: as the run reports them.
+        scores: the model's outputs by split, (examples, classes) or (examples, 1), in the order of the data.
+        labels: class ids or numbers by split, (examples,).
+    """
+
+    step: int
+    metrics: dict[str, float]
+    scores: dict[str, NDArray]
+    labels: dict[str, NDArray]
+
+    @property
+    def reported(self) -> tuple[NDArray, NDArray]:
+        """Outputs and labels of the splits that are reported, one after the other."""
+        splits = [split for split in self.scores if split != TUNING]
+        scores, labels = ([part[split] for split in splits] for part in (self.scores, self.labels))
+        return np.concatenate(scores), np.concatenate(labels)
+
+
 class RunTrainer(Trainer):
     """Trains one run in one folder.
 
     Args:
         task: says the loss and the metrics.
+        class_weights: of the training loss, by class; all weigh alike when None. Evaluation does not weigh.
         eval_dataset: tokenised evaluation sets by name.
         folder: where checkpoints go.
         batch_tokens: tokens of a batch, in place of a number of examples.
@@ -43,20 +70,31 @@ class RunTrainer(Trainer):
         self,
         *,
         task: Task,
+        class_weights: Sequence[float] | None = None,
         eval_dataset: Mapping[str, Dataset],
         folder: RunFolder,
         batch_tokens: int | None = None,
         log_updates: bool = True,
         **kwargs: Any,
     ) -> None:
+        self._training_loss, self._evaluation_loss = task_loss(task, class_weights), task_loss(task)
         super().__init__(
-            compute_loss_func=task_loss(task),
+            compute_loss_func=self._training_loss,
             # Encoder-decoders return their encoder's states beside the logits.
             preprocess_logits_for_metrics=lambda outputs, labels: outputs[0] if isinstance(outputs, tuple) else outputs,
             eval_dataset=dict(eval_dataset),
             **kwargs,
         )
+        self._orders: dict[str, NDArray] = {}
+        if self.args.fast:
+            by_length = {split: longest_first(dataset) for split, dataset in eval_dataset.items()}
+            self.eval_dataset = {split: dataset for split, (dataset, _) in by_length.items()}
+            self._orders = {split: order for split, (_, order) in by_length.items()}
         self.task = task
+        self.class_weights = class_weights
+        # The last evaluation, and the one of the best checkpoint so far.
+        self.measured: Measured | None = None
+        self._best: Measured | None = None
         self.folder = folder
         self.batch_tokens = batch_tokens
         is_whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
@@ -81,6 +119,22 @@ class RunTrainer(Trainer):
         """Count nothing: transformers walks through the model for it in every step, and `plan.json` has the count."""
         return 0
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """Return the batches of a step, and what their loss is divided by: with weights, what all examples weigh."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.class_weights is None or not batches:
+            return batches, count
+        weights = torch.tensor(self.class_weights, device=device)
+        total = torch.stack([weights[batch["labels"].to(device)].sum() for batch in batches]).sum()
+        if self.args.world_size > 1:
+            total = self.accelerator.gather(total).sum()
+        return batches, total
+
+    def compute_loss(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss, weighted in training alone."""
+        self.compute_loss_func = self._training_loss if model.training else self._evaluation_loss
+        return super().compute_loss(model, *args, **kwargs)
+
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches of an epoch."""
         if self.batch_tokens is None:
@@ -104,20 +158,40 @@ class RunTrainer(Trainer):
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Evaluate every split, log the task's metrics under `eval_...` and return them."""
         start = time.perf_counter()
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._measure().items()}
+        self.measured = self._measure()
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measured.metrics.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.aside_seconds += time.perf_counter() - start
         return metrics
 
-    def measure_in_full(self) -> dict[str, float]:
-        """Return the metrics in float32, as whoever loads what was saved gets them. No step comes after this."""
+    def measure_in_full(self) -> Measured:
+        """Measure in float32, as whoever loads what was saved does. No step comes after this."""
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.accelerator.native_amp = False
         widen(self.model)
         return self._measure()
 
-    def _measure(self) -> dict[str, float]:
+    def measure_final(self) -> Measured:
+        """Return the evaluation of the weights that the training has ended with: kept from when it was made, or made.
+
+        It is made where the arithmetic of the training was not float32, where the run went on from a checkpoint that
+        comes after it, and where the last step had none.
+        """
+        if self.args.bf16 or self.args.fp16:
+            return self.measure_in_full()
+        is_best = self.args.load_best_model_at_end and self.state.best_global_step
+        step = self.state.best_global_step if is_best else self.state.global_step
+        kept = next((m for m in (self._best, self.measured) if m is not None and m.step == step), None)
+        if kept is not None:
+            return kept
+        if not any(record["step"] == step and "eval_loss" in record for record in self.state.log_history):
+            self.evaluate()
+            assert self.measured is not None
+            return self.measured
+        return self._measure()
+
+    def _measure(self) -> Measured:
         # A data loader draws from the global random state; how often a run evaluates must not change its training.
         with kept_random_state(self.args.device):
             outputs: dict[str, Any] = {split: self.predict(part) for split, part in self.eval_dataset.items()}
@@ -128,7 +202,18 @@ class RunTrainer(Trainer):
             by_split[split] = compute_metrics(self.task, output.predictions, output.label_ids)
             by_split[split]["loss"] = float(output.metrics["test_loss"])
         tuning = by_split.pop(TUNING, {})
-        return combine_splits(self.task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
+        metrics = combine_splits(self.task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
+        scores = {split: self._as_given(split, output.predictions) for split, output in outputs.items()}
+        labels = {split: self._as_given(split, output.label_ids) for split, output in outputs.items()}
+        return Measured(self.state.global_step, metrics, scores, labels)
+
+    def _as_given(self, split: str, values: NDArray) -> NDArray:
+        """Put what was computed by length back into the order of the data."""
+        if split not in self._orders:
+            return values
+        result = np.empty_like(values)
+        result[self._orders[split]] = values
+        return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log with what each role does, but for transformers' summary, whose speed counts evaluations as training."""
@@ -160,6 +245,12 @@ class RunTrainer(Trainer):
             )
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        is_best = self._is_best(metrics, trial)
+        if is_best:
+            self._best = self.measured
+        return is_best
+
+    def _is_best(self, metrics: dict[str, float], trial: Any) -> bool:
         # A metric over few examples ties often; of two equal checkpoints the one with the lower loss is better.
         before = (self.state.best_metric, self.state.best_global_step)
         if super()._determine_best_metric(metrics, trial):
@@ -225,15 +316,29 @@ class EarlyStopping(TrainerCallback):
         control.should_training_stop |= self.is_due(state.log_history)
 
 
-def task_loss(task: Task) -> Any:
-    """Return cross entropy or squared error, averaged over all examples of an accumulated batch."""
+def task_loss(task: Task, class_weights: Sequence[float] | None = None) -> Any:
+    """Return cross entropy or squared error, averaged over all examples of an accumulated batch.
+
+    With weights it is the weighted mean Σ w_i l_i / Σ w_i, as torch's `cross_entropy` with `weight` has it.
+
+    Args:
+        task: says which of the two.
+        class_weights: by class; all weigh alike when None.
+
+    Returns:
+        A function of the model's outputs, the labels, and what to divide by: the number of examples of the accumulated
+        batch, or with weights the sum of theirs; of these labels when None.
+    """
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
         logits = outputs["logits"].float()
+        weights = None if class_weights is None else torch.tensor(class_weights, device=logits.device)
         if task.kind == CLASSIFICATION:
-            total = nn.functional.cross_entropy(logits, labels, reduction="sum")
+            total = nn.functional.cross_entropy(logits, labels, weight=weights, reduction="sum")
         else:
             total = nn.functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
-        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None:
+            return total / num_items_in_batch
+        return total / (len(labels) if weights is None else weights[labels].sum())
 
     return loss

@@ -23,18 +23,19 @@ from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING, load_data
 from qvtune.data.task import TextData
 from qvtune.data.tokens import count_cut, tokenize, unknown_share
+from qvtune.data.weights import class_weights, describe_weights
 from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, nearest
 from qvtune.methods.table import METHODS
-from qvtune.train.balance import SideWatch, list_warnings
+from qvtune.train.balance import SideWatch
 from qvtune.train.card import adapter_card
+from qvtune.train.conclusion import conclude
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import describe_environment, is_main_process, peak_memory, reset_peak_memory
 from qvtune.train.fast.accelerate import accelerate
-from qvtune.train.fast.batches import longest_first
 from qvtune.train.fast.precision import resolve_precision
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
-from qvtune.train.loop import EarlyStopping, EveryFewEpochs, RunTrainer
+from qvtune.train.loop import EarlyStopping, EveryFewEpochs, Measured, RunTrainer
 from qvtune.train.model import (
     ModelSource,
     check_length,
@@ -50,6 +51,7 @@ from qvtune.train.seeds import stream_seed
 from qvtune.train.start.head import HeadStart, start_head
 from qvtune.train.supplies import count_passes, count_steps, first_batches, keeps_best
 from qvtune.train.trainer import TrainingArguments
+from qvtune.train.verdict import OneClassWatch
 
 # Shares of unknown tokens at which training makes no sense, and is remarked upon.
 MOST_UNKNOWN = 0.9
@@ -70,6 +72,7 @@ class Prepared:
     train: Dataset
     splits: dict[str, Dataset]
     notes: tuple[str, ...]
+    class_weights: list[float] | None
     head_start: HeadStart
 
 
@@ -99,7 +102,10 @@ def run(
     folder.claim(config)
     if folder.is_finished:
         console.out(f"{folder.path} holds this run already, finished.", highlight=False)
-        return json.loads(folder.result.read_text(encoding="utf-8"))
+        result = json.loads(folder.result.read_text(encoding="utf-8"))
+        for text in result.get("warnings", []):
+            console.out(text, highlight=False)
+        return result
     reset_peak_memory()
     started = folder.read_head_start()
     prepared = prepare(config, HeadStart(**started) if started else None, console)
@@ -124,6 +130,7 @@ class Inputs:
     train: Dataset
     splits: dict[str, Dataset]
     notes: tuple[str, ...]
+    class_weights: list[float] | None
 
 
 def read_inputs(config: TrainConfig) -> Inputs:
@@ -135,13 +142,16 @@ def read_inputs(config: TrainConfig) -> Inputs:
     tokenizer = load_tokenizer(source, model_config)
     check_length(config.max_length, model_config, tokenizer)
     data = match_labels(source, model_config, load_data(config, config.seed), new_head=config.new_head)
+    weights = class_weights(config.class_weights, data.task, data.train["label"])
     train = tokenize(data.train, tokenizer, config.max_length)
     splits = {name: tokenize(dataset, tokenizer, config.max_length) for name, dataset in data.evaluation.items()}
     cut = count_cut(train, config.max_length)
     notes = [*data.notes, *check_known(unknown_share(train, tokenizer), source.name)]
     if cut:
         notes.append(f"{cut / len(train):.0%} of the training texts fill {config.max_length} tokens (--max-length).")
-    return Inputs(source, model_config, tokenizer, data, train, splits, tuple(notes))
+    if weights is not None:
+        notes.append(describe_weights(data.task, weights))
+    return Inputs(source, model_config, tokenizer, data, train, splits, tuple(notes), weights)
 
 
 def prepare(config: TrainConfig, started: HeadStart | None = None, console: Console | None = None) -> Prepared:
@@ -176,10 +186,12 @@ def prepare(config: TrainConfig, started: HeadStart | None = None, console: Cons
         new=new,
         batch_size=config.eval_batch_size,
         seed=stream_seed(config.seed, "probe"),
-        autocast={"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision),
+        precision=precision,
+        class_weights=inputs.class_weights,
         console=console,
     )
-    return Prepared(source, data, tokenizer, model, plan, inputs.train, inputs.splits, inputs.notes, started)
+    weights = inputs.class_weights
+    return Prepared(source, data, tokenizer, model, plan, inputs.train, inputs.splits, inputs.notes, weights, started)
 
 
 def fit(
@@ -195,24 +207,26 @@ def fit(
     stopping = EarlyStopping(metric, config.early_stopping) if config.early_stopping else None
     clock = _MetricsFile(folder)
     pace = [] if config.eval_steps or config.max_steps else [EveryFewEpochs(arguments.num_train_epochs)]
+    watch = OneClassWatch(prepared.data.task, config, console)
     if config.batch_tokens and arguments.world_size > 1:
         raise ConfigError(f"--batch-tokens is for one process, and here are {arguments.world_size}. Give --batch-size.")
     trainer = RunTrainer(
         task=prepared.data.task,
+        class_weights=prepared.class_weights,
         batch_tokens=config.batch_tokens,
         log_updates=config.log_updates,
-        eval_dataset={s: longest_first(d)[0] if config.fast else d for s, d in prepared.splits.items()},
+        eval_dataset=prepared.splits,
         folder=folder,
         model=prepared.model,
         args=arguments,
         train_dataset=prepared.train,
         processing_class=prepared.tokenizer,
         data_collator=DataCollatorWithPadding(prepared.tokenizer),
-        callbacks=[SideWatch(config, console), clock, *pace, *([stopping] if stopping else []), *callbacks],
+        callbacks=[SideWatch(config, console), watch, clock, *pace, *([stopping] if stopping else []), *callbacks],
     )
     progress = ProgressReport(console, _examples_per_step(config, trainer, len(prepared.train)))
     trainer.add_callback(progress)
-    clock.trainer = trainer
+    clock.trainer = watch.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     checkpoint = folder.last_checkpoint()
     if trainer.is_world_process_zero():
@@ -224,13 +238,18 @@ def fit(
             _train(trainer, checkpoint, stopping)
     finally:
         progress.close()
-    metrics = _final_metrics(trainer)
-    result = _result(config, prepared, trainer, metrics, metric, clock)
+    measured = trainer.measure_final()
+    result = _result(config, prepared, trainer, measured, metric, clock)
+    found = conclude(config, prepared.data, measured, trainer.state.log_history, result.get("head_start"))
+    result |= found.to_result()
     if trainer.is_world_process_zero():
         rates, is_plain = prepared.plan.learning_rates, loads_in_peft(trainer.model)
         card = adapter_card(config, prepared.data.task, rates, result["metrics"], is_plain)
         saved = save_trained(trainer.model, prepared.tokenizer, folder, card)
         result["saved_bytes"] = sum(file.stat().st_size for file in saved.glob("*.safetensors"))
+        write_text(folder.mistakes, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.mistakes))
+        for text in found.verdict.values():
+            console.out(text, highlight=False)
         write_json(folder.result, result)
     return result
 
@@ -397,7 +416,7 @@ def _result(
     config: TrainConfig,
     prepared: Prepared,
     trainer: RunTrainer,
-    metrics: dict[str, float],
+    measured: Measured,
     metric: str,
     clock: "_MetricsFile",
 ) -> dict[str, Any]:
@@ -407,7 +426,7 @@ def _result(
     return {
         "status": "finished",
         "task": prepared.data.task.name,
-        "metrics": {name.removeprefix("eval_"): value for name, value in metrics.items()},
+        "metrics": measured.metrics,
         "main_metric": prepared.data.task.main_metric,
         "checkpoint": {
             "step": trainer.state.best_global_step if best else trainer.state.global_step,
@@ -418,7 +437,6 @@ def _result(
         "reported_on": [split for split in prepared.splits if split != TUNING],
         "train_loss": _mean_loss(trainer.state.log_history),
         "head_start": prepared.head_start.to_dict(),
-        "warnings": list_warnings(trainer.state.log_history),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "train_examples": len(prepared.train),
@@ -433,18 +451,6 @@ def _result(
         "seed": config.seed,
         "fingerprint": config.fingerprint(),
     }
-
-
-def _final_metrics(trainer: RunTrainer) -> dict[str, float]:
-    """Return the metrics of the checkpoint that the run ends with: logged when it was evaluated, or measured now."""
-    if trainer.args.bf16 or trainer.args.fp16:
-        return {f"eval_{name}": value for name, value in trainer.measure_in_full().items()}
-    state = trainer.state
-    step = state.best_global_step if trainer.args.load_best_model_at_end else state.global_step
-    for record in state.log_history:
-        if record["step"] == step and "eval_loss" in record:
-            return {name: value for name, value in record.items() if name.startswith("eval_")}
-    return trainer.evaluate()
 
 
 def _samples_per_second(trainer: RunTrainer, clock: "_MetricsFile", examples: int) -> float | None:

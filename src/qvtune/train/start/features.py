@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from qvtune.device import device_of
 from qvtune.methods.method import Adaptation
 from qvtune.progress import track
 from qvtune.roles.unwrap import unwrap
@@ -70,7 +71,7 @@ class Reader:
         model: what `adapt` returned, on its device, accelerated or not.
         tokenizer: pads.
         batch_size: examples per forward pass.
-        autocast: type of the forward passes where not float32.
+        precision: of the forward passes, "fp32", "bf16" or "fp16".
         console: where progress goes.
     """
 
@@ -79,12 +80,12 @@ class Reader:
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
         batch_size: int,
-        autocast: torch.dtype | None,
+        precision: str,
         console: Console,
     ) -> None:
         self.model, self.tokenizer, self.batch_size, self.console = model, tokenizer, batch_size, console
-        self.device = next(model.parameters()).device
-        self._dtype = autocast
+        self.device = device_of(model)
+        self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def batches(self, tokens: Dataset) -> Iterator[tuple[NDArray, dict[str, Tensor], Any]]:
         """Yield which examples a batch holds, the batch, and what the model returned for it; longest ones first."""

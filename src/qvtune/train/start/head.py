@@ -73,7 +73,7 @@ def start_head(
     new: set[str],
     batch_size: int,
     seed: int,
-    autocast: torch.dtype | None = None,
+    precision: str = "fp32",
     class_weights: ArrayLike | None = None,
     console: Console | None = None,
 ) -> HeadStart:
@@ -94,7 +94,7 @@ def start_head(
         new: names of the parameters that the model's checkpoint did not bring.
         batch_size: examples per forward pass.
         seed: of the sample and of what is held out.
-        autocast: type of the forward passes where not float32.
+        precision: of the forward passes, "fp32", "bf16" or "fp16".
         class_weights: weight of every class in the probe's loss.
         console: where progress goes; standard error when None.
     """
@@ -105,7 +105,7 @@ def start_head(
     layers = head_layers(model, adaptation, new, task.num_outputs)
     if layers is None:
         return HeadStart(RANDOM, "the head came with the model, or does not end in a linear layer")
-    reader = Reader(model, tokenizer, batch_size, autocast, console or Console(stderr=True))
+    reader = Reader(model, tokenizer, batch_size, precision, console or Console(stderr=True))
     sample = _sample(task, train, seed)
     labels = np.asarray(sample["labels"])
     if task.kind == CLASSIFICATION and len(np.unique(labels)) < 2:

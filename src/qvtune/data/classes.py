@@ -1,0 +1,54 @@
+"""How a classification does class by class: precision, recall, F1, support, and which class it takes for which."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvtune.data.task import CLASSIFICATION, Task
+
+
+def describe_classes(task: Task, scores: NDArray, labels: NDArray) -> dict[str, Any]:
+    """Compare predicted classes with the labels, by scikit-learn.
+
+    Args:
+        task: names the classes.
+        scores: (examples, classes) logits.
+        labels: (examples,) class ids.
+
+    Returns:
+        `classes`, in the order of the task's labels: `label`, `precision`, `recall`, `f1`, `support` (examples with the
+        label) and `predicted` (examples called so) of each, 0 where one is not defined; and `confusion`, a list of
+        rows: row i column j counts the examples with label i that were called j. Nothing for a regression.
+    """
+    if task.kind != CLASSIFICATION:
+        return {}
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    ids = np.arange(len(task.labels))
+    predicted = scores.argmax(axis=-1)
+    columns = precision_recall_fscore_support(labels, predicted, labels=ids, zero_division=0.0)
+    matrix = confusion_matrix(labels, predicted, labels=ids)
+    classes = [
+        {
+            "label": name,
+            "precision": float(precision),
+            "recall": float(recall),
+            "f1": float(f1),
+            "support": int(support),
+            "predicted": int(called),
+        }
+        for name, precision, recall, f1, support, called in zip(task.labels, *columns, matrix.sum(axis=0), strict=True)
+    ]
+    return {"classes": classes, "confusion": matrix.tolist()}
+
+
+def frequent_confusions(confusion: list[list[int]], most: int) -> list[tuple[int, int, int]]:
+    """Return label, prediction and count of the most frequent mistakes, at most `most` of them.
+
+    Args:
+        confusion: as `describe_classes` gives it.
+        most: how many.
+    """
+    found = [(i, j, n) for i, row in enumerate(confusion) for j, n in enumerate(row) if n and i != j]
+    return sorted(found, key=lambda mistake: -mistake[2])[:most]

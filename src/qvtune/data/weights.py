@@ -1,0 +1,104 @@
+"""How much the examples of each class weigh in training."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from qvtune.data.options import BALANCED
+from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.errors import ConfigError, nearest
+
+OPTION = "--class-weights"
+LISTED = 8
+
+
+def class_weights(option: str | None, task: Task, labels: Sequence[int]) -> list[float] | None:
+    """Return the weight of every class, in the order of the task's labels, or None where all weigh alike.
+
+    "balanced" is scikit-learn's: n / (k n_c) for a class with n_c of n training examples in k classes, so that every
+    class has the same weight in all, and the mean weight of an example is 1. A class without training examples has
+    weight 1, which nothing uses.
+
+    Args:
+        option: None, "balanced", or the path of a YAML or JSON file with a weight above 0 by the name of every class.
+        task: names the classes.
+        labels: class ids of the training examples.
+
+    Raises:
+        ConfigError: for a regression; if the file cannot be read or is no such mapping; for a class that is unknown,
+            missing or named twice, or a weight that is no number above 0. The text names the file and the label.
+    """
+    if option is None:
+        return None
+    if task.kind != CLASSIFICATION:
+        raise ConfigError(f"{OPTION} is {option}, and {task.name} is a regression, which has no classes. Leave it out.")
+    if option == BALANCED:
+        counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(task.labels))
+        present = int((counts > 0).sum())
+        return [len(labels) / (present * int(count)) if count else 1.0 for count in counts]
+    return _of_file(Path(option), task)
+
+
+def describe_weights(task: Task, weights: Sequence[float]) -> str:
+    """Return the weights in a sentence, those of many classes in part."""
+    words = [f"{name} {weight:.3g}" for name, weight in zip(task.labels, weights, strict=True)]
+    more = f", and {len(words) - LISTED} more from {min(weights):.3g} to {max(weights):.3g}" if words[LISTED:] else ""
+    return f"The training loss weighs the classes: {', '.join(words[:LISTED])}{more}."
+
+
+def _of_file(path: Path, task: Task) -> list[float]:
+    found: dict[str, float] = {}
+    for name, text in _read(path):
+        if name not in task.labels:
+            raise ConfigError(
+                f"{OPTION} {path}: label '{name}' does not occur in the training data, which has "
+                f"{', '.join(task.labels)}.{nearest(name, task.labels)}"
+            )
+        if name in found:
+            raise ConfigError(f"{OPTION} {path}: label '{name}' occurs twice. Give every class one weight.")
+        found[name] = _weight(path, name, text)
+    missing = [f"'{name}'" for name in task.labels if name not in found]
+    if missing:
+        raise ConfigError(
+            f"{OPTION} {path}: has no weight for the label {', '.join(missing)}. Give every class one; 1 is neutral."
+        )
+    return [found[name] for name in task.labels]
+
+
+def _read(path: Path) -> list[tuple[str, Any]]:
+    """Return names and values as the file has them: YAML would take a class called no for a boolean."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            pairs = json.loads(text, object_pairs_hook=tuple)  # a list is none
+            is_mapping = isinstance(pairs, tuple)
+            found = list(pairs) if is_mapping else []
+        else:
+            node = yaml.compose(text, yaml.SafeLoader)
+            is_mapping = isinstance(node, yaml.MappingNode)
+            found = [(str(k.value), v.value) for k, v in node.value] if isinstance(node, yaml.MappingNode) else []
+    except OSError as error:
+        raise ConfigError(
+            f"{OPTION} {path}: cannot be read: {error.strerror}. Name a YAML or JSON file, or give {BALANCED}."
+        ) from None
+    except (ValueError, yaml.YAMLError) as error:
+        kind = "JSON" if path.suffix.lower() == ".json" else "YAML"
+        raise ConfigError(f"{OPTION} {path}: not {kind}: {' '.join(str(error).split())}") from None
+    if not is_mapping or not found:
+        raise ConfigError(f"{OPTION} {path}: must hold a weight by the name of every class, as in 'refund: 2.5'.")
+    return found
+
+
+def _weight(path: Path, name: str, text: Any) -> float:
+    try:
+        weight = float(text) if not isinstance(text, bool) else math.nan
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not (math.isfinite(weight) and weight > 0):
+        raise ConfigError(f"{OPTION} {path}: the weight of label '{name}' is {text!r}; it must be a number above 0.")
+    return weight

@@ -1,0 +1,87 @@
+"""What the final predictions of a run say: class by class, its worst mistakes, and what to warn of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from qvtune.data.classes import describe_classes
+from qvtune.data.load import TUNING
+from qvtune.data.mistakes import KEPT, sort_mistakes, worst_mistakes
+from qvtune.data.task import Task, TextData
+from qvtune.train.balance import list_warnings
+from qvtune.train.config import TrainConfig
+from qvtune.train.loop import Measured
+from qvtune.train.verdict import NOTHING_LEARNED, Predictions, judge_run
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What is kept of a run's final predictions on the sets that it reports, of MNLI both together.
+
+    Attributes:
+        classes: what `describe_classes` says.
+        mistakes: the worst, see `worst_mistakes`; each with its `split` where there are several.
+        verdict: warnings by what they are about.
+        warnings: those of the log, and the verdict.
+    """
+
+    classes: dict[str, Any]
+    mistakes: list[dict[str, Any]]
+    verdict: dict[str, str]
+    warnings: list[str]
+
+    def to_result(self) -> dict[str, Any]:
+        """Return the parts of `result.json`."""
+        learned = not NOTHING_LEARNED & self.verdict.keys()
+        return {"warnings": self.warnings, "learned": learned, **self.classes}
+
+
+def conclude(
+    config: TrainConfig,
+    data: TextData,
+    measured: Measured,
+    records: Sequence[Mapping[str, Any]],
+    head_start: Mapping[str, Any] | None = None,
+) -> Conclusion:
+    """Judge a run by the evaluation of the weights that it ends with.
+
+    Args:
+        config: of the run.
+        data: its examples.
+        measured: the evaluation.
+        records: the log.
+        head_start: what the head was before the first step, as `judge_run` takes it.
+    """
+    scores, labels = measured.reported
+    where = f"the validation set{'s' if len(measured.scores.keys() - {TUNING}) > 1 else ''}"
+    found = Predictions(data.task, scores, labels, where)
+    verdict = judge_run(found, config, records, measured.metrics, head_start)
+    return Conclusion(
+        classes=describe_classes(data.task, scores, labels),
+        mistakes=mistakes_by_split(data.task, measured.scores, data.evaluation),
+        verdict=verdict,
+        warnings=[*list_warnings(records, ended=True), *verdict.values()],
+    )
+
+
+def mistakes_by_split(
+    task: Task, scores: Mapping[str, NDArray], examples: Mapping[str, Dataset], most: int = KEPT
+) -> list[dict[str, Any]]:
+    """Return the worst mistakes over all splits but the tuning set, with the name of the split where there are several.
+
+    Args:
+        task: the run's.
+        scores: the model's outputs by split, in the order of `examples`.
+        examples: texts and labels by split.
+        most: how many.
+    """
+    splits = [split for split in scores if split != TUNING]
+    found = [
+        ({"split": split} if len(splits) > 1 else {}) | mistake
+        for split in splits
+        for mistake in worst_mistakes(task, scores[split], examples[split], most)
+    ]
+    return sort_mistakes(task, found, most)
