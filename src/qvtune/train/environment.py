@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from qvtune.processor import instruction_set
 from qvtune.train.fast.native.library import has_tiles, load_kernels
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
@@ -29,7 +30,7 @@ def describe_environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": accelerator,
-        "kernels": {"compiled": load_kernels() is not None, "amx": has_tiles()},
+        "kernels": {"compiled": load_kernels() is not None, "amx": has_tiles(), "instructions": instruction_set()},
         "versions": versions,
     }
 
