@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test bench gpu lint format install clean
+.PHONY: demo test test-narrow bench gpu lint format install clean
 
 demo: install
 	$(BIN)/qvtune demo --out runs/demo
@@ -12,6 +12,11 @@ demo: install
 # Tests run on one thread each, so that two processes share two cores; the tests of a file stay together.
 test: install lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The same with fewer instructions than the processor has, as an older one computes: ISA is avx512, avx2 or sse4.
+ISA ?= avx2
+test-narrow: install lint
+	QVTUNE_ISA=$(ISA) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Half an hour and more, on a machine that does nothing else. GLUE=DIR says where GLUE is.
 GLUE ?= glue

@@ -5,6 +5,19 @@ from pathlib import Path
 
 # Tiny models run faster on one thread, and a run is compared bit for bit with one in a process of its own.
 os.environ["OMP_NUM_THREADS"] = "1"
+# QVTUNE_ISA is for qvtune's own kernels. These keep torch and its libraries to the same, and are read when they start.
+os.environ.update(
+    {
+        "native": {},
+        "avx512": {
+            "ATEN_CPU_CAPABILITY": "avx512",
+            "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
+            "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+        },
+        "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+        "sse4": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+    }[os.environ.get("QVTUNE_ISA", "native")]
+)
 
 import pytest
 import torch

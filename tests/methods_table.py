@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from fused import FUSED_BY_ID, tokens
 from models import batch, build, fitting
+from rounding import assert_near
 from torch import nn
 
 from qvtune.adaptation import adapt, restore
@@ -102,5 +103,5 @@ def check_saved_and_undone(
     assert torch.equal(found(load_adapter(build(), folder).eval()), expected)
     assert loads_in_peft(model) == (method in ("rslora", "pissa", "olora", "loraplus"))
     if loads_in_peft(model):
-        assert (found(PeftModel.from_pretrained(build(), folder).eval()) - expected).abs().max() < 1e-5
-    assert (found(restore(model).eval()) - expected).abs().max() < 1e-5
+        assert_near(found(PeftModel.from_pretrained(build(), folder).eval()), expected)
+    assert_near(found(restore(model).eval()), expected)

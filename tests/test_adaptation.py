@@ -7,6 +7,7 @@ import pytest
 import torch
 from models import BY_ID, TEXT, assert_same_state, batch, build, cases, fitting, snapshot, stir, stir_lora
 from peft import LoraConfig, PeftModel, get_peft_model
+from rounding import assert_near
 from torch import nn
 from transformers import BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
@@ -325,7 +326,7 @@ def test_restore_merges(family):
     assert (tuned - base).abs().max() > 1e-3
     plain = restore(adapted)
     assert not isinstance(plain, PeftModel)
-    torch.testing.assert_close(logits(plain), tuned, atol=1e-5, rtol=0)
+    assert_near(logits(plain), tuned)
     assert [n for n, _ in plain.named_parameters()] == [n for n, _ in build(family).named_parameters()]
     assert all(p.requires_grad for p in plain.parameters())
     assert adaptation_of(plain) is None
@@ -341,7 +342,7 @@ def test_merged_weights_by_hand():
     a, b = (layer.get_submodule(f"lora_{x}.default").weight.detach().double() for x in "AB")
     wanted = before[name + ".weight"].double() + 5 / 3 * (b @ a)
     plain = restore(adapted)
-    torch.testing.assert_close(plain.get_submodule(name).weight.double(), wanted, atol=1e-6, rtol=0)
+    assert_near(plain.get_submodule(name).weight, wanted)
 
 
 @cases("bert", "llama", "bart")
@@ -402,7 +403,7 @@ def test_restore_through_wrappers(wrap, method):
     tuned = logits(adapted)
     plain = restore(wrap(adapted))
     assert plain is model
-    torch.testing.assert_close(logits(plain), tuned, atol=1e-5, rtol=0)
+    assert_near(logits(plain), tuned)
     assert adaptation_of(plain) is None
     assert adaptation_of(adapted) is None
 

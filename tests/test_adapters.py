@@ -11,6 +11,7 @@ import torch
 from fused import FUSED, FUSED_BY_ID, Fused, fused_cases, tokens
 from models import assert_same_state, build, snapshot
 from peft import LoraConfig, get_peft_model
+from rounding import assert_near
 
 from qvtune.adaptation import adapt, adaptation_of, restore
 from qvtune.adapters import load_adapter, save_adapter
@@ -77,7 +78,7 @@ def test_plain_peft_computes_the_same(family: Fused, roles: str, saved: tuple) -
     _, ours, theirs = saved
     case = f"{family.id}-{roles}"
     assert (ours[case] - outputs(family.build())).abs().max() > 1e-3
-    assert (ours[case] - theirs[case]).abs().max() < 1e-5
+    assert_near(ours[case], theirs[case])
 
 
 @fused_cases()
@@ -134,7 +135,7 @@ def test_restore_after_loading_merges(tmp_path: Path) -> None:
     save_adapter(model, tmp_path)
     merged = restore(load_adapter(family.build(), tmp_path)).eval()
     assert type(merged.get_submodule(family.module.format(0))) is torch.nn.Linear
-    torch.testing.assert_close(outputs(merged), expected, rtol=0, atol=1e-5)
+    assert_near(outputs(merged), expected)
 
 
 def test_what_has_no_lora_cannot_be_saved_as_an_adapter(tmp_path: Path) -> None:

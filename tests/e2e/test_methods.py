@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rounding import assert_near
 from safetensors.torch import load_file
 from tiny import make_reviews, save_tiny_bert, save_tiny_gpt2, write_reviews
 
@@ -70,7 +71,7 @@ def test_a_run_by_every_method(
         assert f"Method {method}: {METHODS[method].summary}" in (folder / "README.md").read_text()
     run = load_run(out)
     found = scores(run.model, run.tokenizer)
-    np.testing.assert_allclose(found, live[0], rtol=0, atol=1e-5)
+    assert_near(found, live[0])
     merge_run(run, tmp_path / "merged")
     assert (tmp_path / "merged" / "model.safetensors").exists()
     assert main(["evaluate", "--run", str(out), "--data", str(place / "reviews.csv")]) == 0

@@ -10,6 +10,8 @@ import pytest
 import torch
 from methods_table import IN_PEFT, IN_PEFT_FUSED, NAMES, SAVED_WHOLE, TRAINED, adapted, base, inputs, logits, stirred
 from models import assert_same_state, build, snapshot
+from rounding import Exact, assert_near
+from torch import Tensor, nn
 
 from qvtune.adaptation import adaptation_of, count_parameters, restore
 from qvtune.adapters import load_adapter, loads_in_peft, save_adapter
@@ -143,15 +145,15 @@ def test_a_saved_adapter_gives_the_same(method: str, name: str, saved: tuple) ->
     assert (ours[case] - logits(base(name), name)).abs().max() > 1e-3
     back = load_adapter(base(name), place / case).eval()
     assert adaptation_of(back).method == method
-    assert (logits(back, name) - ours[case]).abs().max() < 1e-5
+    assert_near(logits(back, name), ours[case])
     assert (case in theirs) == (method in (IN_PEFT if name == "bert" else IN_PEFT_FUSED))
     if case in theirs:
-        assert (theirs[case] - ours[case]).abs().max() < 1e-5
+        assert_near(theirs[case], ours[case])
     else:
         assert "Plain PEFT cannot load this" in (place / case / "README.md").read_text()
     merged = restore(back).eval()
     assert type(merged) is type(base(name))
-    assert (logits(merged, name) - ours[case]).abs().max() < 1e-5
+    assert_near(logits(merged, name), ours[case])
 
 
 @on_both
@@ -178,7 +180,7 @@ def test_restore_merges_or_gives_the_weights_back(method: str, name: str) -> Non
     model = stirred(method, name, **roles)
     expected = logits(model, name)
     merged = restore(copy.deepcopy(model)).eval()
-    assert (logits(merged, name) - expected).abs().max() < 1e-5
+    assert_near(logits(merged, name), expected)
     assert list(merged.state_dict()) == list(base(name).state_dict())
     if method in SAVED_WHOLE:
         return
@@ -198,13 +200,13 @@ def test_a_head_of_several_layers_stays(method: str, tmp_path: Path) -> None:
     model = stirred(method, model=build("roberta"))
     expected = logits_of(model)
     save_adapter(model, tmp_path)
-    assert (logits_of(load_adapter(build("roberta"), tmp_path).eval()) - expected).abs().max() < 1e-5
+    assert_near(logits_of(load_adapter(build("roberta"), tmp_path).eval()), expected)
     head = copy.deepcopy(unwrap(model).classifier)
     trained = [p for p in head.parameters() if p.requires_grad]
     plain = restore(copy.deepcopy(model), merge=False)
     assert all(torch.equal(p, q) for p, q in zip(trained, plain.classifier.parameters(), strict=True))
     merged = restore(model)
-    assert (logits_of(merged.eval()) - expected).abs().max() < 1e-5
+    assert_near(logits_of(merged.eval()), expected)
     assert list(merged.state_dict()) == list(build("roberta").state_dict())
 
 
@@ -223,17 +225,17 @@ def test_it_can_be_undone_and_done_again(method: str) -> None:
 def test_the_fast_path_computes_the_same(method: str, name: str) -> None:
     model = stirred(method, name)
     fast = accelerate(copy.deepcopy(model))
-    found = []
-    for one in (model, fast):
-        loss = one(**inputs(name)).loss
+    exact = copy.deepcopy(model).double()
+
+    def loss_and_gradients(model: nn.Module) -> dict[str, Tensor]:
+        model.zero_grad()
+        loss = model(**inputs(name)).loss
         loss.backward()
-        found.append((loss, {n: p.grad for n, p in unwrap(one).named_parameters() if p.requires_grad}))
-    (plain_loss, plain), (fast_loss, faster) = found
-    assert (plain_loss - fast_loss).abs() < 1e-5
-    assert plain.keys() == faster.keys()
-    for parameter, gradient in plain.items():
-        assert (gradient - faster[parameter]).abs().max() < 1e-5, parameter
-    assert (logits(decelerate(fast).eval(), name) - logits(model.eval(), name)).abs().max() < 1e-6
+        gradients = {n: p.grad for n, p in unwrap(model).named_parameters() if p.requires_grad}
+        return {"loss": loss.detach()} | gradients
+
+    Exact.of(lambda: loss_and_gradients(exact)).accept(loss_and_gradients(fast), loss_and_gradients(model))
+    assert_near(logits(decelerate(fast).eval(), name), logits(model.eval(), name))
 
 
 @every_method

@@ -7,6 +7,7 @@ import pytest
 import torch
 from methods_table import adapted, base, inputs, logits, stirred
 from models import batch, build
+from rounding import assert_near
 from torch import Tensor, nn
 
 from qvtune.adaptation import adapt, adaptation_of, count_parameters, restore
@@ -51,9 +52,9 @@ def test_dora_scales_every_row_to_its_norm() -> None:
     x = random_inputs()
     found = module(x).detach().double()
     bias = build("bert").get_submodule(PLACE).bias.detach().double()
-    torch.testing.assert_close(found, x.double() @ wanted.T + bias, rtol=0, atol=1e-5)
+    assert_near(found, x.double() @ wanted.T + bias)
     start = layer(adapted("dora")).lora_magnitude_vector["default"].weight.detach().double()
-    torch.testing.assert_close(start, weight_of(build("bert")).norm(dim=1), rtol=0, atol=1e-5)
+    assert_near(start, weight_of(build("bert")).norm(dim=1))
 
 
 def test_rslora_scales_by_the_root_of_the_rank() -> None:
@@ -61,13 +62,13 @@ def test_rslora_scales_by_the_root_of_the_rank() -> None:
     a, b = factors(module)
     x = random_inputs()
     change = (module(x) - module.base_layer(x)).detach().double()
-    torch.testing.assert_close(change, 5 / math.sqrt(3) * x.double() @ a.T @ b.T, rtol=0, atol=1e-5)
+    assert_near(change, 5 / math.sqrt(3) * x.double() @ a.T @ b.T)
 
 
 @pytest.mark.parametrize(("name", "place"), [("bert", PLACE), ("gpt2", OUTPUT)])
 def test_pissa_starts_as_the_largest_singular_directions(name: str, place: str) -> None:
     model = adapted("pissa", name, roles="qvo")
-    assert (logits(model.eval(), name) - logits(base(name), name)).abs().max() < 1e-5
+    assert_near(logits(model.eval(), name), logits(base(name), name))
     u, s, vh = torch.linalg.svd(weight_of(base(name), place))
     a, b = factors(layer(model, place))
     torch.testing.assert_close(5 / 3 * b @ a, u[:, :3] * s[:3] @ vh[:3], rtol=0, atol=1e-5)
@@ -79,7 +80,7 @@ def test_pissa_starts_as_the_largest_singular_directions(name: str, place: str) 
 @pytest.mark.parametrize(("name", "place"), [("bert", PLACE), ("gpt2", OUTPUT)])
 def test_olora_starts_as_a_qr_decomposition(name: str, place: str) -> None:
     model = adapted("olora", name, roles="qvo")
-    assert (logits(model.eval(), name) - logits(base(name), name)).abs().max() < 1e-5
+    assert_near(logits(model.eval(), name), logits(base(name), name))
     q, r = torch.linalg.qr(weight_of(base(name), place))
     a, b = factors(layer(model, place))
     torch.testing.assert_close(a.abs(), r[:3].abs(), rtol=0, atol=1e-5)
@@ -218,7 +219,7 @@ def test_ia3_scales_every_output() -> None:
     scale = module.ia3_l["default"].detach().flatten()
     assert (scale - 1).abs().max() > 0.01
     torch.testing.assert_close(module(x), module.base_layer(x) * scale)
-    assert (logits(adapted("ia3").eval()) - logits(build("bert"))).abs().max() < 1e-6
+    assert_near(logits(adapted("ia3").eval()), logits(build("bert")))
 
 
 def test_vera_shares_frozen_random_factors() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from methods_table import check_saved_and_undone
 from models import assert_same_state, fitting, snapshot
+from rounding import assert_near
 from torch import nn
 
 from qvtune.adaptation import adapt, restore
@@ -92,10 +93,10 @@ def test_it_computes_what_torch_computes(case: str, batch_first: bool, training:
         query, key, value = (part.transpose(0, 1) for part in (query, key, value))
     wanted = whole(query, key, value, **arguments(case))
     found = SplitMultihead(whole, keep=True)(query, key, value, **arguments(case))
-    torch.testing.assert_close(found[0], wanted[0], rtol=1e-5, atol=1e-6)
+    assert_near(found[0], wanted[0])
     assert (found[1] is None) == (wanted[1] is None)
     if wanted[1] is not None:
-        torch.testing.assert_close(found[1], wanted[1], rtol=1e-5, atol=1e-6)
+        assert_near(found[1], wanted[1])
 
 
 def test_one_sequence_without_a_batch() -> None:
@@ -103,8 +104,8 @@ def test_one_sequence_without_a_batch() -> None:
     sequence = torch.randn(5, 32)
     wanted, weights = whole(sequence, sequence, sequence)
     found = SplitMultihead(whole, keep=True)(sequence, sequence, sequence)
-    torch.testing.assert_close(found[0], wanted)
-    torch.testing.assert_close(found[1], weights)
+    assert_near(found[0], wanted)
+    assert_near(found[1], weights)
 
 
 def test_dropout_is_seeded_and_off_in_evaluation() -> None:
@@ -188,7 +189,7 @@ with torch.no_grad():
     words = [sys.executable, "-c", script, str(tmp_path), json.dumps(IDS.tolist())]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (ours - torch.tensor(json.loads(done.stdout))).abs().max() < 1e-5
+    assert_near(ours, torch.tensor(json.loads(done.stdout)))
     with torch.no_grad():
         assert torch.equal(load_adapter(build(), tmp_path).eval()(IDS)[0], ours)
 

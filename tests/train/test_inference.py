@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from rounding import assert_near
 from tiny import make_reviews, save_tiny_bert, save_tiny_llama, write_reviews
 
 from qvtune.data.glue import GLUE
@@ -76,7 +77,7 @@ def logits_of(place: Path, name: str, texts: list[str] = TEXTS, batch_size: int 
 def test_adapter_in_plain_peft_gives_the_same_logits(model: str, place: Path) -> None:
     ours = logits_of(place, f"{model}-lora")
     theirs = plain(PLAIN_ADAPTER, place / model, place / f"{model}-lora" / "adapter", 2, json.dumps(TEXTS))
-    assert np.abs(ours - np.array(theirs)).max() < 1e-5
+    assert_near(ours, np.array(theirs))
     assert np.ptp(ours[:, 0]) > 1e-2
 
 
@@ -85,7 +86,7 @@ def test_merged_checkpoint_in_plain_transformers_gives_the_same_logits(name: str
     ours = logits_of(place, name)
     merge_run(load_run(place / name), tmp_path / "merged")
     theirs = plain(PLAIN_MERGED, tmp_path / "merged", json.dumps(TEXTS))
-    assert np.abs(ours - np.array(theirs["logits"])).max() < 1e-5
+    assert_near(ours, np.array(theirs["logits"]))
     assert theirs["labels"] == {"0": "negative", "1": "positive"}
 
 
@@ -94,8 +95,8 @@ def test_predictions_do_not_depend_on_batch_size_or_padding(name: str, place: Pa
     texts = ["good", "a very dull film and the plot is here and the music was quite cold", "", "fine cast", *TEXTS]
     alone = logits_of(place, name, texts, batch_size=1)
     for batch_size in (2, 3, len(texts)):
-        assert np.abs(logits_of(place, name, texts, batch_size) - alone).max() < 1e-5
-    assert np.abs(logits_of(place, name, texts[::-1], 5)[::-1] - alone).max() < 1e-5
+        assert_near(logits_of(place, name, texts, batch_size), alone)
+    assert_near(logits_of(place, name, texts[::-1], 5)[::-1], alone)
     assert np.ptp(alone[:, 0]) > 1e-2
 
 
@@ -116,7 +117,7 @@ def test_decoder_pools_at_the_last_token(place: Path) -> None:
     states = inner.model(**batch).last_hidden_state
     last = batch["attention_mask"].sum(dim=1) - 1
     expected = inner.score(states[torch.arange(2), last])
-    assert torch.allclose(loaded.model(**batch).logits, expected, atol=1e-6)
+    assert_near(loaded.model(**batch).logits, expected)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
@@ -138,7 +139,7 @@ def test_prediction_files(suffix: str, place: Path, tmp_path: Path) -> None:
         with open(tmp_path / "out.csv", newline="") as file:
             found = list(csv.DictReader(file))
         values = [[float(row["probability_negative"]), float(row["probability_positive"])] for row in found]
-    assert np.abs(np.array(values) - probabilities).max() < 1e-6
+    assert_near(np.array(values), probabilities)
     assert [row["text"] for row in found] == [row[1] for row in rows[1:]]
     assert [row["label"] for row in found] == [["negative", "positive"][i] for i in logits.argmax(axis=1)]
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from qvtune import __version__
 from qvtune.cli.options import Parser
 from qvtune.errors import ConfigError, DivergedError, Interrupted, QVTuneError
+from qvtune.processor import instruction_set
 
 VERBS = (
     "train", "suggest", "sweep", "compare", "reproduce", "evaluate", "predict", "merge", "plan", "theory", "runs",
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(_join_values(sys.argv[1:] if argv is None else argv))
     try:
+        instruction_set()  # refused before a command has touched anything
         args.execute(args)
     except DivergedError as error:
         return _fail(error, DIVERGED)

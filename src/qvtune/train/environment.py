@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from qvtune.device import CPU, choose_device, describe_device
+from qvtune.processor import instruction_set
 from qvtune.train.fast.native.library import has_tiles, load_kernels
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
@@ -32,7 +33,11 @@ def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": None if device.type == "cpu" else describe_device(device),
-        "kernels": {"compiled": on_cpu and load_kernels() is not None, "amx": on_cpu and has_tiles()},
+        "kernels": {
+            "compiled": on_cpu and load_kernels() is not None,
+            "amx": on_cpu and has_tiles(),
+            "instructions": instruction_set(),
+        },
         "versions": versions,
     }
 

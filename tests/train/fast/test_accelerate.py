@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from kernels import leave_out_kernels
+from rounding import Exact
 from safetensors.torch import load_file
 from torch import nn
 from transformers import (
@@ -83,10 +84,17 @@ def make_batch() -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([0, 1, 0, 1])}
 
 
-def loss_and_gradients(model: nn.Module) -> tuple[float, dict[str, torch.Tensor]]:
+def loss_and_gradients(model: nn.Module, seed: int = 3) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    torch.manual_seed(seed)
     loss = model(**make_batch()).loss
     loss.backward()
-    return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"loss": loss.detach()} | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def exactly(compute: Callable[[nn.Module], dict[str, torch.Tensor]], model: nn.Module) -> Exact:
+    twin = copy.deepcopy(model).double()
+    return Exact.of(lambda: compute(twin))
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -96,11 +104,7 @@ def test_loss_and_gradients_are_the_same(name: str, method: str, either: str) ->
     fast = qvtune.accelerate(copy.deepcopy(plain))
     own = any(hasattr(type(module), "qvtune_plain") for module in fast.modules())
     assert own or fast.config._attn_implementation == "qvtune", "nothing was accelerated"
-    (loss, gradients), (fast_loss, fast_gradients) = loss_and_gradients(plain), loss_and_gradients(fast)
-    assert fast_loss == pytest.approx(loss, rel=1e-5)
-    assert gradients.keys() == fast_gradients.keys()
-    for parameter, gradient in gradients.items():
-        assert (fast_gradients[parameter] - gradient).norm() <= 1e-5 * gradient.norm(), parameter
+    exactly(loss_and_gradients, plain).accept(loss_and_gradients(fast), loss_and_gradients(plain))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -115,28 +119,23 @@ def test_hidden_states_are_whole_where_they_are_asked_for(name: str) -> None:
     plain = make_model(name).eval()
     fast = qvtune.accelerate(copy.deepcopy(plain))
     batch = {key: value for key, value in make_batch().items() if key != "labels"}
-    with torch.no_grad():
-        expected, found = (m(**batch, output_hidden_states=True).hidden_states[-1] for m in (plain, fast))
-        body, whole = (m.get_base_model().base_model(**batch).last_hidden_state for m in (plain, fast))
     real = batch["attention_mask"].bool()
-    assert torch.allclose(expected[real], found[real], atol=1e-5)
-    assert torch.allclose(body[real], whole[real], atol=1e-5)
+
+    def states(model: nn.Module) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            asked = model(**batch, output_hidden_states=True).hidden_states[-1]
+            return {"asked": asked[real], "body": model.get_base_model().base_model(**batch).last_hidden_state[real]}
+
+    exactly(states, plain).accept(states(fast), states(plain))
 
 
 @pytest.mark.usefixtures("with_kernels")
 @pytest.mark.parametrize("name", MODELS)
 def test_kernels_and_torch_train_alike_under_dropout(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    results = []
-    for use in ("kernels", "torch"):
-        if use == "torch":
-            leave_out_kernels(monkeypatch)
-        model = qvtune.accelerate(make_model(name, dropout=0.1))
-        torch.manual_seed(3)
-        results.append(loss_and_gradients(model))
-    (loss, gradients), (other, others) = results
-    assert loss == pytest.approx(other, rel=1e-5)
-    for parameter, gradient in gradients.items():
-        assert (others[parameter] - gradient).norm() <= 1e-5 * gradient.norm(), parameter
+    kernels = loss_and_gradients(qvtune.accelerate(make_model(name, dropout=0.1)))
+    leave_out_kernels(monkeypatch)
+    by_torch = qvtune.accelerate(make_model(name, dropout=0.1))
+    exactly(loss_and_gradients, by_torch).accept(kernels, loss_and_gradients(by_torch))
 
 
 def test_dropout_drops_and_is_seeded(either: str) -> None:
@@ -149,15 +148,11 @@ def test_dropout_drops_and_is_seeded(either: str) -> None:
 
 
 def test_checkpointed_activations_meet_the_same_masks(either: str) -> None:
-    gradients = []
-    for checkpointing in (False, True):
-        model = qvtune.accelerate(make_model("bert", dropout=0.1))
-        if checkpointing:
-            model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
-        torch.manual_seed(4)
-        gradients.append(loss_and_gradients(model)[1])
-    for name, gradient in gradients[0].items():
-        assert torch.allclose(gradient, gradients[1][name], rtol=1e-5, atol=1e-7), name
+    model = qvtune.accelerate(make_model("bert", dropout=0.1))
+    exact, kept = exactly(loss_and_gradients, model), loss_and_gradients(model)
+    model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    exact.accept(loss_and_gradients(model), kept)
+    assert exact.refuse(loss_and_gradients(model, seed=4), kept), "other masks must not pass"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -189,7 +184,7 @@ def test_a_copy_is_accelerated_too_and_apart() -> None:
     qvtune.decelerate(model)
     kinds = {type(module) for module in twin.modules()}
     assert {FastDropout, FastLora} <= kinds
-    assert twin(**make_batch()).loss.item() == pytest.approx(model(**make_batch()).loss.item(), rel=1e-5)
+    exactly(loss_and_gradients, model).accept(loss_and_gradients(twin), loss_and_gradients(model))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -206,17 +201,18 @@ def test_a_second_call_changes_nothing(precision: str) -> None:
 
 def test_threads_do_not_meet_in_the_last_layer(either: str) -> None:
     model = qvtune.accelerate(make_model("bert")).eval()
-    texts = [torch.randint(3, 100, (2, length)) for length in (4, 9, 30, 50)] * 25
-    with torch.no_grad():
-        expected = [model(input_ids=ids).logits for ids in texts]
+    texts = [torch.randint(3, 100, (2, length)) for length in (4, 9, 30, 50) * 2]
 
-        def logits(ids: torch.Tensor) -> torch.Tensor:
-            with torch.no_grad():
-                return model(input_ids=ids).logits
+    def logits(ids: torch.Tensor, model: nn.Module = model) -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=ids).logits
 
-        with ThreadPoolExecutor(4) as threads:
-            found = list(threads.map(logits, texts))
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected, strict=True))
+    alone = {str(number): logits(ids) for number, ids in enumerate(texts)}
+    exact = exactly(lambda twin: {number: logits(texts[int(number)], twin) for number in alone}, model)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(logits, texts * 12))
+    for start in range(0, len(found), len(texts)):
+        exact.accept(dict(zip(alone, found[start:], strict=False)), alone)
 
 
 def test_a_saved_adapter_is_that_of_the_plain_model(tmp_path: Path) -> None:
@@ -232,16 +228,18 @@ def test_models_without_an_adapter_compute_the_same(either: str) -> None:
     torch.manual_seed(0)
     plain = without_dropout(MODELS["bert"]()).eval()
     fast = qvtune.accelerate(copy.deepcopy(plain))
-    batch = make_batch()
-    assert fast(**batch).loss.item() == pytest.approx(plain(**batch).loss.item(), rel=1e-5)
+    exactly(loss_and_gradients, plain).accept(loss_and_gradients(fast), loss_and_gradients(plain))
 
 
 @pytest.mark.parametrize("ids", [[[7]], [[7, 8, 9]], [[7], [9]]], ids=str)
 def test_the_shortest_texts(ids: list[list[int]], either: str) -> None:
     plain = make_model("bert").eval()
     fast = qvtune.accelerate(copy.deepcopy(plain))
-    batch = {"input_ids": torch.tensor(ids)}
-    assert torch.allclose(fast(**batch).logits, plain(**batch).logits, atol=1e-6)
+
+    def logits(model: nn.Module) -> dict[str, torch.Tensor]:
+        return {"logits": model(input_ids=torch.tensor(ids)).logits}
+
+    exactly(logits, plain).accept(logits(fast), logits(plain))
 
 
 def test_a_head_size_that_fills_no_vector(either: str) -> None:
@@ -250,9 +248,7 @@ def test_a_head_size_that_fills_no_vector(either: str) -> None:
     plain = qvtune.adapt(BertForSequenceClassification(BertConfig(**sizes)), roles="qv", dropout=0.0)
     plain = without_dropout(plain)
     fast = qvtune.accelerate(copy.deepcopy(plain))
-    (loss, gradients), (other, others) = loss_and_gradients(plain), loss_and_gradients(fast)
-    assert loss == pytest.approx(other, rel=1e-5)
-    assert all((others[name] - g).norm() <= 1e-5 * g.norm() for name, g in gradients.items())
+    exactly(loss_and_gradients, plain).accept(loss_and_gradients(fast), loss_and_gradients(plain))
 
 
 def test_padding_before_the_text(either: str) -> None:
@@ -260,19 +256,22 @@ def test_padding_before_the_text(either: str) -> None:
     fast = qvtune.accelerate(copy.deepcopy(plain))
     batch = {"input_ids": make_batch()["input_ids"], "attention_mask": torch.ones(4, 12, dtype=torch.long)}
     batch["input_ids"][0, :5], batch["attention_mask"][0, :5] = 0, 0
-    with torch.no_grad():
-        ours, theirs = (model.get_base_model().model(**batch).last_hidden_state for model in (fast, plain))
     real = batch["attention_mask"].bool()
-    assert torch.allclose(ours[real], theirs[real], atol=1e-5)
-    assert ours.isfinite().all()
+
+    def states(model: nn.Module) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            states = model.get_base_model().model(**batch).last_hidden_state
+        assert states.isfinite().all()
+        return {"real": states[real]}
+
+    exactly(states, plain).accept(states(fast), states(plain))
 
 
 def test_rounding_moves_a_gradient_less_than_another_mask_does() -> None:
     def gradients(precision: str, seed: int) -> dict[str, torch.Tensor]:
         model = qvtune.accelerate(make_model("bert", dropout=0.1), precision=precision)
-        torch.manual_seed(seed)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            return loss_and_gradients(model)[1]
+            return loss_and_gradients(model, seed)
 
     exact, rounded, other = gradients("fp32", 1), gradients("bf16", 1), gradients("fp32", 2)
     matrices = {name: gradient for name, gradient in exact.items() if "lora_" in name}
@@ -285,8 +284,8 @@ def test_bf16_is_near_fp32() -> None:
     plain = make_model("bert")
     fast = qvtune.accelerate(copy.deepcopy(plain), precision="bf16")
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = loss_and_gradients(fast)
-    assert found == pytest.approx(loss_and_gradients(plain)[0], rel=2e-2)
+        found = loss_and_gradients(fast)["loss"].item()
+    assert found == pytest.approx(loss_and_gradients(plain)["loss"].item(), rel=2e-2)
 
 
 def test_columns_of_a_batch_are_still_read_from_the_signature() -> None:

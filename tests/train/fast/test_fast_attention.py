@@ -1,9 +1,11 @@
 """The attention of training beside its formula in float64."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rounding import Exact
 from torch import Tensor
 
 from qvtune.train.fast.attention import AttendedByTorch, attention_forward
@@ -14,12 +16,28 @@ SHAPE = (3, 4, 9, 8)
 
 def formula(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, keep: Tensor | None, rate: float) -> Tensor:
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-    if allowed is not None:
+    if allowed is not None and allowed.dtype == torch.bool:
         scores = scores.masked_fill(~allowed, -torch.inf)
+    elif allowed is not None:
+        scores = scores + allowed
     weights = scores.softmax(-1)
     if keep is not None:
         weights = weights * (keep != 0) / (1 - realized(rate))
     return (weights @ v).transpose(1, 2)
+
+
+def results(attend: Callable[..., Tensor], given: list[Tensor]) -> dict[str, Tensor]:
+    """Compute the output and the gradients of query, key and value; `attend` draws the same mask in every call."""
+    given = [x.detach().requires_grad_() for x in given]
+    torch.manual_seed(1)
+    out = attend(*given)
+    out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out))
+    return {"out": out.detach(), "query": given[0].grad, "key": given[1].grad, "value": given[2].grad}
+
+
+def accept(ours: Callable[..., Tensor], formula: Callable[..., Tensor], given: list[Tensor]) -> None:
+    exact = Exact.of(lambda: results(formula, [x.double() for x in given]))
+    exact.accept(results(ours, given), results(formula, given))
 
 
 def masks() -> dict[str, Tensor | None]:
@@ -33,35 +51,31 @@ def masks() -> dict[str, Tensor | None]:
 @pytest.mark.parametrize("mask", masks().values(), ids=masks().keys())
 def test_output_and_gradients_are_the_formula_s(mask: Tensor | None, rate: float, either: str) -> None:
     torch.manual_seed(0)
-    given = [torch.randn(SHAPE, requires_grad=True) for _ in range(3)]
-    exact = [x.detach().double().requires_grad_() for x in given]
-    module = SimpleNamespace(is_causal=False)
-    torch.manual_seed(1)
-    out, _ = attention_forward(module, *given, mask, dropout=rate)
-    torch.manual_seed(1)
-    keep = keep_mask(torch.Size((*SHAPE[:3], SHAPE[2])), draw(rate)) if rate else None
-    expected = formula(*exact, mask, keep, rate)
-    gradient = torch.randn_like(out)
-    out.backward(gradient)
-    expected.backward(gradient.double())
-    assert torch.allclose(out.double(), expected, rtol=1e-5, atol=1e-6)
-    for ours, theirs in zip(given, exact, strict=True):
-        assert torch.allclose(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-6)
+    module, sizes = SimpleNamespace(is_causal=False), torch.Size((*SHAPE[:3], SHAPE[2]))
+    accept(
+        lambda *given: attention_forward(module, *given, mask, dropout=rate)[0],
+        lambda *given: formula(*given, mask, keep_mask(sizes, draw(rate)) if rate else None, rate),
+        [torch.randn(SHAPE) for _ in range(3)],
+    )
 
 
 def test_causal_modules_need_no_mask(either: str) -> None:
-    q, k, v = (torch.randn(SHAPE) for _ in range(3))
-    out, _ = attention_forward(SimpleNamespace(is_causal=True), q, k, v, None)
-    expected = formula(q.double(), k.double(), v.double(), masks()["causal and padding"][:1], None, 0.0)
-    assert torch.allclose(out.double(), expected, atol=1e-6)
+    torch.manual_seed(0)
+    accept(
+        lambda *given: attention_forward(SimpleNamespace(is_causal=True), *given, None)[0],
+        lambda *given: formula(*given, masks()["causal and padding"][:1], None, 0.0),
+        [torch.randn(SHAPE) for _ in range(3)],
+    )
 
 
 def test_grouped_query_heads_share_keys(either: str) -> None:
-    q, k, v = torch.randn(SHAPE), torch.randn(3, 2, 9, 8), torch.randn(3, 2, 9, 8)
+    torch.manual_seed(0)
     module = SimpleNamespace(is_causal=False, num_key_value_groups=2)
-    out, _ = attention_forward(module, q, k, v, None)
-    doubled = [x.double().repeat_interleave(2, dim=1) for x in (k, v)]
-    assert torch.allclose(out.double(), formula(q.double(), *doubled, None, None, 0.0), atol=1e-6)
+    accept(
+        lambda *given: attention_forward(module, *given, None)[0],
+        lambda q, k, v: formula(q, *(x.repeat_interleave(2, dim=1) for x in (k, v)), None, None, 0.0),
+        [torch.randn(SHAPE), torch.randn(3, 2, 9, 8), torch.randn(3, 2, 9, 8)],
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -89,8 +103,8 @@ ODD = [(2, 3, 50, 70, 20), (1, 2, 130, 130, 32), (1, 1, 1, 5, 64), (2, 2, 17, 16
 def test_kernels_compute_every_size_and_mask(sizes: tuple[int, ...], kind: str) -> None:
     batch, heads, queries, keys, size = sizes
     torch.manual_seed(0)
-    q = torch.randn(batch, queries, heads, size).transpose(1, 2).requires_grad_()
-    k, v = (torch.randn(batch, keys, heads, size).transpose(1, 2).requires_grad_() for _ in range(2))
+    q = torch.randn(batch, queries, heads, size).transpose(1, 2)
+    k, v = (torch.randn(batch, keys, heads, size).transpose(1, 2) for _ in range(2))
     mask: Tensor | None = None
     if kind == "padding":
         mask = torch.ones(batch, 1, 1, keys, dtype=torch.bool)
@@ -105,23 +119,11 @@ def test_kernels_compute_every_size_and_mask(sizes: tuple[int, ...], kind: str) 
     allowed = mask
     if kind == "causal" and queries > 1:
         allowed = torch.ones(queries, keys, dtype=torch.bool).tril()
-    torch.manual_seed(1)
-    out, _ = attention_forward(module, q, k, v, mask, dropout=0.2)
-    torch.manual_seed(1)
-    keep = keep_mask(torch.Size((batch, heads, queries, keys)), draw(0.2))
-    exact = [x.detach().double().requires_grad_() for x in (q, k, v)]
-    if kind == "added":
-        scores = exact[0] @ exact[1].transpose(-1, -2) / size**0.5 + mask.double()
-        weights = scores.softmax(-1) * (keep != 0) / (1 - realized(0.2))
-        expected = (weights @ exact[2]).transpose(1, 2)
-    else:
-        expected = formula(*exact, allowed, keep, 0.2)
-    gradient = torch.randn_like(out)
-    out.backward(gradient)
-    expected.backward(gradient.double())
-    assert (out - expected).norm() <= 2e-6 * expected.norm()
-    for ours, theirs in zip((q, k, v), exact, strict=True):
-        assert (ours.grad - theirs.grad).norm() <= 2e-6 * theirs.grad.norm()
+    accept(
+        lambda *given: attention_forward(module, *given, mask, dropout=0.2)[0],
+        lambda *given: formula(*given, allowed, keep_mask(torch.Size((batch, heads, queries, keys)), draw(0.2)), 0.2),
+        [q, k, v],
+    )
 
 
 @pytest.mark.usefixtures("with_kernels")
@@ -130,9 +132,12 @@ def test_heads_that_share_keys_see_what_their_own_masks_show() -> None:
     q, (k, v) = torch.randn(2, 4, 20, 8), torch.randn(2, 2, 2, 20, 8)
     mask = torch.ones(2, 4, 1, 20, dtype=torch.bool)
     mask[0, 1, :, 15:] = mask[1, 2, :, 3:9] = mask[1, 3, :, 1:] = False
-    out, _ = attention_forward(SimpleNamespace(is_causal=False, num_key_value_groups=2), q, k, v, mask)
-    doubled = [x.double().repeat_interleave(2, dim=1) for x in (k, v)]
-    assert torch.allclose(out.double(), formula(q.double(), *doubled, mask, None, 0.0), atol=1e-6)
+    module = SimpleNamespace(is_causal=False, num_key_value_groups=2)
+    accept(
+        lambda *given: attention_forward(module, *given, mask)[0],
+        lambda q, k, v: formula(q, *(x.repeat_interleave(2, dim=1) for x in (k, v)), mask, None, 0.0),
+        [q, k, v],
+    )
 
 
 @pytest.mark.usefixtures("with_kernels")

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from qvtune.train.fast.frozen import FastFrozenLinear, Reordered, Tiles, can_pack, packed_weights
+from qvtune.train.fast.frozen import FastFrozenLinear, Reordered, Tiles, can_pack, has_bf16_products, packed_weights
 from qvtune.train.fast.native.library import has_tiles
 
-needs_bf16 = pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this processor has no bfloat16 products"
-)
+needs_bf16 = pytest.mark.skipif(not has_bf16_products(), reason="this processor has no bfloat16 products")
 
 
 def make_layer(*, bias: bool = True, inputs: int = 48, outputs: int = 80) -> nn.Linear:

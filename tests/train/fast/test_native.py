@@ -30,9 +30,9 @@ def test_compiled_once(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_other_flags_are_another_library(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = build.find_compiler()
     assert compiler is not None
-    key = build._key(compiler)
+    key = build._key(compiler, build._architecture())
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DX"))
-    assert build._key(compiler) != key
+    assert build._key(compiler, build._architecture()) != key
 
 
 @pytest.mark.usefixtures("with_kernels")

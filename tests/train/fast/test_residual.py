@@ -1,7 +1,10 @@
 """The end of a residual block beside its formula in float64, and the blocks that have that form."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from rounding import Exact
 from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertConfig, BertOutput, BertSelfOutput
 
@@ -33,23 +36,25 @@ def test_output_and_gradients_are_the_formula_s(mode: bool) -> None:
     block = make_block().train(mode)
     assert shorten_residual_blocks(block) == 1
     torch.manual_seed(1)
-    x, residual = (torch.randn(3, 5, n, requires_grad=True) for n in (70, 50))
-    state = torch.get_rng_state()
-    out = block(x, residual)
-    torch.set_rng_state(state)
-    keep = keep_mask(torch.Size((3, 5, 50)), draw(0.2)) != 0 if mode else 1
-    scale = 1 / (1 - realized(0.2)) if mode else 1
-    exact = [t.detach().double().requires_grad_() for t in (x, residual)]
-    dense, norm = block.dense, block.LayerNorm
-    hidden = exact[0] @ dense.weight.double().T + dense.bias.double()
-    expected = nn.functional.layer_norm(
-        hidden * keep * scale + exact[1], (50,), norm.weight.double(), norm.bias.double(), norm.eps
-    )
-    gradient = torch.randn_like(out)
-    out.backward(gradient)
-    expected.backward(gradient.double())
-    for ours, theirs in ((out, expected), (x.grad, exact[0].grad), (residual.grad, exact[1].grad)):
-        assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
+    given = [torch.randn(3, 5, n) for n in (70, 50)]
+    gradient = torch.randn(3, 5, 50)
+
+    def formula(x: Tensor, residual: Tensor) -> Tensor:
+        keep = keep_mask(torch.Size((3, 5, 50)), draw(0.2)) != 0 if mode else 1
+        scale = 1 / (1 - realized(0.2)) if mode else 1
+        weight, bias, gain, shift = (p.to(x) for part in (block.dense, block.LayerNorm) for p in part.parameters())
+        return nn.functional.layer_norm(
+            (x @ weight.T + bias) * keep * scale + residual, (50,), gain, shift, block.LayerNorm.eps
+        )
+
+    def results(compute: Callable[..., Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+        x, residual = (tensor.to(dtype, copy=True).requires_grad_() for tensor in given)
+        torch.manual_seed(2)
+        out = compute(x, residual)
+        out.backward(gradient.to(dtype))
+        return {"out": out.detach(), "x": x.grad, "residual": residual.grad}
+
+    Exact.of(lambda: results(formula, torch.float64)).accept(results(block), results(formula))
 
 
 @pytest.mark.usefixtures("with_kernels")

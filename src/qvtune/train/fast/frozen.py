@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from qvtune.processor import instruction_set
 from qvtune.train.fast.native.library import call, has_tiles
 
 # Rows and columns of a product by AMX are taken so many at a time.
@@ -85,6 +86,11 @@ def computing_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
+def has_bf16_products() -> bool:
+    """Whether oneDNN has products of bfloat16 on this processor, and it may use them."""
+    return instruction_set() in ("native", "avx512") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def can_pack(weight: Tensor, x: Tensor) -> bool:
     """Whether a weight can be kept in an order of its own for the product with `x`."""
     return (
@@ -92,7 +98,7 @@ def can_pack(weight: Tensor, x: Tensor) -> bool:
         and weight.device.type == "cpu"
         and not weight.requires_grad
         and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and has_bf16_products()
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from qvtune.errors import ConfigError
+from qvtune.processor import instruction_set
 
 # Devices on which training in float16, whose gradients are scaled, is not to be had.
 WITHOUT_FP16 = ("cpu", "mps")
@@ -31,9 +32,14 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 matrices faster than float32 ones, by what its maker says of it."""
+    """Whether a device multiplies bfloat16 matrices faster than float32 ones, by what its maker says of it.
+
+    Raises:
+        ConfigError: for a CPU, if QVTUNE_ISA names no instructions that are here.
+    """
     if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(has_products) and instruction_set() == "native"
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 

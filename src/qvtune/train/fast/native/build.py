@@ -14,9 +14,17 @@ from pathlib import Path
 import torch
 
 from qvtune.cache import writable_cache
+from qvtune.processor import InstructionSet, instruction_set
 
 SOURCES = Path(__file__).parent
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
+# What GCC calls the processors that instructions stand for.
+PROCESSORS: dict[InstructionSet, str] = {
+    "native": "native",
+    "avx512": "x86-64-v4",
+    "avx2": "x86-64-v3",
+    "sse4": "x86-64-v2",
+}
 
 
 def compiled_kernels() -> Path | None:
@@ -24,17 +32,21 @@ def compiled_kernels() -> Path | None:
 
     Needs Linux and GCC, whose OpenMP is the one that torch runs on there: another one's threads would fight with
     torch's for the processors. None where that is missing or fails, with a warning in the latter case.
+
+    Raises:
+        ConfigError: if QVTUNE_ISA names no instructions that are here.
     """
     compiler = find_compiler()
     if compiler is None:
         return None
+    architecture = _architecture()
     try:
-        key = _key(compiler)
+        key = _key(compiler, architecture)
         folder = writable_cache("kernels") or _folder_of_this_process()
         library = folder / f"{key}.so"
         if not library.is_file():
             with tempfile.TemporaryDirectory(dir=folder) as workplace:
-                os.replace(_compile(compiler, Path(workplace)), library)
+                os.replace(_compile(compiler, architecture, Path(workplace)), library)
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         logging.getLogger(__name__).warning("The kernels could not be compiled, and run slower in torch: %s", reason)
@@ -57,25 +69,29 @@ def _folder_of_this_process() -> Path:
     return Path(folder.name)
 
 
-def _key(compiler: str) -> str:
-    """Return a name for the sources, the compiler, the flags and the processor that `-march=native` stands for."""
-    digest = hashlib.sha256(" ".join(FLAGS).encode())
+def _architecture() -> str:
+    return f"-march={PROCESSORS[instruction_set()]}"
+
+
+def _key(compiler: str, architecture: str) -> str:
+    """Return a name for the sources, the compiler, the flags and the processor, also where that is "native"."""
+    digest = hashlib.sha256(" ".join((*FLAGS, architecture)).encode())
     for source in sorted((*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp"))):
         digest.update(source.read_bytes())
     macros = subprocess.run(
-        [compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=True
+        [compiler, architecture, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=True
     )
     digest.update(macros.stdout.encode())
     return digest.hexdigest()[:32]
 
 
-def _compile(compiler: str, folder: Path) -> Path:
+def _compile(compiler: str, architecture: str, folder: Path) -> Path:
     objects, library = folder / "kernels.o", folder / "kernels.so"
     # Wheels of torch bring an OpenMP of their own, under a name of its own in some versions.
     brought = sorted(str(path) for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"))
     link = [*(brought or ["-lgomp"]), "-lm"]
     for command in (
-        [compiler, *FLAGS, "-c", str(SOURCES / "kernels.cpp"), "-o", str(objects)],
+        [compiler, *FLAGS, architecture, "-c", str(SOURCES / "kernels.cpp"), "-o", str(objects)],
         [compiler, "-shared", str(objects), *link, "-o", str(library)],
     ):
         subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,0 +1,41 @@
+"""Which of the processor's instructions qvtune uses: all, or fewer, so that a machine computes as an older one."""
+
+import os
+import platform
+from typing import Literal, get_args
+
+from qvtune.errors import ConfigError, nearest
+
+VARIABLE = "QVTUNE_ISA"
+
+InstructionSet = Literal["native", "avx512", "avx2", "sse4"]
+
+
+def instruction_set() -> InstructionSet:
+    """Return the instructions that may be used, by the variable QVTUNE_ISA: "native" is all that are here.
+
+    It says what the kernels are compiled for, and every other than "native" is without products of bfloat16. torch
+    and its libraries have variables of their own (see CONTRIBUTING).
+
+    Raises:
+        ConfigError: for another value, and for instructions that this processor has not.
+    """
+    value = os.environ.get(VARIABLE, "native")
+    for known in get_args(InstructionSet):
+        if value == known:
+            if not _is_here(known):
+                raise ConfigError(f"{VARIABLE} is '{value}', which this processor has not. Unset it.")
+            return known
+    known = ", ".join(get_args(InstructionSet))
+    raise ConfigError(f"{VARIABLE} is '{value}'; it is one of {known}.{nearest(value, get_args(InstructionSet))}")
+
+
+def _is_here(name: InstructionSet) -> bool:
+    if name == "native":
+        return True
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    import torch
+
+    wanted = {"avx512": torch.cpu._is_avx512_supported, "avx2": torch.cpu._is_avx2_supported}
+    return name not in wanted or bool(wanted[name]())
