@@ -11,8 +11,8 @@ to 1,000 training examples in all.
 
 Halves: the sources are listed by kind (one text, two texts, a number, made up), in alphabetical order within a kind,
 and are assigned to "development" and "confirmation" in turns, beginning anew with each kind. A source is in one half
-with all its sets, so nothing that decided a default is confirmed on the same texts. Two kinds have an even number of
-sources, and the halves 7 sources each.
+with all its sets, so nothing that decided a default is confirmed on the same texts. Every kind has an even number of
+sources, so the halves have 7 each.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from first_run_words import HEADLINES, INTENTS, PRODUCTS, SEVERITY, SHARED, TICKETS
+from first_run_words import HEADLINES, INTENTS, PRODUCTS, SEVERITY, SHARED, SYNONYMS, TICKETS
 
 Grammar = Mapping[str, Sequence[str]]
 
@@ -74,8 +74,8 @@ def intents(count: int, random: np.random.Generator, balanced: bool = False) -> 
     names = list(INTENTS)
     texts, labels = [], []
     for label in draw_classes(names, [1 / len(names)] * len(names), count, random):
-        shape = pick(["{{core}}", "{{please}} {{core}}", "{{lead}} {{core}}", "{{core}} {{tail}}"], random)
-        text = expand(shape.replace("{{", "{").replace("}}", "}"), {"core": INTENTS[label]}, random)
+        shape = pick(["{core}", "{please} {core}", "{lead} {core}", "{core} {tail}"], random)
+        text = expand(shape, {"core": INTENTS[label]}, random)
         texts.append(with_noise(text, random, rate=0.25))
         labels.append(label)
     return Rows(texts, with_wrong_labels(labels, names, 0.02, random))
@@ -87,15 +87,16 @@ def headlines(count: int, random: np.random.Generator, balanced: bool = False) -
     texts, labels = [], []
     for label in draw_classes(names, [1 / len(names)] * len(names), count, random):
         grammar = HEADLINES[label]
-        parts = [expand("{head}", grammar, random)]
+        parts = [expand(pick(["{head}", "{head}", "{line}"], random), grammar, random)]
         if random.random() < 0.6:
             source = grammar
-            if random.random() < 0.3:
+            if random.random() < 0.5:
                 source = HEADLINES[pick([name for name in names if name != label], random)]
             parts.append(expand("{line}", source, random))
         if random.random() < 0.4:
             parts.append(expand("{newsline}", grammar, random))
-        texts.append(with_noise(" ".join(part[:1].upper() + part[1:] for part in parts), random, rate=0.1))
+        random.shuffle(parts)
+        texts.append(with_noise(" ".join(part[:1].upper() + part[1:] for part in parts), random, rate=0.2))
         labels.append(label)
     return Rows(texts, with_wrong_labels(labels, names, 0.02, random))
 
@@ -146,9 +147,7 @@ def pick_graded(graded: Mapping[str, float], random: np.random.Generator) -> tup
     return phrase, graded[phrase]
 
 
-def draw_classes(
-    names: Sequence[str], shares: Sequence[float], count: int, random: np.random.Generator
-) -> list[str]:
+def draw_classes(names: Sequence[str], shares: Sequence[float], count: int, random: np.random.Generator) -> list[str]:
     """Return `count` class names in random order, each as often as its share says, within one."""
     bounds = np.round(np.cumsum(shares) / np.sum(shares) * count).astype(int)
     counts = np.diff(bounds, prepend=0)
@@ -167,7 +166,14 @@ def with_wrong_labels(
 
 
 def with_noise(text: str, random: np.random.Generator, rate: float = 0.35) -> str:
-    """Make typing errors in some texts, drop capitals in some and full stops in some."""
+    """Say some words in other words, leave some out, make typing errors, drop capitals and full stops, each in some."""
+    words = []
+    for word in text.split(" "):
+        if random.random() < 0.05:
+            continue
+        others = SYNONYMS.get(word.lower(), [])
+        words.append(pick(others, random) if others and random.random() < 0.6 else word)
+    text = " ".join(words) or text
     if random.random() < rate:
         words = text.split(" ")
         for _ in range(1 + len(words) // 12):

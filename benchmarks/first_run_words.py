@@ -62,6 +62,26 @@ SHARED: dict[str, list[str]] = {
     "small": ["two", "three", "four", "six", "twelve"],
 }  # fmt: skip
 
+# What a word may be replaced by, so that a test text says in other words what training texts say.
+SYNONYMS: dict[str, list[str]] = {
+    "arrive": ["come", "show up", "get here"], "arrived": ["came", "turned up", "got here"], "send": ["ship", "mail", "forward"],
+    "order": ["purchase", "booking"], "money": ["cash", "funds"], "parcel": ["package", "box", "delivery"], "cancel": ["call off", "scrap", "undo"],
+    "charged": ["billed", "debited"], "invoice": ["bill", "statement"], "price": ["cost", "fee"], "stopped": ["quit", "ceased"], "crashes": ["dies", "closes by itself", "hangs"],
+    "broken": ["damaged", "cracked", "in pieces"], "slow": ["sluggish", "laggy"], "change": ["update", "edit", "alter"], "log": ["sign", "get"], "password": ["passcode", "login"],
+    "add": ["include", "offer"], "swap": ["trade", "exchange"], "subscription": ["membership", "contract"], "error": ["failure", "message"], "freezes": ["gets stuck", "locks up"],
+    "freeze": ["lock", "disable", "pause"], "flight": ["plane", "connection", "trip"], "flights": ["planes", "connections"], "fly": ["travel", "get"], "ticket": ["seat", "booking"],
+    "hotel": ["place to sleep", "guesthouse", "inn"], "room": ["place", "suite"], "light": ["lamp", "lighting", "bulb"], "lights": ["lamps", "bulbs"], "turn": ["switch", "flip"],
+    "wake": ["rouse", "get up"], "alarm": ["wake-up call", "buzzer"], "suitcase": ["bag", "luggage", "trolley"], "bag": ["suitcase", "case"], "music": ["tunes", "sound", "songs"],
+    "song": ["track", "tune"], "transfer": ["payment", "wire"], "pay": ["wire", "give"], "pin": ["code", "secret number"], "rent": ["hire", "borrow"], "book": ["reserve", "arrange", "get"],
+    "hot": ["warm", "stuffy"], "cold": ["chilly", "freezing"], "borrow": ["lend", "get"], "block": ["lock", "stop"], "card": ["plastic", "cash card"], "door": ["gate", "entrance"],
+    "jobs": ["posts", "staff"], "shares": ["stock", "bonds"], "beat": ["defeat", "overcome", "edge past"], "study": ["paper", "research"], "researchers": ["scientists", "a lab", "experts"],
+    "votes": ["decides", "rules"], "minister": ["secretary", "official"], "film": ["movie", "picture"], "coach": ["manager", "head"], "opens": ["starts", "launches"], "buys": ["takes over", "acquires"],
+    "wins": ["takes", "gets"], "sign": ["hire", "bring in"], "deal": ["accord", "pact"], "prices": ["costs", "rates"], "probe": ["craft", "satellite", "inquiry"], "museum": ["gallery", "collection"],
+    "leak": ["drip", "spill"], "smoke": ["fumes"], "users": ["people", "colleagues"], "keeps": ["holds", "leaves"], "rain": ["wet weather", "showers"], "sleeping": ["resting", "naps"],
+    "cooking": ["making dinner", "preparing meals"], "night": ["evening", "dark"], "walks": ["strolls", "outings"], "skin": ["face", "complexion"], "balcony": ["terrace", "patio"],
+    "desk": ["table", "bureau"], "climbs": ["hills", "mountain passes"], "work": ["the office", "my job"], "calls": ["meetings", "talks"], "family": ["household", "all of us"],
+}  # fmt: skip
+
 TICKETS: dict[str, list[str]] = {
     "billing": [
         "I was charged {amount} twice for the same {item}.", "The invoice from {day} shows {amount} but we agreed on less.",
