@@ -1,7 +1,7 @@
 """Made-up texts for `first_run_sets.py`: small grammars whose sentences are composed at random, with noise.
 
-A grammar maps a name to its phrases; `{name}` inside a phrase is replaced by one of them, again and again. Classes share
-most of their words, half of the texts mention something of another class, and typing errors and a few wrong labels
+A grammar maps a name to its phrases; `{name}` inside a phrase is replaced by one of them, again and again. Classes
+share most of their words, many texts mention something of another class, and typing errors and a few wrong labels
 make a perfect score impossible.
 """
 
