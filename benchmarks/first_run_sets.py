@@ -60,14 +60,19 @@ class Source:
     """Where examples come from.
 
     `load` returns the pool of training examples for a number of examples (None: as many as there are, balanced where
-    they are made up) and a seed, and the test examples.
+    they are made up) and a seed, and the test examples; `folder` names the field of `Sources` that it reads.
     """
 
     name: str
     kind: str
-    load: Callable[["Sources", int | None, int], tuple[list[Example], list[Example]]]
+    load: Callable[[Sources, int | None, int], tuple[list[Example], list[Example]]]
     sizes: tuple[int, ...]
     classes: int = 0
+    folder: str = ""
+
+    def is_there(self, sources: Sources) -> bool:
+        """Whether what it needs is at hand: the folder that the field of `Sources` with this name gives."""
+        return not self.folder or getattr(sources, self.folder) is not None
 
     @property
     def is_regression(self) -> bool:
@@ -255,16 +260,16 @@ def draw(rows: list[Example], size: int) -> list[Example]:
 
 GLUE_SIZES = (500, 1_000, 2_500)
 SOURCES = (
-    Source("cola", "one text", load_glue("cola"), GLUE_SIZES, classes=2),
-    Source("goemotions", "one text", load_goemotions, (1_500,), classes=GOEMOTIONS_CLASSES),
+    Source("cola", "one text", load_glue("cola"), GLUE_SIZES, classes=2, folder="glue"),
+    Source("goemotions", "one text", load_goemotions, (1_500,), classes=GOEMOTIONS_CLASSES, folder="goemotions"),
     Source("imdb", "one text", load_reviews("imdb"), (300,), classes=2),
     Source("rotten_tomatoes", "one text", load_reviews("rotten_tomatoes"), (600,), classes=2),
-    Source("sst2", "one text", load_glue("sst2"), GLUE_SIZES, classes=2),
-    Source("wnut", "one text", load_wnut, (700,), classes=6),
-    Source("mrpc", "two texts", load_glue("mrpc"), GLUE_SIZES, classes=2),
-    Source("rte", "two texts", load_glue("rte"), GLUE_SIZES, classes=2),
+    Source("sst2", "one text", load_glue("sst2"), GLUE_SIZES, classes=2, folder="glue"),
+    Source("wnut", "one text", load_wnut, (700,), classes=6, folder="wnut"),
+    Source("mrpc", "two texts", load_glue("mrpc"), GLUE_SIZES, classes=2, folder="glue"),
+    Source("rte", "two texts", load_glue("rte"), GLUE_SIZES, classes=2, folder="glue"),
     Source("severity", "a number", load_made_up(first_run_texts.severity), (800,)),
-    Source("stsb", "a number", load_glue("stsb"), GLUE_SIZES),
+    Source("stsb", "a number", load_glue("stsb"), GLUE_SIZES, folder="glue"),
     Source("headlines", "made up", load_made_up(first_run_texts.headlines), (800,), classes=5),
     Source("intents", "made up", load_made_up(first_run_texts.intents), (1_000,), classes=40),
     Source("products", "made up", load_made_up(first_run_texts.products), (2_000,), classes=12),

@@ -28,12 +28,18 @@ def write_results(out: Path, title: str, text: str, numbers: dict[str, Any], fig
         numbers: what they are made from.
         figure: of matplotlib.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {"about": about(), **numbers}
+    out.with_suffix(".json").write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_page(out, title, text, figure)
+
+
+def write_page(out: Path, title: str, text: str, figure: Any = None) -> None:
+    """Write OUT.md, and OUT.png where there is a figure; for arguments see `write_results`."""
     from qvtune.report.curves import save_figure
 
     here = about()
     out.parent.mkdir(parents=True, exist_ok=True)
-    numbers = {"about": here, **numbers}
-    out.with_suffix(".json").write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     versions = ", ".join(f"{name} {here[name]}" for name in LIBRARIES)
     kernels = "kernels compiled" if here["kernels"]["compiled"] else "no kernels"
     lines = [
