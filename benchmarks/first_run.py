@@ -154,13 +154,14 @@ def finish(cell: Cell, args: argparse.Namespace, results: Results) -> None:
 
 
 def cells(args: argparse.Namespace) -> Iterator[Cell]:
-    """List the cells that are wanted: method by method in the order of `METHODS`, which is that of their cost."""
+    """List the cells that are wanted: by seed, then method by method, the costly ones last."""
     sources = sources_of(args)
-    for method in METHODS.values():
-        for small in SETS.values():
-            if method.suits(small) and small.source.is_there(sources) and is_wanted(small, method, args.only):
-                version = args.label or source_version() if method.solve is None else ""
-                yield from (Cell(small.name, method.name, seed, version) for seed in args.seeds)
+    for seed in args.seeds:
+        for method in METHODS.values():
+            version = args.label or source_version() if method.solve is None else ""
+            for small in SETS.values():
+                if method.suits(small) and small.source.is_there(sources) and is_wanted(small, method, args.only):
+                    yield Cell(small.name, method.name, seed, version)
 
 
 def is_wanted(small: SmallSet, method: Method, only: str) -> bool:

@@ -14,8 +14,18 @@ def about() -> dict[str, Any]:
     from qvtune.train.environment import describe_environment
 
     environment = describe_environment()
-    kept = {name: environment[name] for name in ("python", "processor", "threads", "accelerator", "kernels")}
+    kept = {
+        name: environment[name]
+        for name in ("python", "processor", "processor_kind", "threads", "accelerator", "kernels")
+    }
     return kept | {name: environment["versions"][name] for name in LIBRARIES}
+
+
+def for_this_machine(out: Path) -> Path:
+    """Return OUT-KIND for the kind of processor or the GPU that is here, as speed-amx, so that each keeps its table."""
+    here = about()
+    kind = here["accelerator"]["name"] if here["accelerator"] else here["processor_kind"]
+    return out.with_name(f"{out.name}-{kind.lower().replace(' ', '-')}")
 
 
 def write_results(out: Path, title: str, text: str, numbers: dict[str, Any], figure: Any = None) -> None:
@@ -45,8 +55,8 @@ def write_page(out: Path, title: str, text: str, figure: Any = None) -> None:
     lines = [
         f"# {title}",
         "",
-        f"Printed by `benchmarks/{Path(sys.argv[0]).name}` on {here['processor']}, {here['threads']} threads, {kernels}"
-        f"{' for AMX' if here['kernels']['amx'] else ''}; {versions}.",
+        f"Printed by `benchmarks/{Path(sys.argv[0]).name}` on {here['processor']}, {here['threads']} threads, "
+        f"{kernels} for {here['processor_kind']}; {versions}.",
         "",
         text,
     ]

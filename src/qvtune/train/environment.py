@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from qvtune.train.fast.native.library import has_tiles, load_kernels
+from qvtune.train.hardware import processor_kind
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
 
@@ -26,6 +27,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
+        "processor_kind": processor_kind(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": accelerator,

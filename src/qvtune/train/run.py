@@ -33,6 +33,7 @@ from qvtune.train.environment import describe_environment, is_main_process, peak
 from qvtune.train.fast.batches import longest_first
 from qvtune.train.fast.precision import resolve_precision
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
+from qvtune.train.hardware import describe_hardware
 from qvtune.train.loop import EarlyStopping, RunTrainer
 from qvtune.train.model import (
     ModelSource,
@@ -377,6 +378,7 @@ def _result(
         "reported_on": [split for split in prepared.splits if split != TUNING],
         "train_loss": _mean_loss(trainer.state.log_history),
         "warnings": list_warnings(trainer.state.log_history),
+        "hardware": describe_hardware(trainer.args.device, _precision(trainer.args), fast=config.fast),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "train_examples": len(prepared.train),
@@ -390,6 +392,10 @@ def _result(
         "seed": config.seed,
         "fingerprint": config.fingerprint(),
     }
+
+
+def _precision(arguments: TrainingArguments) -> str:
+    return "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
 
 
 def _final_metrics(trainer: RunTrainer) -> dict[str, float]:
