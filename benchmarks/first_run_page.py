@@ -25,7 +25,7 @@ which draws other training examples; the test set stays. *qvtune* is `qvtune tra
 features of MiniLM, *tfidf* on words and pairs of words, the penalty chosen by cross-validation on the training
 examples. *peft-3* and *peft-20* are transformers' Trainer with LoRA at the rates of PEFT's example for sequence
 classification, after 3 epochs and after the 20 of that example, at the flags that are fastest on this machine. *setfit*
-is SetFit with its defaults, stopped after 100 steps. Rivals read 256 tokens of a text.
+is SetFit with its defaults, stopped after 40 steps. Rivals read 256 tokens of a text.
 
 Verdicts compare seed by seed, on the same training examples. "≥ probe" holds the run against the best of the three
 probes, best by the mean on the test set: "yes" where it is not behind, "within" where it is behind by no more than one
@@ -175,7 +175,7 @@ def few_averages(table: Table, methods: Sequence[str]) -> list[str]:
         sets = [small for small in SETS.values() if small.each == each]
         there = [method for method in methods if any(table.mean(small, method) for small in sets)]
         common = [small for small in sets if all(table.mean(small, method) for method in there)]
-        if not common:
+        if not there or not common:
             continue
         means = {method: statistics.mean(table.mean(small, method).value for small in common) for method in there}  # type: ignore[union-attr]
         shown = [f"{means[method]:.3f}" if method in means else "" for method in methods]

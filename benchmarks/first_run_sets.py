@@ -20,6 +20,7 @@ import csv
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ class Source:
         """Whether the label is a number."""
         return self.classes == 0
 
+    @property
+    def is_made_up(self) -> bool:
+        """Whether the examples are composed anew for every seed."""
+        return self.name in vars(first_run_texts)
+
 
 @dataclass(frozen=True)
 class SmallSet:
@@ -110,9 +116,17 @@ def write_set(small: SmallSet, seed: int, folder: Path, sources: Sources) -> tup
     return paths
 
 
+@cache
+def load_once(source: Source, sources: Sources, size: int | None, seed: int) -> tuple[list[Example], list[Example]]:
+    """Load a source, and keep it for the next set that is drawn from it."""
+    return source.load(sources, size, seed)
+
+
 def examples(small: SmallSet, seed: int, sources: Sources) -> tuple[list[Example], list[Example]]:
     """Return the training examples that the seed draws, in an order that it draws too, and the test examples."""
-    pool, test = small.source.load(sources, small.size, seed)
+    # What is read from files does not depend on size and seed.
+    drawn = (small.size, seed) if small.source.is_made_up else (None, 0)
+    pool, test = load_once(small.source, sources, *drawn)
     if small.size is not None:
         chosen = stratified_sample(class_ids(pool, small), len(pool), min(small.size, len(pool)), seed)
     else:

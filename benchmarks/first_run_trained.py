@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from first_run_rivals import MAX_LENGTH, Answer, Problem
 
-SETFIT_STEPS = 100
+SETFIT_STEPS = 40
 PEFT_RANK, PEFT_ALPHA, PEFT_DROPOUT, PEFT_RATE, PEFT_BATCH, PEFT_WARMUP = 8, 16, 0.1, 3e-4, 32, 0.06
 
 
