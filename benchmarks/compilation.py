@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from flags import describe_flags
 from results import write_results
-from speed import COMPILED, in_process
+from speed import COMPILED, in_process, trial
 
 CASE = "sst2"
 
@@ -31,10 +32,12 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        common = ["--glue-dir", str(args.glue_dir), "--one"]
+        times = trial(common)
+        precision = min(times, key=lambda name: times[name])
         for name, way in ways.items():
-            words = ["--glue-dir", str(args.glue_dir), "--one", f"{CASE}:{way}:{time.time()}"]
-            found[name] = in_process(words)
-    text = table(found)
+            found[name] = in_process([*common, f"{CASE}:{way}:{precision}:{time.time()}"])
+    text = f"{table(found)}\n\n{describe_flags(times)}"
     print(text)
     if args.out:
         write_results(args.out, "Does torch.compile pay?", text, {"ways": found})

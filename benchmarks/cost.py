@@ -3,9 +3,10 @@
     python benchmarks/cost.py --out docs/benchmarks/cost
 
 Trains LoRA of rank 8 on query and value, and the head, of a random BERT of six layers on random tokens, nothing padded.
-"flags" is plain PEFT under bfloat16 autocast; "qvtune" is `adapt` and `accelerate`. Loop, optimizer and clipping are
-the same. One of length, batch and width varies while the others stay. Every point is a process of its own, whose peak
-memory counts Python and its libraries too, and the ways take turns. Speed is that of the median step.
+"flags" is plain PEFT, under bfloat16 autocast where that is faster; "qvtune" is `adapt` and `accelerate`. Loop,
+optimizer and clipping are the same. One of length, batch and width varies while the others stay. Every point is a
+process of its own, whose peak memory counts Python and its libraries too, and the ways take turns. Speed is that of the
+median step.
 """
 
 import argparse
@@ -94,13 +95,15 @@ def make_model(width: int) -> Any:
 
 def make_flags(model: Any) -> Ready:
     """Adapt a model by PEFT."""
+    from flags import fastest_precision
     from peft import LoraConfig, TaskType, get_peft_model
 
     adapters = LoraConfig(
         task_type=TaskType.SEQ_CLS, r=RANK, lora_alpha=RANK, lora_dropout=DROPOUT, target_modules=["query", "value"]
     )
     model = get_peft_model(model, adapters)
-    return Ready(model, [parameter for parameter in model.parameters() if parameter.requires_grad], True, nullcontext())
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return Ready(model, trained, fastest_precision() == "bf16", nullcontext())
 
 
 def make_qvtune(model: Any) -> Ready:

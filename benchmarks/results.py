@@ -14,8 +14,18 @@ def about() -> dict[str, Any]:
     from qvtune.train.environment import describe_environment
 
     environment = describe_environment()
-    kept = {name: environment[name] for name in ("python", "processor", "threads", "accelerator", "kernels")}
+    kept = {
+        name: environment[name]
+        for name in ("python", "processor", "processor_kind", "threads", "accelerator", "kernels")
+    }
     return kept | {name: environment["versions"][name] for name in LIBRARIES}
+
+
+def for_this_machine(out: Path) -> Path:
+    """Return OUT-KIND for the kind of processor or the GPU that is here, as speed-amx, so that each keeps its table."""
+    here = about()
+    kind = here["accelerator"]["name"] if here["accelerator"] else here["processor_kind"]
+    return out.with_name(f"{out.name}-{kind.lower().replace(' ', '-')}")
 
 
 def write_results(out: Path, title: str, text: str, numbers: dict[str, Any], figure: Any = None) -> None:
@@ -28,19 +38,25 @@ def write_results(out: Path, title: str, text: str, numbers: dict[str, Any], fig
         numbers: what they are made from.
         figure: of matplotlib.
     """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    numbers = {"about": about(), **numbers}
+    out.with_suffix(".json").write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_page(out, title, text, figure)
+
+
+def write_page(out: Path, title: str, text: str, figure: Any = None) -> None:
+    """Write OUT.md, and OUT.png where there is a figure; for arguments see `write_results`."""
     from qvtune.report.curves import save_figure
 
     here = about()
     out.parent.mkdir(parents=True, exist_ok=True)
-    numbers = {"about": here, **numbers}
-    out.with_suffix(".json").write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     versions = ", ".join(f"{name} {here[name]}" for name in LIBRARIES)
     kernels = "kernels compiled" if here["kernels"]["compiled"] else "no kernels"
     lines = [
         f"# {title}",
         "",
-        f"Printed by `benchmarks/{Path(sys.argv[0]).name}` on {here['processor']}, {here['threads']} threads, {kernels}"
-        f"{' for AMX' if here['kernels']['amx'] else ''}; {versions}.",
+        f"Printed by `benchmarks/{Path(sys.argv[0]).name}` on {here['processor']}, {here['threads']} threads, "
+        f"{kernels} for {here['processor_kind']}; {versions}.",
         "",
         text,
     ]

@@ -4,8 +4,12 @@
 
 All three train LoRA of rank 8 on query and value, and the head, on the same examples with the same batch size, dropout
 and optimizer. "public" pads every example to the length limit in float32; "flags" groups by length, pads to the batch
-and runs bfloat16 autocast; "qvtune" is `qvtune train`. Every measurement is a process of its own, the ways take turns,
-and medians over the rounds count. An epoch is trained on a sample of the examples and scaled to all of them.
+and runs bfloat16 autocast or float32, whichever is faster in a short trial on this machine, which the page gives: where
+there are no products in bfloat16, autocast makes every step several times slower. "qvtune" is `qvtune train`. Every
+measurement is a process of its own, the ways take turns, and medians over the rounds count. An epoch is trained on a
+sample of the examples and scaled to all of them.
+
+The files are named for the kind of processor, docs/benchmarks/speed-amx.md and so on, so that each keeps its table.
 """
 
 import argparse
@@ -20,7 +24,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from results import write_results
+from flags import describe_flags, time_precisions, trainer_flags
+from results import for_this_machine, write_results
 
 WAYS = ("public", "flags", "qvtune")
 # "flags" under torch.compile, which compilation.py measures.
@@ -52,8 +57,8 @@ CASES = (
 GLUE = ("cola", "sst2", "mrpc", "rte", "stsb")
 
 
-def measure(case: Case, way: str, glue_dir: Path, started: float) -> dict[str, Any]:
-    """Train and evaluate once in this process."""
+def measure(case: Case, way: str, precision: str, glue_dir: Path, started: float) -> dict[str, Any]:
+    """Train and evaluate once in this process; `precision` is the flags'."""
     import torch
     from transformers import TrainerCallback
     from transformers.trainer import DEFAULT_CALLBACKS
@@ -75,8 +80,11 @@ def measure(case: Case, way: str, glue_dir: Path, started: float) -> dict[str, A
 
     DEFAULT_CALLBACKS.append(Clock)
     with tempfile.TemporaryDirectory() as folder:
-        run = train_qvtune if way == "qvtune" else train_plain
-        counted = run(case, way, glue_dir, Path(folder) / "run")
+        out = Path(folder) / "run"
+        if way == "qvtune":
+            counted = train_qvtune(case, glue_dir, out)
+        else:
+            counted = train_plain(case, way, precision, glue_dir, out)
     steps = found["steps"]
     if way == "public":  # all its steps are alike, and the first one also allocates
         seconds, samples = steps[-1] - steps[0], counted["samples"] - BATCH
@@ -119,7 +127,7 @@ def configuration(case: Case, glue_dir: Path, samples: int | None, out: Path) ->
     )
 
 
-def train_qvtune(case: Case, way: str, glue_dir: Path, out: Path) -> dict[str, Any]:
+def train_qvtune(case: Case, glue_dir: Path, out: Path) -> dict[str, Any]:
     """Train as `qvtune train` does."""
     from rich.console import Console
 
@@ -132,7 +140,7 @@ def train_qvtune(case: Case, way: str, glue_dir: Path, out: Path) -> dict[str, A
     return counts(train, prepared[0].model, case, glue_dir) | {"metric": result["metrics"][result["main_metric"]]}
 
 
-def train_plain(case: Case, way: str, glue_dir: Path, out: Path) -> dict[str, Any]:
+def train_plain(case: Case, way: str, precision: str, glue_dir: Path, out: Path) -> dict[str, Any]:
     """Train with transformers and PEFT alone; qvtune reads the data and loads the model."""
     import numpy as np
     from peft import LoraConfig, TaskType, get_peft_model
@@ -169,7 +177,7 @@ def train_plain(case: Case, way: str, glue_dir: Path, out: Path) -> dict[str, An
     train, evaluation = tokens(data.train), tokens(next(iter(data.evaluation.values())))
     flags: dict[str, Any] = {}
     if way != "public":
-        flags = {"bf16": True, "train_sampling_strategy": "group_by_length", "torch_compile": way == COMPILED}
+        flags = trainer_flags(precision) | {"torch_compile": way == COMPILED}
     arguments = TrainingArguments(
         output_dir=str(out), per_device_train_batch_size=BATCH, per_device_eval_batch_size=config.eval_batch_size,
         num_train_epochs=1, learning_rate=LR, use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
@@ -233,9 +241,17 @@ def in_process(words: list[str]) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def trial(common: list[str]) -> dict[str, float]:
+    """Return the seconds of a step in both precisions, from a process of its own."""
+    return in_process([*common, "precisions"])
+
+
 def summarize(rounds: list[dict[str, dict[str, dict[str, Any]]]], rates: list[dict[str, float]]) -> dict[str, Any]:
-    """Return medians over the rounds, ratios and the fraction of the floor, by case."""
-    rate = statistics.median(r["bfloat16"] for r in rates)
+    """Return medians over the rounds, ratios and the fraction of the floor, by case.
+
+    The floor is at the rate of products in the type that is faster here.
+    """
+    rate = max(statistics.median(r[dtype] for r in rates) for dtype in rates[0])
     cases = {}
     for name in rounds[0]:
         ways = {
@@ -347,35 +363,47 @@ def main() -> None:
     parser.add_argument("--glue-dir", type=Path, required=True, metavar="DIR", help="Where GLUE is.")
     parser.add_argument("--cases", default=",".join(case.name for case in CASES), metavar="NAMES")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="Measurements of each case and way.")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="Write FILE.json, FILE.md and FILE.png.")
-    parser.add_argument("--one", metavar="CASE:WAY:STARTED", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="Write FILE-KIND.json, .md and .png.")
+    parser.add_argument("--one", metavar="CASE:WAY:PRECISION:STARTED", help=argparse.SUPPRESS)
     args = parser.parse_args()
     by_name = {case.name: case for case in CASES}
     if args.one == "rate":
         print(json.dumps(matrix_rate()))
         return
+    if args.one == "precisions":
+        print(json.dumps(time_precisions()))
+        return
     if args.one:
-        name, way, started = args.one.split(":")
-        print(json.dumps(measure(by_name[name], way, args.glue_dir, float(started))))
+        name, way, precision, started = args.one.split(":")
+        print(json.dumps(measure(by_name[name], way, precision, args.glue_dir, float(started))))
         return
     common = ["--glue-dir", str(args.glue_dir), "--one"]
+    times = trial(common)
+    precision = min(times, key=lambda name: times[name])
+    print(describe_flags(times), file=sys.stderr, flush=True)
     rounds, rates = [], []
     for number in range(args.rounds):
         rates.append(in_process([*common, "rate"]))
         found: dict[str, dict[str, dict[str, Any]]] = {}
         for name in args.cases.split(","):
             for way in WAYS[number % 3 :] + WAYS[: number % 3]:
-                found.setdefault(name, {})[way] = in_process([*common, f"{name}:{way}:{time.time()}"])
+                found.setdefault(name, {})[way] = in_process([*common, f"{name}:{way}:{precision}:{time.time()}"])
                 speed = found[name][way]["train_samples_per_second"]
                 print(f"round {number + 1}, {name}, {way}: {speed:.1f} samples/s", file=sys.stderr, flush=True)
         rounds.append(found)
     summary = summarize(rounds, rates)
-    text = table(summary)
+    text = f"{table(summary)}\n\n{describe_flags(times)}"
     print(text)
     if args.out:
-        numbers = {"cases": [asdict(c) for c in CASES], "summary": summary, "rounds": rounds, "rates": rates}
+        numbers = {
+            "precisions": times,
+            "cases": [asdict(c) for c in CASES],
+            "summary": summary,
+            "rounds": rounds,
+            "rates": rates,
+        }
         title = "Speed against transformers' Trainer with PEFT"
-        write_results(args.out, title, text, numbers, draw(summary))
+        write_results(for_this_machine(args.out), title, text, numbers, draw(summary))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import is_main_process
 from qvtune.train.folder import RunFolder
+from qvtune.train.hardware import hardware_sentence
 from qvtune.train.plan import Plan
 
 if TYPE_CHECKING:
@@ -155,3 +156,5 @@ def show_result(console: Console, result: dict[str, Any], folder: RunFolder) -> 
         + f", {format_bytes(result['peak_memory_bytes'])} at most. Run folder: {folder.path}",
         highlight=False,
     )
+    if "hardware" in result:  # runs of earlier versions have none
+        console.out(hardware_sentence(result["hardware"]), highlight=False)

@@ -14,6 +14,7 @@ import torch
 from qvtune.device import CPU, choose_device, describe_device
 from qvtune.processor import instruction_set
 from qvtune.train.fast.native.library import has_tiles, load_kernels
+from qvtune.train.hardware import processor_kind
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
 
@@ -30,6 +31,7 @@ def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
+        "processor_kind": processor_kind(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": None if device.type == "cpu" else describe_device(device),

@@ -35,6 +35,7 @@ from qvtune.train.environment import describe_environment, is_main_process, peak
 from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.fast.precision import resolve_precision
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
+from qvtune.train.hardware import describe_hardware
 from qvtune.train.loop import EarlyStopping, EveryFewEpochs, Measured, RunTrainer
 from qvtune.train.model import (
     ModelSource,
@@ -437,6 +438,7 @@ def _result(
         "reported_on": [split for split in prepared.splits if split != TUNING],
         "train_loss": _mean_loss(trainer.state.log_history),
         "head_start": prepared.head_start.to_dict(),
+        "hardware": describe_hardware(trainer.args.device, _precision(trainer.args), fast=config.fast),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
         "train_examples": len(prepared.train),
@@ -451,6 +453,10 @@ def _result(
         "seed": config.seed,
         "fingerprint": config.fingerprint(),
     }
+
+
+def _precision(arguments: TrainingArguments) -> str:
+    return "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32"
 
 
 def _samples_per_second(trainer: RunTrainer, clock: "_MetricsFile", examples: int) -> float | None:
