@@ -131,14 +131,19 @@ def print_cost(console: Console, plan: Plan, config: TrainConfig) -> None:
     console.print(table)
 
 
-def print_metrics(console: Console, metrics: dict[str, float], title: str) -> None:
-    """Print a table of metrics."""
+def print_metrics(
+    console: Console, metrics: dict[str, float], title: str, alone: dict[str, float] | None = None
+) -> None:
+    """Print a table of metrics, with those of the probe alone beside them where it is known."""
     console.out(title, highlight=False)
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
+    if alone:
+        table.add_column("probe alone", justify="right")
     for name, value in metrics.items():
-        table.add_row(name, f"{value:.4f}")
+        before = [f"{alone[name]:.4f}" if name in alone else ""] if alone else []
+        table.add_row(name, f"{value:.4f}", *before)
     console.print(table)
 
 
@@ -148,7 +153,8 @@ def show_result(console: Console, result: dict[str, Any], folder: RunFolder) -> 
     chosen = f"{checkpoint['chosen']} checkpoint, step {checkpoint['step']} of {result['steps']}"
     if checkpoint["chosen_on"]:
         chosen += f", chosen by {checkpoint['chosen_by']} on the {checkpoint['chosen_on']} set"
-    print_metrics(console, result["metrics"], f"{', '.join(result['reported_on'])}: {chosen}")
+    alone = (result.get("head_start") or {}).get("metrics")
+    print_metrics(console, result["metrics"], f"{', '.join(result['reported_on'])}: {chosen}", alone)
     speed = result["train_samples_per_second"]
     console.out(
         f"{format_seconds(result['seconds'])} of training"

@@ -1,5 +1,6 @@
 """Metrics as GLUE defines them, computed by scikit-learn and scipy."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 
@@ -38,6 +39,14 @@ def combine_splits(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> d
         merged |= {f"{name}_{split.removeprefix('validation_')}": value for name, value in metrics.items()}
     names = next(iter(by_split.values()))
     return merged | {name: float(np.mean([metrics[name] for metrics in by_split.values()])) for name in names}
+
+
+def standard_error(name: str, value: float, examples: int) -> float:
+    """Return how far a metric of so many examples may be off: of a share, or of a correlation."""
+    is_correlation = name.endswith(("pearson", "spearman", "matthews_correlation"))
+    spread = 1 - value**2 if is_correlation else math.sqrt(max(value * (1 - value), 0.0))
+    # At the ends of its range a metric would seem to be certain.
+    return max(spread, 1 / math.sqrt(examples)) / math.sqrt(examples)
 
 
 def _accuracy(labels: NDArray, predictions: NDArray) -> float:

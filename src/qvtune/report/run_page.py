@@ -72,8 +72,16 @@ def text_table(caption: str, columns: Sequence[str], rows: Sequence[tuple[str, .
 
 
 def _result_tables(result: dict[str, Any]) -> list[Any]:
-    rows = [[Entry(name), Entry("" if v is None else f"{v:.4f}", v)] for name, v in result["metrics"].items()]
-    return [Table("Metrics", ["metric", "value"], rows), *class_parts(result)]
+    alone = (result.get("head_start") or {}).get("metrics") or {}
+    rows = [
+        [Entry(name), _value(v), *([_value(alone.get(name))] if alone else [])] for name, v in result["metrics"].items()
+    ]
+    columns = ["metric", "value", *(["probe alone, before any step"] if alone else [])]
+    return [Table("Metrics", columns, rows), *class_parts(result)]
+
+
+def _value(value: float | None) -> Entry:
+    return Entry("" if value is None else f"{value:.4f}", value)
 
 
 def _trained(plan: dict[str, Any]) -> Table:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerState
 
 from qvtune.data.load import TUNING
-from qvtune.data.metrics import combine_splits, compute_metrics
+from qvtune.data.metrics import combine_splits, compute_metrics, standard_error
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.errors import DivergedError, Interrupted
 from qvtune.train.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
@@ -62,6 +62,8 @@ class RunTrainer(Trainer):
         eval_dataset: tokenised evaluation sets by name.
         folder: where checkpoints go.
         batch_tokens: tokens of a batch, in place of a number of examples.
+        choosing: number of examples that choose the best checkpoint: metrics within a standard error of each other then
+            count as equal, and the loss decides; 0 takes metrics as they are.
         log_updates: log what each role does; a model that is sharded over processes cannot be measured.
         **kwargs: the arguments of `Trainer`.
     """
@@ -75,6 +77,7 @@ class RunTrainer(Trainer):
         folder: RunFolder,
         batch_tokens: int | None = None,
         log_updates: bool = True,
+        choosing: int = 0,
         **kwargs: Any,
     ) -> None:
         self._training_loss, self._evaluation_loss = task_loss(task, class_weights), task_loss(task)
@@ -91,6 +94,7 @@ class RunTrainer(Trainer):
             self.eval_dataset = {split: dataset for split, (dataset, _) in by_length.items()}
             self._orders = {split: order for split, (_, order) in by_length.items()}
         self.task = task
+        self.choosing = choosing
         self.class_weights = class_weights
         # The last evaluation, and the one of the best checkpoint so far.
         self.measured: Measured | None = None
@@ -245,22 +249,23 @@ class RunTrainer(Trainer):
             )
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        is_best = self._is_best(metrics, trial)
+        is_best = self._is_best(metrics)
         if is_best:
             self._best = self.measured
         return is_best
 
-    def _is_best(self, metrics: dict[str, float], trial: Any) -> bool:
+    def _is_best(self, metrics: dict[str, float]) -> bool:
         # A metric over few examples ties often; of two equal checkpoints the one with the lower loss is better.
-        before = (self.state.best_metric, self.state.best_global_step)
-        if super()._determine_best_metric(metrics, trial):
-            return True
         name = str(self.args.metric_for_best_model)
         loss = f"eval_{TUNING}_loss" if name.startswith(f"eval_{TUNING}_") else "eval_loss"
-        best = next((r for r in self.state.log_history if r["step"] == before[1] and name in r), None)
-        if best is None or metrics[name] != before[0] or metrics[loss] >= best[loss]:
-            return False
-        self.state.best_global_step = self.state.global_step
+        step = self.state.best_global_step
+        best = next((r for r in self.state.log_history if r["step"] == step and name in r), None)
+        if best is not None:
+            noise = standard_error(name, best[name], self.choosing) if self.choosing else 0.0
+            apart = metrics[name] - best[name]
+            if apart < -noise or (apart <= noise and metrics[loss] >= best[loss]):
+                return False
+        self.state.best_metric, self.state.best_global_step = metrics[name], self.state.global_step
         return True
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -50,7 +50,7 @@ from qvtune.train.plan import Plan, adapt_for, make_plan
 from qvtune.train.progress import ProgressReport
 from qvtune.train.seeds import stream_seed
 from qvtune.train.start.head import HeadStart, start_head
-from qvtune.train.supplies import count_passes, count_steps, first_batches, keeps_best
+from qvtune.train.supplies import count_choosing, count_passes, count_steps, first_batches, keeps_best
 from qvtune.train.trainer import TrainingArguments
 from qvtune.train.verdict import OneClassWatch
 
@@ -216,6 +216,7 @@ def fit(
         class_weights=prepared.class_weights,
         batch_tokens=config.batch_tokens,
         log_updates=config.log_updates,
+        choosing=0 if config.keep_best else count_choosing(prepared.splits),
         eval_dataset=prepared.splits,
         folder=folder,
         model=prepared.model,
@@ -263,7 +264,6 @@ def _examples_per_step(config: TrainConfig, trainer: RunTrainer, examples: int) 
 
 def training_arguments(config: TrainConfig, folder: RunFolder, prepared: Prepared) -> TrainingArguments:
     """Translate a configuration into the trainer's arguments."""
-    choosing = prepared.splits.get(TUNING, next(iter(prepared.splits.values())))
     strategy = "steps" if config.eval_steps else "epoch"
     device = choose_device(config.device)
     precision = resolve_precision(config.precision, device)
@@ -295,7 +295,7 @@ def training_arguments(config: TrainConfig, folder: RunFolder, prepared: Prepare
         eval_steps=config.eval_steps,
         save_steps=config.eval_steps or 500,
         save_total_limit=2,
-        load_best_model_at_end=keeps_best(config, len(choosing)),
+        load_best_model_at_end=keeps_best(config, count_choosing(prepared.splits)),
         metric_for_best_model=_selection_metric(config, prepared),
         greater_is_better=True,
         logging_steps=config.logging_steps,
@@ -432,7 +432,7 @@ def _result(
         "checkpoint": {
             "step": trainer.state.best_global_step if best else trainer.state.global_step,
             "chosen": "best" if best else "last",
-            "chosen_by": metric.removeprefix("eval_") if best else None,
+            "chosen_by": _chosen_by(trainer, metric) if best else None,
             "chosen_on": (TUNING if config.tune_fraction else "validation") if best else None,
         },
         "reported_on": [split for split in prepared.splits if split != TUNING],
@@ -453,6 +453,10 @@ def _result(
         "seed": config.seed,
         "fingerprint": config.fingerprint(),
     }
+
+
+def _chosen_by(trainer: RunTrainer, metric: str) -> str:
+    return metric.removeprefix("eval_") + (", within its standard error by loss" if trainer.choosing else "")
 
 
 def _precision(arguments: TrainingArguments) -> str:

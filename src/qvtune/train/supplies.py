@@ -1,12 +1,14 @@
 """What a method is told before the first step: how many steps there are, and some batches."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from qvtune.data.load import TUNING
 from qvtune.methods.table import METHODS
 from qvtune.train.config import TrainConfig
 from qvtune.train.seeds import stream_seed
@@ -45,6 +47,11 @@ def count_steps(config: TrainConfig, examples: int) -> int:
 def epochs_between_evaluations(passes: float) -> int:
     """Return after how many epochs each a run evaluates that is not told how often."""
     return max(1, math.ceil(passes / EVALUATIONS))
+
+
+def count_choosing(splits: Mapping[str, Dataset]) -> int:
+    """Return how many examples choose the best checkpoint: those of the tuning set, or else of the first one."""
+    return len(splits.get(TUNING, next(iter(splits.values()))))
 
 
 def keeps_best(config: TrainConfig, choosing: int) -> bool:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from transformers import TrainerCallback
 
+from qvtune.data.metrics import standard_error
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.options import option_name
 from qvtune.train.config import TrainConfig, join_words
@@ -102,7 +103,7 @@ def judge_run(
         warnings[BEHIND] = (
             f"Warning: {_word(name)} is {metrics[name]:.4f}, behind the {start:.4f} of the "
             f"probe that the head started from (one standard error on "
-            f"{len(found):,} examples is {_standard_error(name, start, len(found)):.4f}): fine-tuning has brought "
+            f"{len(found):,} examples is {standard_error(name, start, len(found)):.4f}): fine-tuning has brought "
             f"nothing. Lower {_rates(config)}, or change {_length(config)}."
         )
     return warnings
@@ -239,7 +240,7 @@ def _still(found: Predictions, records: Sequence[Mapping[str, Any]], *, is_learn
     values = [record[f"eval_{name}"] for record in evaluations]
     if len(values) < EVALUATIONS:
         return ""
-    noise = _standard_error(name, values[0], len(found))
+    noise = standard_error(name, values[0], len(found))
     losses = [record["eval_loss"] for record in evaluations]
     if max(values) - min(values) > noise or (is_learned and max(losses) - min(losses) > STILL_LOSS * losses[0]):
         return ""
@@ -252,14 +253,6 @@ def _still(found: Predictions, records: Sequence[Mapping[str, Any]], *, is_learn
         f"{_word(name)} has not moved: over {len(values)} evaluations it {between}, less than the {noise:.4f} that is "
         f"one standard error on {len(found):,} examples."
     )
-
-
-def _standard_error(name: str, value: float, examples: int) -> float:
-    """Return how far a metric of so many examples may be off: of a share, or of a correlation."""
-    is_correlation = name in ("pearson", "spearman", "matthews_correlation")
-    spread = 1 - value**2 if is_correlation else math.sqrt(max(value * (1 - value), 0.0))
-    # At the ends of its range a metric would seem to be certain.
-    return max(spread, 1 / math.sqrt(examples)) / math.sqrt(examples)
 
 
 def _advice(config: TrainConfig, records: Sequence[Mapping[str, Any]], found: Predictions) -> str:
