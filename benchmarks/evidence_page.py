@@ -49,7 +49,7 @@ What the paper claims ("Theoretical Insights into Fine-Tuning Attention Mechanis
 [raw results](evidence/runs.csv), the [metric at every evaluation](evidence/curves.csv) and the [heat map's](evidence/heatmap.csv)
 are committed; `python benchmarks/evidence.py --glue-dir GLUE --store DIR` makes them, this page and its pictures.
 
-LoRA of rank {settings["rank"]}, alpha 8, dropout 0.1, batches of {settings["batch_size"]}, linear decay, η_QK {settings["lr"]:g}, head at {settings["head_lr"]:g}; {tasks}. No checkpoint was chosen by the set that it is measured on: the last weights count. η_QK is the default of `train`, and the head's rate one at which these tasks learn in so few epochs. Metrics are Matthews correlation on CoLA, accuracy on MRPC, RTE and SST-2, Pearson correlation on STS-B, on the development sets. Intervals are of 95 %, by Student's t over pairs of runs with the same
+LoRA of rank {settings["rank"]}, alpha 8, dropout 0.1, batches of {settings["batch_size"]}, linear decay, η_QK {settings["lr"]:g}, head at {settings["head_lr"]:g}; {tasks}. No checkpoint was chosen by the set that it is measured on: the last weights count. Heads start at random, with a rate at which these tasks learn in so few epochs. Metrics are Matthews correlation on CoLA, accuracy on MRPC, RTE and SST-2, Pearson correlation on STS-B, on the development sets. Intervals are of 95 %, by Student's t over pairs of runs with the same
 task and seed; pairs of one task are not quite independent, so read them as a little too narrow. ± is one standard deviation over
 the seeds."""
 
