@@ -163,35 +163,38 @@ def test_only_the_chosen_roles_train(method: str, roles: str) -> None:
     assert all(torch.equal(start[name], end[name]) for name in untouched)
 
 
-@pytest.mark.parametrize("roles", ["qv", "k", "qkv"])
-def test_adapter_in_plain_peft(roles: str, tmp_path: Path) -> None:
-    model = adapt(build(), roles=roles, rank=3, alpha=5, head=[])
-    torch.manual_seed(2)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.1 * torch.randn_like(parameter)
-    with torch.no_grad():
-        ours, plain = model.eval()(IDS)[0], build()(IDS)[0]
-    assert (ours - plain).abs().max() > 1e-3
-    save_adapter(model, tmp_path)
-    script = (
-        TOY
-        + """
+PLAIN = f"""{TOY}
 import json, sys
 from peft import PeftModel
-model = Toy(BertConfig(vocab_size=100, hidden_size=32, num_attention_heads=4))
-model = PeftModel.from_pretrained(model, sys.argv[1]).eval()
-assert "qvtune" not in sys.modules
-with torch.no_grad():
-    print(json.dumps(model(torch.tensor(json.loads(sys.argv[2])))[0].tolist()))
-"""
-    )
-    words = [sys.executable, "-c", script, str(tmp_path), json.dumps(IDS.tolist())]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert_near(ours, torch.tensor(json.loads(done.stdout)))
+folders, tokens = json.loads(sys.stdin.read())
+outputs = []
+for folder in folders:
+    model = Toy(BertConfig(vocab_size=100, hidden_size=32, num_attention_heads=4))
     with torch.no_grad():
-        assert torch.equal(load_adapter(build(), tmp_path).eval()(IDS)[0], ours)
+        outputs.append(PeftModel.from_pretrained(model, folder).eval()(torch.tensor(tokens))[0].tolist())
+assert "qvtune" not in sys.modules
+print(json.dumps(outputs))
+"""
+
+
+def test_adapters_in_plain_peft(tmp_path: Path) -> None:
+    ours = {}
+    for roles in ("qv", "k", "qkv"):
+        model = adapt(build(), roles=roles, rank=3, alpha=5, head=[])
+        torch.manual_seed(2)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+        save_adapter(model, tmp_path / roles)
+        with torch.no_grad():
+            ours[roles] = model.eval()(IDS)[0]
+            assert (ours[roles] - build()(IDS)[0]).abs().max() > 1e-3
+            assert torch.equal(load_adapter(build(), tmp_path / roles).eval()(IDS)[0], ours[roles])
+    given = json.dumps([[str(tmp_path / roles) for roles in ours], IDS.tolist()])
+    done = subprocess.run([sys.executable, "-c", PLAIN], input=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for roles, theirs in zip(ours, json.loads(done.stdout), strict=True):
+        assert_near(ours[roles], torch.tensor(theirs))
 
 
 def test_an_output_that_peft_would_add_twice_is_not_saved(tmp_path: Path) -> None:

@@ -207,35 +207,41 @@ PLAIN = """
 import json, sys, torch
 from peft import PeftModel
 from transformers import XLNetForSequenceClassification
-base, adapter, tokens = json.loads(sys.stdin.read())
-model = PeftModel.from_pretrained(XLNetForSequenceClassification.from_pretrained(base), adapter).eval()
-with torch.no_grad():
-    print(json.dumps([model(torch.tensor(tokens))[0].tolist(),
-                      model.merge_and_unload()(torch.tensor(tokens))[0].tolist()]))
+base, adapters, tokens = json.loads(sys.stdin.read())
+found = []
+for adapter in adapters:
+    model = PeftModel.from_pretrained(XLNetForSequenceClassification.from_pretrained(base), adapter).eval()
+    with torch.no_grad():
+        alone = model(torch.tensor(tokens))[0].tolist()
+        found.append([alone, model.merge_and_unload()(torch.tensor(tokens))[0].tolist()])
 assert "qvtune" not in sys.modules
+print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize(("roles", "layers"), [("qv", None), ("o", [1]), ("qkvo", None)])
-def test_adapter_in_plain_peft(roles: str, layers: list | None, tmp_path: Path) -> None:
+def test_adapters_in_plain_peft(tmp_path: Path) -> None:
     build().save_pretrained(tmp_path / "base")
-    model = adapt(build(), roles=roles, layers=layers, rank=3, alpha=5)
-    torch.manual_seed(2)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.1 * torch.randn_like(parameter)
-    ours = outputs(model.eval())
-    assert (ours - outputs(build())).abs().max() > 1e-2
-    save_adapter(model, tmp_path / "adapter")
-    given = json.dumps([str(tmp_path / "base"), str(tmp_path / "adapter"), IDS.tolist()])
+    ours = {}
+    for roles, layers in (("qv", None), ("o", [1]), ("qkvo", None)):
+        folder = str(tmp_path / roles)
+        model = adapt(build(), roles=roles, layers=layers, rank=3, alpha=5)
+        torch.manual_seed(2)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.1 * torch.randn_like(parameter)
+        ours[folder] = outputs(model.eval())
+        assert (ours[folder] - outputs(build())).abs().max() > 1e-2
+        save_adapter(model, folder)
+        back = load_adapter(build(), folder).eval()
+        assert torch.equal(outputs(back), ours[folder])
+        assert adaptation_of(back) == adaptation_of(model)
+        assert_near(outputs(restore(back).eval()), ours[folder])
+    given = json.dumps([str(tmp_path / "base"), list(ours), IDS.tolist()])
     done = subprocess.run([sys.executable, "-c", PLAIN], input=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for theirs in json.loads(done.stdout):
-        assert_near(ours, torch.tensor(theirs))
-    back = load_adapter(build(), tmp_path / "adapter").eval()
-    assert torch.equal(outputs(back), ours)
-    assert adaptation_of(back) == adaptation_of(model)
-    assert_near(outputs(restore(back).eval()), ours)
+    for expected, both in zip(ours.values(), json.loads(done.stdout), strict=True):
+        for theirs in both:
+            assert_near(expected, torch.tensor(theirs))
 
 
 @pytest.mark.parametrize("method", ["dora", "rslora", "pissa", "olora", "loraplus", "loftq", "ia3", "vera"])

@@ -20,34 +20,27 @@ from qvtune.train.inference import evaluate_run, load_run, merge_run, predict_fi
 from qvtune.train.run import run
 
 # Run by a fresh interpreter, which must not import qvtune.
-PLAIN_ADAPTER = """
+PLAIN = """
 import json, sys
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+merged, adapters, texts = json.loads(sys.stdin.read())
+found = {}
+def keep(name, folder, model):
+    batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    found[name] = {"logits": model.eval()(**batch).logits.tolist(), "labels": model.config.id2label}
+for name, folder in merged.items():
+    keep(name, folder, AutoModelForSequenceClassification.from_pretrained(folder))
+assert "peft.peft_model" not in sys.modules
 from peft import PeftModel
-base, adapter, labels, texts = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
-tokenizer = AutoTokenizer.from_pretrained(adapter)
-model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=labels, pad_token_id=tokenizer.pad_token_id)
-model = PeftModel.from_pretrained(model, adapter).eval()
-logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+for name, (base, folder) in adapters.items():
+    padding = AutoTokenizer.from_pretrained(folder).pad_token_id
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, pad_token_id=padding)
+    keep(name, folder, PeftModel.from_pretrained(model, folder))
 assert "qvtune" not in sys.modules
-print(json.dumps(logits.tolist()))
+print(json.dumps(found))
 """
-PLAIN_MERGED = """
-import json, sys
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-model = AutoModelForSequenceClassification.from_pretrained(sys.argv[1]).eval()
-logits = model(**tokenizer(json.loads(sys.argv[2]), padding=True, return_tensors="pt")).logits
-assert "qvtune" not in sys.modules and "peft.peft_model" not in sys.modules
-print(json.dumps({"logits": logits.tolist(), "labels": model.config.id2label}))
-"""
+BASES = ("bert", "llama")
 TEXTS = [text for text, _ in make_reviews(12, seed=9)]
-
-
-def plain(script: str, *words: object) -> object:
-    done = subprocess.run([sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny_bert(place / "bert")
     save_tiny_llama(place / "llama")
     write_reviews(place / "reviews.csv", 60)
-    for model in ("bert", "llama"):
+    for model in BASES:
         for method in ("lora", "full"):
             places = {"model": place / model, "data": place / "reviews.csv", "out": place / f"{model}-{method}"}
             settings = {"method": method, "epochs": 12, "batch_size": 8, "lr": 8e-3, "roles": "qvo"}
@@ -73,20 +66,36 @@ def logits_of(place: Path, name: str, texts: list[str] = TEXTS, batch_size: int 
     )
 
 
-@pytest.mark.parametrize("model", ["bert", "llama"])
-def test_adapter_in_plain_peft_gives_the_same_logits(model: str, place: Path) -> None:
+@pytest.fixture(scope="module")
+def plainly(place: Path) -> dict[str, dict]:
+    """What plain transformers and PEFT compute of every run, in an interpreter that never imports qvtune."""
+    merged = {f"{model}-{method} merged": place / f"{model}-{method}" for model in BASES for method in ("lora", "full")}
+    for name, run_folder in merged.items():
+        merge_run(load_run(run_folder), place / name)
+    given = [
+        {name: str(place / name) for name in merged},
+        {model: [str(place / model), str(place / f"{model}-lora" / "adapter")] for model in BASES},
+        TEXTS,
+    ]
+    words = [sys.executable, "-c", PLAIN]
+    done = subprocess.run(words, input=json.dumps(given), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("model", BASES)
+def test_adapter_in_plain_peft_gives_the_same_logits(model: str, place: Path, plainly: dict[str, dict]) -> None:
     ours = logits_of(place, f"{model}-lora")
-    theirs = plain(PLAIN_ADAPTER, place / model, place / f"{model}-lora" / "adapter", 2, json.dumps(TEXTS))
-    assert_near(ours, np.array(theirs))
+    assert_near(ours, np.array(plainly[model]["logits"]))
     assert np.ptp(ours[:, 0]) > 1e-2
 
 
 @pytest.mark.parametrize("name", ["bert-lora", "bert-full", "llama-lora", "llama-full"])
-def test_merged_checkpoint_in_plain_transformers_gives_the_same_logits(name: str, place: Path, tmp_path: Path) -> None:
-    ours = logits_of(place, name)
-    merge_run(load_run(place / name), tmp_path / "merged")
-    theirs = plain(PLAIN_MERGED, tmp_path / "merged", json.dumps(TEXTS))
-    assert_near(ours, np.array(theirs["logits"]))
+def test_merged_checkpoint_in_plain_transformers_gives_the_same_logits(
+    name: str, place: Path, plainly: dict[str, dict]
+) -> None:
+    theirs = plainly[f"{name} merged"]
+    assert_near(logits_of(place, name), np.array(theirs["logits"]))
     assert theirs["labels"] == {"0": "negative", "1": "positive"}
 
 
