@@ -74,7 +74,7 @@ def test_each_run_has_its_method_options_and_seed(compared: Path) -> None:
         for outcome in Store(compared).outcomes()
     }
     assert {seed: configs["lora", seed].seed for seed in (0, 1)} == {0: 0, 1: 1}
-    assert (configs["lora", 0].method, configs["lora", 0].rank, configs["lora", 0].lr) == ("lora", 4, 4e-4)
+    assert (configs["lora", 0].method, configs["lora", 0].rank, configs["lora", 0].lr) == ("lora", 4, 1e-3)
     assert (configs["full:lr=1e-3", 0].method, configs["full:lr=1e-3", 0].lr) == ("full", 1e-3)
     assert Store(compared).read()["given"]["rank"] == 4
 

@@ -28,8 +28,9 @@ PROBE, PLAIN, EVEN, RANDOM = "probe", "plain", "even", "random"
 MOST_EXAMPLES = 3_000
 # Kinds of start are compared on this many.
 COMPARED = 1_000
-# The logits of a head that is fitted start at this part of the probe's: it predicts the same classes, less surely, so
-# that a training example is not as good as solved before the body has learned anything from it.
+# The logits of a head that is fitted start at this part of the probe's, and numbers at this part of their distance from
+# the mean: it predicts the same classes or order, less surely, so that a training example is not as good as solved before
+# the body has learned anything from it.
 SHRINK = 0.2
 # Features of a new layer before an activation start at unit size, and this far above zero where it cuts off below.
 ABOVE_ZERO = 2.0
@@ -130,8 +131,8 @@ def start_head(
     is_done = len(few) == len(sample) and [chosen] == list(tried)[-1:]
     found = tried[chosen] if is_done else probe(sample)
     metrics = _measure(found, task, layers, reader, splits)
-    shrink = SHRINK if task.kind == CLASSIFICATION else 1.0
-    _set(layers.output, found.weight * shrink, found.bias * shrink)
+    mean = 0.0 if task.kind == CLASSIFICATION else float(labels.mean())
+    _set(layers.output, found.weight * SHRINK, found.bias * SHRINK + mean * (1 - SHRINK))
     losses = {name: value.held_out_loss for name, value in tried.items()}
     return HeadStart(chosen, None, metrics, found.strength, losses, len(sample))
 
