@@ -256,7 +256,8 @@ def test_halving_gives_hopeless_runs_up(options: dict, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     # A rate at which the model learns comes first, so that runs at rates that do nothing fall behind.
     runs = [{"lr": lr, "head_lr": lr} for lr in (1e-2, 1e-9, 1e-10, 1e-11)]
-    learning = {name: value for name, value in options.items() if name != "head_lr"} | {"epochs": 8}
+    learning = {name: value for name, value in options.items() if name != "head_lr"}
+    learning |= {"epochs": 8, "head_start": "random"}
     table = sweep(learning, runs, out=tmp_path, execution=execution(halving=True), console=QUIET)
     assert table["status"][0] == "finished"
     stopped = table[table["status"] == "stopped"]

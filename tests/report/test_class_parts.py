@@ -129,7 +129,8 @@ def unlearned(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     rows = [(f"{text} {EVIL}", label.replace("negative", EVIL)) for text, label in make_reviews(80)]
     with open(place / "reviews.csv", "w", newline="") as out:
         csv.writer(out).writerows([("text", "label"), *rows])
-    words = f"train --model {place}/bert --data {place}/reviews.csv --max-steps 1 --lr 1e-6 --out {place}/run"
+    words = f"train --model {place}/bert --data {place}/reviews.csv --max-steps 1 --lr 1e-6 --head-start random "
+    words += f"--out {place}/run"
     assert main(words.split()) == 0
     return RunFolder(place / "run")
 

@@ -65,7 +65,7 @@ def test_a_damaged_run_is_listed_and_foreign_files_are_not(single: RunFolder, tm
         ("value-lr=0.01", 6),
         ("seed=1", 6),
         ("method=lora", 13),
-        ("keep_best=True", 13),
+        ("fast=True", 13),
     ],
 )
 def test_filters(sweep: Store, text: str, kept: int) -> None:

@@ -14,7 +14,7 @@ BASE = {"model": "m", "data": "d.csv", "out": "runs/x"}
 
 
 def test_defaults_by_method() -> None:
-    assert (make_config(BASE).lr, make_config(BASE).lr_ratio) == (4e-4, 4.0)
+    assert (make_config(BASE).lr, make_config(BASE).lr_ratio) == (1e-3, 4.0)
     full = make_config(BASE | {"method": "full"})
     assert (full.lr, full.lr_ratio) == (5e-5, 2.0)
     assert make_config(BASE | {"method": "full", "lr": 1e-5}).lr == 1e-5
@@ -66,7 +66,7 @@ def test_layers(text: str, layers: list[int]) -> None:
 def test_fingerprint_is_of_what_changes_results() -> None:
     config = make_config(BASE)
     same = [{"out": "elsewhere"}, {"report_to": ["tensorboard"]}, {"data": "/other/place/d.csv"}, {"num_workers": 2}]
-    other = [{"lr": 1e-3}, {"seed": 1}, {"roles": "v"}, {"data": "e.csv"}, {"model": "n"}, {"eval_batch_size": 8}]
+    other = [{"lr": 2e-3}, {"seed": 1}, {"roles": "v"}, {"data": "e.csv"}, {"model": "n"}, {"eval_batch_size": 8}]
     assert {make_config(BASE | change).fingerprint() for change in same} == {config.fingerprint()}
     assert len({make_config(BASE | change).fingerprint() for change in other} | {config.fingerprint()}) == 7
 

@@ -19,6 +19,8 @@ from qvtune.train.run import prepare, run
 from qvtune.train.seeds import stream_seed
 
 QUIET = Console(quiet=True)
+# A head that has yet to learn what a probe knows at once, and the best checkpoint of few examples.
+RANDOM = {"head_start": "random", "keep_best": True}
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +111,8 @@ def test_seed_changes_initial_values_order_and_dropout(place: Path, tmp_path: Pa
 
 def test_best_checkpoint_is_kept_and_reported(place: Path, tmp_path: Path) -> None:
     # A rate that rises until it harms: the last evaluation is not the best.
-    options = {"epochs": 20, "lr": 0.3, "warmup": 0.95, "dropout": 0.0, "eval_steps": 4}
-    best = train(place, tmp_path / "best", **options)
+    options = {"epochs": 20, "lr": 0.3, "warmup": 0.95, "dropout": 0.0, "eval_steps": 4, "head_start": "random"}
+    best = train(place, tmp_path / "best", **options, keep_best=True)
     last = train(place, tmp_path / "last", **options, keep_best=False)
     evaluations = [r for r in records(tmp_path / "best") if "eval_accuracy" in r]
     scores = [r["eval_accuracy"] for r in evaluations]
@@ -127,7 +129,7 @@ def test_best_checkpoint_is_kept_and_reported(place: Path, tmp_path: Path) -> No
 
 
 def test_of_checkpoints_with_equal_metrics_the_lowest_loss_is_kept(place: Path, tmp_path: Path) -> None:
-    result = train(place, tmp_path / "run", epochs=8, eval_steps=2, lr=1e-3, dropout=0.0, tune_fraction=0.2)
+    result = train(place, tmp_path / "run", epochs=8, eval_steps=2, lr=1e-3, dropout=0.0, tune_fraction=0.2, **RANDOM)
     evaluations = [r for r in records(tmp_path / "run") if "eval_loss" in r]
     order = [(r["eval_tuning_accuracy"], -r["eval_tuning_loss"], -r["step"]) for r in evaluations]
     accuracies = [accuracy for accuracy, _, _ in order]
@@ -188,7 +190,7 @@ def train_gpt2(place: Path, out: Path, **options: object) -> dict:
 
 
 def test_tuning_split_chooses_and_validation_is_reported(place: Path, tmp_path: Path) -> None:
-    result = train(place, tmp_path / "run", tune_fraction=0.2)
+    result = train(place, tmp_path / "run", tune_fraction=0.2, keep_best=True)
     assert result["checkpoint"]["chosen_on"] == "tuning"
     assert result["checkpoint"]["chosen_by"] == "tuning_accuracy"
     assert result["reported_on"] == ["validation"]

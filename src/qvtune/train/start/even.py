@@ -160,8 +160,9 @@ def _can_add(query: Any) -> bool:
     """Whether a matrix can be added to what a projection trains: plain LoRA that starts at zero, or its own weight."""
     if hasattr(query, "lora_A"):
         name = query.active_adapters[0] if len(query.active_adapters) == 1 else None
-        plain = name in query.lora_A and name not in getattr(query, "lora_variant", {}) and hasattr(query, "scaling")
-        return plain and not query.lora_B[name].weight.any()
+        # AdaLoRA's factors are parameters, and start otherwise.
+        factor = query.lora_B[name] if name in query.lora_B and name not in query.lora_variant else None
+        return isinstance(factor, nn.Linear) and not factor.weight.any()
     return isinstance(query, (nn.Linear, Conv1D)) and query.weight.requires_grad
 
 

@@ -19,7 +19,7 @@ from qvtune.data.samples import stratified_sample
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.train.start.even import attend_evenly, take_back
 from qvtune.train.start.features import HeadLayers, Reader, head_layers
-from qvtune.train.start.probe import Probe, fit_probe
+from qvtune.train.start.probe import Probe, fit_probe, root_mean_square
 
 # "probe" is the better of "plain", the features as they are, and "even", those of a first token that attends evenly.
 PROBE, PLAIN, EVEN, RANDOM = "probe", "plain", "even", "random"
@@ -32,7 +32,7 @@ COMPARED = 1_000
 # the mean: it predicts the same classes or order, less surely, so that a training example is not as good as solved before
 # the body has learned anything from it.
 SHRINK = 0.2
-# Features of a new layer before an activation start at unit size, and this far above zero where it cuts off below.
+# Features of a new layer before an activation start this far above zero where it cuts off below.
 ABOVE_ZERO = 2.0
 CUTS_BELOW = -0.3
 CUT_TRIED = 64
@@ -145,9 +145,9 @@ def _sample(task: Task, train: Dataset, seed: int) -> Dataset:
 
 
 def _scale(layer: nn.Linear, following: nn.Linear, output: nn.Linear, reader: Reader, tokens: Dataset) -> None:
-    """Let a new square layer scale each feature to unit size about zero, or above where what follows cuts at zero."""
+    """Let a new square layer centre and scale each feature, and raise it above zero where what follows cuts there."""
     features = reader.inputs_of(layer, output, tokens)
-    size = np.maximum(features.std(axis=0), 1e-6)
+    size = root_mean_square(features)
     weight, bias = np.diag(1 / size), -features.mean(axis=0) / size
     _set(layer, weight, bias)
     if reader.inputs_of(following, output, tokens.select(range(min(CUT_TRIED, len(tokens))))).min() > CUTS_BELOW:
@@ -155,9 +155,9 @@ def _scale(layer: nn.Linear, following: nn.Linear, output: nn.Linear, reader: Re
 
 
 def _set(layer: nn.Linear, weight: NDArray, bias: NDArray) -> None:
-    layer.weight.data.copy_(torch.from_numpy(weight))
+    layer.weight.data.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
     if layer.bias is not None:
-        layer.bias.data.copy_(torch.from_numpy(bias))
+        layer.bias.data.copy_(torch.from_numpy(np.ascontiguousarray(bias)))
 
 
 def _measure(

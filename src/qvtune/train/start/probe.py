@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from qvtune.data.task import CLASSIFICATION, Task
 
-# Weights of the fit in the objective: mean loss + ‖w‖² / (2 strength), on features of unit size.
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
+# Weights of the fit in the objective: mean loss + ‖w‖² / (2 strength), on features of unit root mean square.
+STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1_000.0, 10_000.0)
 # Examples up to which the strength is chosen by cross-validation; beyond, one held-out part says enough.
 CROSS_VALIDATED = 1_000
 FOLDS = 5
@@ -49,8 +49,9 @@ def fit_probe(
 ) -> Probe:
     """Fit multinomial logistic regression, or ridge regression, by scikit-learn.
 
-    Features are centred and scaled to unit size before the fit, and the layer that is returned takes them as they are.
-    The strength is the one with the lowest loss over held-out examples; the fit is then made on all of them.
+    Features are centred, and divided by what their root mean square was before, so that one which hardly changes gets a
+    small weight: dropout in front of a head takes away its whole value (Wager et al. 2013, "Dropout Training as Adaptive
+    Regularization"). The layer that is returned takes features as they are. The strength is the one with the lowest loss over held-out examples; the fit is then made on all of them.
 
     Args:
         features: (examples, features).
@@ -61,8 +62,7 @@ def fit_probe(
         has_bias: whether the layer has one; without, features are not centred, and `bias` is zero.
     """
     values = np.asarray(features, dtype=np.float64)
-    center, size = values.mean(axis=0) * has_bias, values.std(axis=0)
-    size[size < 1e-6 * max(1e-6, size.max(initial=0.0))] = 1.0  # a feature that never changes says nothing
+    center, size = values.mean(axis=0) * has_bias, root_mean_square(values)
     values = (values - center) / size
     targets = np.asarray(labels)
     fit = _classes if task.kind == CLASSIFICATION else _numbers
@@ -74,9 +74,15 @@ def fit_probe(
         for place, (weight, bias) in enumerate(fitted):
             scores = values[held_out] @ weight.T + bias
             losses[place] += _losses(task, scores, targets[held_out], weights).mean() / len(parts)
-    best = int(np.argmin(losses)) if parts else STRENGTHS.index(1.0)
+    best = int(np.argmin(losses)) if parts else STRENGTHS.index(10.0)
     weight, bias = fit(values, targets, task, STRENGTHS[: best + 1], weights, has_bias)[-1]
     return Probe(weight / size, bias - (weight / size) @ center, STRENGTHS[best], float(losses[best]))
+
+
+def root_mean_square(features: NDArray) -> NDArray[np.float64]:
+    """Return (features,) of (examples, features), 1 for a feature that is always zero."""
+    size = np.sqrt(np.mean(np.square(features, dtype=np.float64), axis=0))
+    return np.where(size > 0, size, 1.0)
 
 
 def _parts(targets: NDArray, task: Task, seed: int) -> list[tuple[NDArray, NDArray]]:
