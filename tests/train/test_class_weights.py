@@ -108,7 +108,7 @@ def test_weights_change_what_is_learned_and_are_told(place: Path, tmp_path: Path
         csv.writer(out).writerows([("text", "label"), *rows])
     said, margins = [], []
     for name, weights in (("plain", None), ("balanced", "balanced")):
-        settings = options(place, data=str(few), class_weights=weights, accumulation=1, lr=1e-3, keep_best=False)
+        settings = options(place, data=str(few), class_weights=weights, accumulation=1, lr=5e-3, keep_best=False)
         out = tmp_path / name
         run(
             make_config(settings | {"out": str(out)}), Console(quiet=True), lambda prepared: said.append(prepared.notes)
