@@ -121,3 +121,10 @@ def assert_near(ours: Any, theirs: Any) -> None:
     ours, theirs = (torch.as_tensor(values).detach().double() for values in (ours, theirs))
     assert ours.shape == theirs.shape
     assert (ours - theirs).abs().max() <= SMALL_MODEL * theirs.abs().max()
+
+
+def assert_stepped(end: Tensor, start: Tensor, step: Tensor) -> None:
+    """Fail unless weights went from `start` by a `step` that a small model computed, both rounded."""
+    wanted = start.detach().double() + step.detach().double()
+    allowed = EPS * wanted.abs().max() + SMALL_MODEL * step.abs().max()
+    assert (end.detach().double() - wanted).abs().max() <= allowed

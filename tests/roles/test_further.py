@@ -7,7 +7,7 @@ import torch
 import transformers
 from models import assert_same_state, fitting, snapshot, stir, stir_lora
 from peft import PeftModel
-from rounding import assert_near
+from rounding import assert_near, assert_stepped
 from torch import nn
 
 from qvtune.adaptation import adapt, count_parameters, restore
@@ -153,7 +153,7 @@ def test_each_moves_at_the_rate_of_its_role(family: str) -> None:
             gradient = torch.zeros_like(start) if start.grad is None else start.grad
             reached += bool(gradient.any())
             end = adapted.get_parameter(f"{name}.weight")
-            torch.testing.assert_close(end, start - rate * gradient, rtol=1e-5, atol=1e-7)
+            assert_stepped(end, start, -rate * gradient)
     assert reached > len(modules(family, "qkv")) // 2
 
 

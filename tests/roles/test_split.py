@@ -6,7 +6,7 @@ import pytest
 import torch
 from fused import FUSED_BY_ID, Fused, fused_cases, tokens
 from models import assert_same_state, fitting, snapshot
-from rounding import assert_near
+from rounding import assert_near, assert_stepped
 from torch import nn
 from transformers import GPT2Config, GPT2Model
 
@@ -114,7 +114,7 @@ def test_each_role_moves_at_its_own_rate(family: Fused) -> None:
             projection = attention.layers[layer][role]
             if projection.is_fused:
                 rows = torch.tensor(projection.rows.indices())
-                torch.testing.assert_close(end[rows], start[rows] - rate * gradient[rows], rtol=1e-5, atol=1e-7)
+                assert_stepped(end[rows], start[rows], -rate * gradient[rows])
 
 
 def test_gradients_are_the_same_under_checkpointing() -> None:
