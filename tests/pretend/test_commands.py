@@ -18,7 +18,7 @@ from qvtune.train.inference import load_run
 from qvtune.train.run import prepare, run
 
 DEVICE = "pretend:0"
-SHORT = "--max-steps 6 --batch-size 8"
+SHORT = "--max-steps 6"
 
 
 @pytest.fixture(scope="module")
@@ -114,22 +114,23 @@ def test_a_killed_run_ends_with_the_same_numbers(place: Path, tmp_path: Path, me
     assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
 
 
-def test_suggest_and_auto(place: Path, tmp_path: Path) -> None:
-    write_reviews(tmp_path / "many.csv", 480)
-    data = f"--model {place}/bert --data {tmp_path}/many.csv --batch-size 4 --epochs 4 --dropout 0"
+def test_suggest(place: Path, tmp_path: Path) -> None:
+    write_reviews(tmp_path / "many.csv", 360)
+    data = f"--model {place}/bert --data {tmp_path}/many.csv --batch-size 4 --dropout 0 --head-lr 1e-3 --precision fp32"
     found = {}
     for device in ("auto", "cpu"):
-        command(f"suggest {data} --budget 420 --precision fp32 --device {device} --out {tmp_path}/{device}")
-        found[device] = json.loads((tmp_path / device / "suggestion.json").read_text())
+        command(f"suggest {data} --budget 330 --device {device} --out {tmp_path}/{device}")
+        found[device] = read(tmp_path / device, "suggestion.json")
     first, second = (part["ranges"][0]["passes"][0] for part in found.values())
     assert first == pytest.approx(second, abs=1e-3)
     assert found["auto"]["balance"] == pytest.approx(found["cpu"]["balance"], rel=1e-2)
-    command(f"suggest {data} --budget 420 --precision bf16 --out {tmp_path}/narrow")
-    command(
-        f"train --model {place}/bert --data {tmp_path}/many.csv --batch-size 8 --max-steps 100 --dropout 0 --lr auto "
-        f"--budget 420 --precision bf16 --out {tmp_path}/run"
-    )
-    assert json.loads((tmp_path / "run/result.json").read_text())["device"] == DEVICE
+
+
+def test_train_with_a_rate_that_is_found(place: Path, tmp_path: Path) -> None:
+    write_reviews(tmp_path / "many.csv", 360)
+    words = f"train --model {place}/bert --data {tmp_path}/many.csv --batch-size 4 --lr auto --budget 220"
+    command(f"{words} --precision bf16 --max-steps 20 --out {tmp_path}/run")
+    assert read(tmp_path / "run", "result.json")["device"] == DEVICE
 
 
 def test_sweep(place: Path, tmp_path: Path) -> None:
