@@ -20,6 +20,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -98,17 +99,17 @@ def problem_of(cell: Cell, args: argparse.Namespace) -> tuple[Problem, Path]:
 
 
 def compute(cell: Cell, args: argparse.Namespace) -> dict[str, Any]:
-    """Return metrics on the test set, seconds and notes of a cell."""
+    """Return metrics on the test set, seconds of the processor and notes of a cell."""
     problem, folder = problem_of(cell, args)
     method = METHODS[cell.method]
     labels = labels_of(problem.test, problem.is_regression)
-    start = time.perf_counter()
+    start = time.process_time()
     if method.solve is None:
         predictions, notes = run_qvtune(cell, problem, folder, args)
         seconds = notes.pop("seconds")
     else:
         answer = method.solve(problem)
-        predictions, notes, seconds = answer.predictions, answer.notes, time.perf_counter() - start + answer.earlier
+        predictions, notes, seconds = answer.predictions, answer.notes, time.process_time() - start + answer.earlier
     found = {name: round(value, 5) for name, value in measure(labels, predictions, problem.is_regression).items()}
     return {**found, "seconds": round(seconds, 2), "notes": notes}
 
@@ -121,31 +122,35 @@ def run_qvtune(
     command = [sys.executable, "-m", "qvtune"]
     words = ["--model", problem.model, "--data", folder / "train.csv", "--seed", cell.seed, "--out", run]
     start = time.perf_counter()
-    call([*command, "train", *words, *shlex.split(args.also)])
-    seconds = time.perf_counter() - start
+    _, seconds = call([*command, "train", *words, *shlex.split(args.also)])
+    elapsed = time.perf_counter() - start
     out = run / "predictions" / "test.jsonl"
     call([*command, "predict", "--run", run, "--data", folder / "test.csv", "--out", out, "--overwrite"])
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     kept = ("head_start", "warnings", "steps", "epochs", "metrics", "checkpoint", "train_samples_per_second")
     notes = {name: result[name] for name in kept if name in result}
-    notes |= {"seconds": seconds, "training_seconds": result["seconds"]}
+    notes |= {"seconds": seconds, "elapsed_seconds": elapsed, "training_seconds": result["seconds"]}
     return np.array([row["score"] if problem.is_regression else row["label"] for row in rows]), notes
 
 
-def call(words: list[Any]) -> str:
-    """Run a command and return what it printed; its errors are shown where it fails."""
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{shlex.join(map(str, words))} ended with code {done.returncode}:\n{done.stderr[-3000:]}")
-    return done.stdout
+def call(words: list[Any]) -> tuple[str, float]:
+    """Run a command and return what it printed and its seconds of the processor; where it fails, show its errors."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(list(map(str, words)), stdout=out, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)  # the times of this child alone
+        process.returncode = os.waitstatus_to_exitcode(status)
+        printed, said = ((file.seek(0), file.read())[1] for file in (out, errors))
+    if process.returncode:
+        raise RuntimeError(f"{shlex.join(map(str, words))} ended with code {process.returncode}:\n{said[-3000:]}")
+    return printed, usage.ru_utime + usage.ru_stime
 
 
 def finish(cell: Cell, args: argparse.Namespace, results: Results) -> None:
     """Compute a cell, in a process of its own where its method wants one, and keep what it gave."""
     if METHODS[cell.method].apart and METHODS[cell.method].solve is not None:
         words = [sys.executable, __file__, *sys.argv[1:], "--one", f"{cell.set}/{cell.method}/{cell.seed}"]
-        found = json.loads(call(words).strip().splitlines()[-1])
+        found = json.loads(call(words)[0].strip().splitlines()[-1])
     else:
         found = compute(cell, args)
     results.add(cell, found)

@@ -34,6 +34,13 @@ does not. Development sets decided the defaults; confirmation sets did not.
 """
 
 
+SECONDS = """\
+Time of the processor, all threads together, which what else the machine did does not change much: of training, or
+extraction of features, and of prediction of the test set; for qvtune of the whole command `qvtune train`, with imports,
+evaluations and the report. At the same number of threads all methods can be compared.
+"""
+
+
 class Mean(NamedTuple):
     """A mean over seeds and its standard error; an error of one seed is not a number."""
 
@@ -245,7 +252,6 @@ def write_page(out: Path, results: Results, label: str = "") -> None:
     classes = [small for small in [*whole, *few] if not small.is_regression]
     every = ("majority", "tfidf", *PROBES, "peft-3", "peft-20", "setfit", OURS)
     lines += ["## Macro F1", "", *number_table(table, classes, every, "macro_f1", str), ""]
-    lines += ["## Seconds", "", "Of training, or extraction of features, and prediction of the test set; for qvtune of"]
-    lines += ["the whole command `qvtune train`, start and evaluations and report included.", ""]
+    lines += ["## Seconds", "", SECONDS]
     lines += number_table(table, [*whole, *few], every, "seconds", lambda mean: f"{mean.value:.1f}")
     write_markdown(out, "A first run on small sets", "\n".join(lines), draw(table, [*whole, *few]))

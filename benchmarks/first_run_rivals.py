@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 # Tokens per text that the rivals read: what the model's own sentence-transformers configuration says.
 MAX_LENGTH = 256
 FOLDS = 5
-# Of the penalty, for features whose squares have mean 1.
-STRENGTHS = tuple(float(c) for c in np.logspace(-4, 1, 11))
+# Of the penalty, for features whose squares have mean 1: a decade apart, as scikit-learn has them.
+STRENGTHS = tuple(float(c) for c in np.logspace(-4, 1, 6))
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Problem:
 class Answer:
     """A rival's predictions for the test texts, and what it says of itself.
 
-    `earlier` are the seconds of what it took from the cache.
+    `earlier` are the seconds of the processor for what it took from the cache.
     """
 
     predictions: NDArray
@@ -135,7 +135,7 @@ def best_of(results: dict[str, NDArray]) -> int:
 
 
 def features(problem: Problem, examples: Sequence[Example]) -> tuple[dict[str, NDArray], float]:
-    """Return the frozen model's features of texts by pooling, and the seconds that those from the cache took.
+    """Return the frozen model's features of texts by pooling, and the seconds that those in the cache took.
 
     The cache is a folder of files with the features of some texts each, and grows by those that are new.
     """
@@ -146,10 +146,10 @@ def features(problem: Problem, examples: Sequence[Example]) -> tuple[dict[str, N
     earlier = sum(float(known[key]["seconds"]) for key in keys if key in known)
     new = [example for key, example in zip(keys, examples, strict=True) if key not in known]
     if new:
-        start = time.perf_counter()
+        start = time.process_time()
         with torch.inference_mode():
             found = compute_features(problem.model, new)
-        found["seconds"] = np.full(len(new), (time.perf_counter() - start) / len(new))
+        found["seconds"] = np.full(len(new), (time.process_time() - start) / len(new))
         found["key"] = np.array([text_key(problem.model, example) for example in new])
         problem.cache.mkdir(parents=True, exist_ok=True)
         name = sha256("".join(found["key"]).encode()).hexdigest()[:16]

@@ -65,7 +65,7 @@ def test_run_folder(place: Path, tmp_path: Path) -> None:
         "mistakes.jsonl",
     }  # fmt: skip
     assert result == json.loads((tmp_path / "run" / "result.json").read_text())
-    needed = {"metrics", "train_samples_per_second", "peak_memory_bytes", "trainable_parameters", "seconds"}
+    needed = {"metrics", "train_samples_per_second", "peak_memory_bytes", "trainable_parameters", "seconds", "hardware"}
     assert needed <= result.keys()
     assert result["trainable_parameters"] == {"query": 1024, "value": 1024, "head": 66, "total": 2114}
     assert result["evaluation_examples"] == {"validation": 6}
