@@ -29,8 +29,8 @@ MOST_EXAMPLES = 3_000
 # Kinds of start are compared on this many.
 COMPARED = 1_000
 # The logits of a head that is fitted start at this part of the probe's, and numbers at this part of their distance from
-# the mean: it predicts the same classes or order, less surely, so that a training example is not as good as solved before
-# the body has learned anything from it.
+# the mean: it predicts the same classes or order, less surely, so that a training example is not as good as solved
+# before the body has learned anything from it.
 SHRINK = 0.2
 # Features of a new layer before an activation start this far above zero where it cuts off below.
 ABOVE_ZERO = 2.0

@@ -50,8 +50,9 @@ def fit_probe(
     """Fit multinomial logistic regression, or ridge regression, by scikit-learn.
 
     Features are centred, and divided by what their root mean square was before, so that one which hardly changes gets a
-    small weight: dropout in front of a head takes away its whole value (Wager et al. 2013, "Dropout Training as Adaptive
-    Regularization"). The layer that is returned takes features as they are. The strength is the one with the lowest loss over held-out examples; the fit is then made on all of them.
+    small weight: dropout in front of a head takes away its whole value (Wager et al. 2013, "Dropout Training as
+    Adaptive Regularization"). The layer that is returned takes features as they are. The strength is the one with the
+    lowest loss over held-out examples; the fit is then made on all of them.
 
     Args:
         features: (examples, features).
