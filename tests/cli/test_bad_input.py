@@ -270,7 +270,7 @@ def test_out_holds_another_run(place: Path, finished: Path, capsys: pytest.Captu
         "train --model @bert --data @good.csv --epochs 1 --lr 3e-4 --rank 4 --out @finished", place, capsys
     )
     assert code == 2
-    assert "holds another run, with other rank (8 there, 4 here), lr (0.0004 there, 0.0003 here)" in error
+    assert "holds another run, with other rank (8 there, 4 here), lr (0.001 there, 0.0003 here)" in error
     assert (finished / "result.json").read_bytes() == before
 
 

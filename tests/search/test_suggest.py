@@ -38,7 +38,7 @@ def test_it_finds_rates_and_keeps_to_the_budget(options: dict, tmp_path: Path) -
     best = min(found.trials, key=lambda trial: trial.loss)
     taken = found.choice.rates
     assert found.choice == chosen(found.trials)
-    assert found.trials[0].rates == {"lr": 4e-4, "value_lr": 1.6e-3, "head_lr": 4e-4}  # LoRA's own
+    assert found.trials[0].rates == {"lr": 1e-3, "value_lr": 4e-3, "head_lr": 1e-3}  # LoRA's own
     assert found.lr == pytest.approx(taken["lr"] * found.shrunk, rel=5e-3)
     assert found.head_lr == pytest.approx(taken["head_lr"] * found.shrunk, rel=5e-3)
     assert found.lr * found.lr_ratio == pytest.approx(taken["value_lr"] * found.shrunk, rel=1e-2)

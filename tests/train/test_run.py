@@ -89,7 +89,7 @@ def test_resolved_configuration_repeats_the_run(place: Path, tmp_path: Path) -> 
 
 
 def test_training_learns_what_can_be_learned(place: Path, tmp_path: Path) -> None:
-    result = train(place, tmp_path / "run", epochs=30, lr=1e-2, method="full", roles="qkvo")
+    result = train(place, tmp_path / "run", epochs=30, lr=1e-2, method="full", roles="qkvo", **RANDOM)
     assert result["metrics"]["accuracy"] == 1.0
     assert losses(tmp_path / "run")[-1] < 0.2 < 0.6 < losses(tmp_path / "run")[0]
 
@@ -215,7 +215,7 @@ def test_regression(place: Path, tmp_path: Path) -> None:
     rows = [(text, sum(word in GOOD for word in text.split()) + 0.5) for text, _ in make_reviews(60)]
     path = tmp_path / "scores.jsonl"
     path.write_text("".join(json.dumps({"text": text, "score": score}) + "\n" for text, score in rows))
-    result = train(place, tmp_path / "run", data=str(path), epochs=60, lr=1e-2, method="full", roles="qkvo")
+    result = train(place, tmp_path / "run", data=str(path), epochs=60, lr=1e-2, method="full", roles="qkvo", **RANDOM)
     assert set(result["metrics"]) == {"pearson", "spearman", "mean_squared_error", "loss"}
     assert result["metrics"]["pearson"] > 0.8
     assert result["metrics"]["loss"] == pytest.approx(result["metrics"]["mean_squared_error"], rel=1e-5)

@@ -53,7 +53,7 @@ def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
     from qvtune.train.inference import score_texts
     from qvtune.train.run import prepare
 
-    prepared = prepare(config)
+    prepared = prepare(config.model_copy(update={"head_start": "random"}))
     model: Any = decelerate(prepared.model).eval()
     by_split = {}
     for split, dataset in prepared.splits.items():

@@ -122,10 +122,6 @@ class RunFolder:
         }
         return steps[max(steps)] if steps else None
 
-    def read_head_start(self) -> dict[str, Any] | None:
-        """Return how the run's head started, where a checkpoint holds what became of it; None before the first one."""
-        return self.read_json(self.plan).get("head_start") if self.last_checkpoint() is not None else None
-
     def remove_unfinished(self) -> None:
         """Remove the folders that this run was still writing when it was killed."""
         for folder in (*self.path.glob(f"{STAGING}*"), *self.checkpoints.glob(f"{STAGING}*")):

@@ -108,8 +108,7 @@ def run(
             console.out(text, highlight=False)
         return result
     reset_peak_memory()
-    started = folder.read_head_start()
-    prepared = prepare(config, HeadStart(**started) if started else None, console)
+    prepared = prepare(config, console)
     if on_prepared is not None:
         on_prepared(prepared)
     if not is_main_process():
@@ -155,12 +154,11 @@ def read_inputs(config: TrainConfig) -> Inputs:
     return Inputs(source, model_config, tokenizer, data, train, splits, tuple(notes), weights)
 
 
-def prepare(config: TrainConfig, started: HeadStart | None = None, console: Console | None = None) -> Prepared:
+def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
     """Load and check data, tokenizer and model, adapt the model and start its head.
 
     Args:
         config: every option.
-        started: how the head started in an earlier session, where a checkpoint holds it; nothing is fitted then.
         console: where progress goes; standard error when None.
     """
     inputs = read_inputs(config)
@@ -177,7 +175,8 @@ def prepare(config: TrainConfig, started: HeadStart | None = None, console: Cons
     precision = resolve_precision(config.precision, choose_device(config.device))
     if config.fast:
         model = accelerate(model, precision=precision)
-    started = started or start_head(
+    # Also of a run that goes on from a checkpoint: how far weights have moved is measured from where they started.
+    started = start_head(
         model,
         data.task,
         inputs.train,
