@@ -126,6 +126,7 @@ def test_before_training_is_the_plain_model_with_a_fresh_head(place: Path, tmp_p
     write_glue(tmp_path / "glue", "stsb")
     config = make_config(
         {"model": str(place / "bert"), "data": "glue/stsb", "glue_dir": tmp_path / "glue", "seed": 1, "out": "none"}
+        | {"head_start": "random"}
     )
     measured = measure_untrained(Store(tmp_path / "store"), config, QUIET)
     head = {name: value for name, value in prepare(config).model.named_parameters() if ".classifier." in name}
