@@ -126,7 +126,7 @@ def run_qvtune(
     elapsed = time.perf_counter() - start
     out = run / "predictions" / "test.jsonl"
     call([*command, "predict", "--run", run, "--data", folder / "test.csv", "--out", out, "--overwrite"])
-    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n") if line]
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     kept = ("head_start", "warnings", "steps", "epochs", "metrics", "checkpoint", "train_samples_per_second")
     notes = {name: result[name] for name in kept if name in result}

@@ -19,7 +19,7 @@ def test_unequal_tickets_are_learned_by_default(tmp_path: Path, capsys: pytest.C
     assert main(["train", "--model", "pkg:minilm", "--data", str(train), "--out", str(run)]) == 0
     assert "The head starts as a linear probe" in capsys.readouterr().out
     assert main(["predict", "--run", str(run), "--data", str(test), "--out", str(out)]) == 0
-    predicted = [json.loads(line)["label"] for line in out.read_text(encoding="utf-8").splitlines()]
+    predicted = [json.loads(line)["label"] for line in out.read_text(encoding="utf-8").split("\n") if line]
     with open(test, newline="", encoding="utf-8") as file:
         labels = [row["label"] for row in csv.DictReader(file)]
     assert accuracy_score(labels, predicted) >= 0.9

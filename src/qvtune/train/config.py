@@ -171,7 +171,7 @@ class SelectionOptions(Options):
     keep_best: bool | None = Field(
         None,
         description="End with the checkpoint whose metric is best; else with the last. When left out, with the best "
-        "where at least 50 examples choose it, and of those within a standard error with the lowest loss.",
+        "where at least 50 examples choose it, and of those within half a standard error with the lowest loss.",
     )
     early_stopping: int | None = Field(
         None, ge=1, description="Stop after this many evaluations without a better metric. Never when left out."

@@ -28,6 +28,10 @@ from qvtune.train.supplies import epochs_between_evaluations
 from qvtune.train.telemetry import RoleTelemetry
 from qvtune.train.trainer import Trainer
 
+# Metrics of two checkpoints that are no further apart, in standard errors of one, count as equal. The same examples
+# measure both, so that half of it is much already.
+NOISE = 0.5
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -62,8 +66,8 @@ class RunTrainer(Trainer):
         eval_dataset: tokenised evaluation sets by name.
         folder: where checkpoints go.
         batch_tokens: tokens of a batch, in place of a number of examples.
-        choosing: number of examples that choose the best checkpoint: metrics within a standard error of each other then
-            count as equal, and the loss decides; 0 takes metrics as they are.
+        choosing: number of examples that choose the best checkpoint: metrics within half a standard error of each other
+            then count as equal, and the loss decides; 0 takes metrics as they are.
         log_updates: log what each role does; a model that is sharded over processes cannot be measured.
         **kwargs: the arguments of `Trainer`.
     """
@@ -261,7 +265,7 @@ class RunTrainer(Trainer):
         step = self.state.best_global_step
         best = next((r for r in self.state.log_history if r["step"] == step and name in r), None)
         if best is not None:
-            noise = standard_error(name, best[name], self.choosing) if self.choosing else 0.0
+            noise = NOISE * standard_error(name, best[name], self.choosing) if self.choosing else 0.0
             apart = metrics[name] - best[name]
             if apart < -noise or (apart <= noise and metrics[loss] >= best[loss]):
                 return False

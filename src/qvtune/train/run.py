@@ -455,7 +455,7 @@ def _result(
 
 
 def _chosen_by(trainer: RunTrainer, metric: str) -> str:
-    return metric.removeprefix("eval_") + (", within its standard error by loss" if trainer.choosing else "")
+    return metric.removeprefix("eval_") + (", within half its standard error by loss" if trainer.choosing else "")
 
 
 def _precision(arguments: TrainingArguments) -> str:
