@@ -118,8 +118,8 @@ def test_a_killed_run_ends_with_the_same_numbers(place: Path, tmp_path: Path, me
 
 def test_suggest(place: Path, tmp_path: Path) -> None:
     write_reviews(tmp_path / "many.csv", 360)
-    data = f"--model {place}/bert --data {tmp_path}/many.csv --batch-size 4 --dropout 0 --head-lr 1e-3 --precision fp32 --epochs 3"
-    data += " --head-start random"
+    data = f"--model {place}/bert --data {tmp_path}/many.csv --batch-size 4 --dropout 0 --head-lr 1e-3"
+    data += " --precision fp32 --epochs 3 --head-start random"
     found = {}
     for device in ("auto", "cpu"):
         command(f"suggest {data} --budget 290 --device {device} --out {tmp_path}/{device}")
