@@ -122,7 +122,7 @@ def test_suggest(place: Path, tmp_path: Path) -> None:
     data += " --precision fp32 --epochs 3 --head-start random"
     found = {}
     for device in ("auto", "cpu"):
-        command(f"suggest {data} --budget 290 --device {device} --out {tmp_path}/{device}")
+        command(f"suggest {data} --budget 330 --device {device} --out {tmp_path}/{device}")
         found[device] = read(tmp_path / device, "suggestion.json")
     first, second = (part["ranges"][0]["curve"][:10] for part in found.values())
     assert first == pytest.approx(second, abs=1e-3)
@@ -131,7 +131,7 @@ def test_suggest(place: Path, tmp_path: Path) -> None:
 
 def test_train_with_a_rate_that_is_found(place: Path, tmp_path: Path) -> None:
     write_reviews(tmp_path / "many.csv", 360)
-    words = f"train --model {place}/bert --data {tmp_path}/many.csv --batch-size 4 --lr auto --budget 300"
+    words = f"train --model {place}/bert --data {tmp_path}/many.csv --batch-size 4 --lr auto --budget 330"
     command(f"{words} --precision bf16 --max-steps 20 --out {tmp_path}/run")
     assert read(tmp_path / "run", "result.json")["device"] == DEVICE
 
