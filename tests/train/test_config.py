@@ -103,6 +103,6 @@ def test_a_batch_has_one_size(tmp_path: Path) -> None:
         make_config(BASE | {"batch_tokens": 500, "fast": False})
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(BASE | {"batch_size": 8}))
-    assert make_config({"batch_tokens": "500"}, path).pass_tokens == 500
-    assert make_config({"batch_tokens": "5"}, path).pass_tokens == 128
-    assert make_config({}, path).pass_tokens == 8 * 128
+    assert make_config({"batch_tokens": "500"}, path).pass_tokens(128) == 500
+    assert make_config({"batch_tokens": "5"}, path).pass_tokens(128) == 128
+    assert make_config({}, path).pass_tokens(128) == 8 * 128

@@ -118,7 +118,8 @@ def _generic(name: str) -> str:
 def print_cost(console: Console, plan: Plan, config: TrainConfig) -> None:
     """Print what a step costs."""
     passes = f"{config.accumulation} x " if config.accumulation > 1 else ""
-    batch = f"{config.batch_size} x {config.max_length}" if config.batch_tokens is None else f"{config.pass_tokens:,}"
+    length = plan.text_tokens
+    batch = f"{config.batch_size} x {length}" if config.batch_tokens is None else f"{config.pass_tokens(length):,}"
     console.out(f"Estimated for a step of {passes}{batch} tokens", highlight=False)
     table = Table()
     table.add_column("what")

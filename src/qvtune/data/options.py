@@ -53,4 +53,9 @@ class DataOptions(Options):
         description="What the examples of each class weigh in the training loss: balanced, so that all classes weigh "
         "the same, or a YAML or JSON file with a weight by label. All examples weigh the same when left out.",
     )
-    max_length: int = Field(128, ge=2, description="Tokens per example at most; longer texts are cut.")
+    max_length: int | None = Field(
+        None,
+        ge=2,
+        description="Tokens per example at most; longer texts are cut. When left out: 512, or as many as the model "
+        "reads where that is less.",
+    )

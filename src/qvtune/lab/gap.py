@@ -195,7 +195,7 @@ def stored_bits(folder: RunFolder, method: str) -> int:
 
 def _losses(run: TrainedRun, dataset: Dataset) -> NDArray[np.float64]:
     """Return the loss of every example."""
-    tokens = tokenize(dataset, run.tokenizer, run.config.max_length)
+    tokens = tokenize(dataset, run.tokenizer, run.max_length)
     scores = torch.from_numpy(score_texts(run.model, run.tokenizer, tokens, run.config.eval_batch_size)).double()
     labels = torch.tensor(tokens["labels"])
     if run.task.kind == CLASSIFICATION:

@@ -257,10 +257,9 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
         values = {name: getattr(self, name) for name in names}
         return values if METHODS[self.method].has_roles else values | {"lr_ratio": 1.0}
 
-    @property
-    def pass_tokens(self) -> int:
-        """Tokens of a forward pass at most."""
-        return max(self.batch_tokens or self.batch_size * self.max_length, self.max_length)
+    def pass_tokens(self, length: int) -> int:
+        """Return the tokens of a forward pass at most, of texts of at most `length` tokens."""
+        return max(self.batch_tokens or self.batch_size * length, length)
 
     def fingerprint(self) -> str:
         """Return a hash of every option that can change a result, the same wherever files are."""

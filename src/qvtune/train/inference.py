@@ -38,7 +38,7 @@ from qvtune.train.config import TrainConfig
 from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.fast.batches import longest_first
 from qvtune.train.folder import RunFolder, staged_folder, write_text
-from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer
+from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer, text_length
 from qvtune.train.verdict import Predictions, judge_run
 
 FORMATS = (".jsonl", ".csv")
@@ -46,13 +46,14 @@ FORMATS = (".jsonl", ".csv")
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run with its model in evaluation mode."""
+    """A finished run with its model in evaluation mode; of a text it reads `max_length` tokens at most."""
 
     folder: RunFolder
     config: TrainConfig
     task: Task
     tokenizer: PreTrainedTokenizerBase
     model: Any
+    max_length: int
 
 
 def load_run(path: Path, model: str | None = None, device: str = "auto") -> TrainedRun:
@@ -87,7 +88,8 @@ def load_run(path: Path, model: str | None = None, device: str = "auto") -> Trai
         loaded = load_adapter(loaded, saved)
     if config.fast:
         loaded = accelerate(loaded)
-    return TrainedRun(folder, config, task, tokenizer, loaded.eval())
+    max_length = text_length(config.max_length, model_config, tokenizer)
+    return TrainedRun(folder, config, task, tokenizer, loaded.eval(), max_length)
 
 
 def score_texts(
@@ -142,7 +144,7 @@ def evaluate_run(
     batch_size = batch_size or run.config.eval_batch_size
     by_split, scores = {}, {}
     for split, dataset in splits.items():
-        tokens = tokenize(dataset, run.tokenizer, run.config.max_length)
+        tokens = tokenize(dataset, run.tokenizer, run.max_length)
         scores[split] = score_texts(run.model, run.tokenizer, tokens, batch_size)
         by_split[split] = compute_metrics(run.task, scores[split], np.asarray(tokens["labels"]))
     all_scores = np.concatenate(list(scores.values()))
@@ -192,7 +194,7 @@ def predict_file(
     _check_free(out, overwrite)
     _check_columns(data, table, run.task.text_columns)
     texts = take_texts(table.column, run.task.text_columns, table.places)
-    tokens = tokenize(text_dataset(texts), run.tokenizer, run.config.max_length)
+    tokens = tokenize(text_dataset(texts), run.tokenizer, run.max_length)
     scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
     inputs = {name: table.column(name) for name in table.columns}
     write_text(out, _format_predictions(run.task, inputs, scores, out.suffix.lower()))
@@ -227,7 +229,7 @@ def predict_glue(
     for path in paths:
         _check_free(path, overwrite)
     for path, (_, indices, dataset) in zip(paths, tests, strict=True):
-        tokens = tokenize(dataset, run.tokenizer, run.config.max_length)
+        tokens = tokenize(dataset, run.tokenizer, run.max_length)
         scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
         write_text(path, format_submission(name, indices, scores))
     return paths

@@ -23,6 +23,8 @@ from qvtune.network import hub_is_reachable
 HEAD_SUFFIX = "ForSequenceClassification"
 
 RESERVED_POSITIONS = 4
+# Of a text, where nobody says how many: what encoders commonly read.
+MOST_TOKENS = 512
 
 # Models round their vocabulary up, by half and more where it is of bytes; a tokenizer without its files has a handful.
 LEAST_VOCABULARY = 0.5
@@ -203,20 +205,26 @@ def match_labels(source: ModelSource, config: Any, data: TextData, *, new_head: 
     )
 
 
-def check_length(max_length: int, config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-    """Check that a model has a position for every token that a text may keep.
+def text_length(max_length: int | None, config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> int:
+    """Return how many tokens of a text a model is given at most: what was asked for, or `MOST_TOKENS` if it reads them.
+
+    Args:
+        max_length: what was asked for, if anything.
+        config: the model's.
+        tokenizer: knows how many positions texts can use, where the configuration counts others too.
 
     Raises:
-        ConfigError: saying how many there are.
+        ConfigError: if more is asked for than the model has positions, saying how many there are.
     """
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
-        return  # positions that are relative have no end
+        return max_length or MOST_TOKENS  # positions that are relative have no end
     # RoBERTa's configuration counts a few positions that texts cannot use, and its tokenizer does not.
     if tokenizer is not None and 0 < positions - tokenizer.model_max_length <= RESERVED_POSITIONS:
         positions = tokenizer.model_max_length
-    if max_length > positions:
+    if max_length is not None and max_length > positions:
         raise ConfigError(f"--max-length is {max_length}; this model reads {positions} tokens at most.")
+    return max_length or min(MOST_TOKENS, positions)
 
 
 def _dequantized(source: ModelSource) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.unwrap import base_layer, unwrap
 from qvtune.train.config import AdaptOptions, TrainConfig
-from qvtune.train.model import build_on_meta, check_length, find_model
+from qvtune.train.model import build_on_meta, find_model, text_length
 
 TWO_CLASSES = Task("none", CLASSIFICATION, ("0", "1"), "classes", "accuracy", ("text",), "label")
 
@@ -31,7 +31,7 @@ class Plan:
     """What a run trains and what a step costs.
 
     `parameters_by_role` counts trainable ones; `memory_bytes` is an estimate by part, `step_operations` floating
-    point operations (a multiply-add is two) of forward and backward for a batch of full length.
+    point operations (a multiply-add is two) of forward and backward for a batch of texts of `text_tokens` tokens each.
     """
 
     model: str
@@ -47,6 +47,7 @@ class Plan:
     parameters_trainable: int
     parameters_total: int
     head: tuple[str, ...]
+    text_tokens: int
     memory_bytes: dict[str, int]
     step_operations: int
     adapter_bytes: int
@@ -57,8 +58,8 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(model: nn.Module, config: TrainConfig) -> Plan:
-    """Plan a run on an adapted model, on the meta device or with its weights."""
+def make_plan(model: nn.Module, config: TrainConfig, text_tokens: int) -> Plan:
+    """Plan a run on an adapted model, on the meta device or with its weights, for texts of so many tokens at most."""
     adaptation = adaptation_of(model)
     assert adaptation is not None, "make_plan takes what adapt returned"
     counts = count_parameters(model)
@@ -83,8 +84,9 @@ def make_plan(model: nn.Module, config: TrainConfig) -> Plan:
         parameters_trainable=counts.trainable,
         parameters_total=counts.total,
         head=adaptation.head,
-        memory_bytes=_memory(unwrap(model), adaptation, counts, config),
-        step_operations=_operations(unwrap(model), adaptation, counts, config),
+        text_tokens=text_tokens,
+        memory_bytes=_memory(unwrap(model), adaptation, counts, config, text_tokens),
+        step_operations=_operations(unwrap(model), adaptation, counts, config, text_tokens),
         adapter_bytes=saved * FLOAT_BYTES,
         attention=adaptation.attention,
     )
@@ -100,9 +102,9 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
     source = find_model(config.model, config.trust_remote_code, config_alone=True)
     task = load_data(config, config.seed).task if with_data else TWO_CLASSES
     model = build_on_meta(source, task)
-    check_length(config.max_length, model.config)
+    text_tokens = text_length(config.max_length, model.config)
     adapted = adapt_for(config, model, verify=False, total_steps=2, batches=())
-    return make_plan(adapted, config)
+    return make_plan(adapted, config, text_tokens)
 
 
 def attention_without_weights(options: AdaptOptions) -> AttentionMap:
@@ -139,7 +141,9 @@ def _attention_of(options: AdaptOptions, model: nn.Module, *, verify: bool) -> A
     return declare_attention(model, roles, heads=heads, verify=verify)
 
 
-def _memory(inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, config: TrainConfig) -> dict[str, int]:
+def _memory(
+    inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, config: TrainConfig, length: int
+) -> dict[str, int]:
     """Estimate memory by part.
 
     Activations follow Korthikanti et al. 2022 ("Reducing Activation Recomputation"), eq. 1: a layer of width h with a
@@ -148,9 +152,9 @@ def _memory(inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, c
     layers = _layer_calls(adaptation)
     width = adaptation.attention.layers[0]["q"].shape[1]
     heads = adaptation.attention.layers[0].heads
-    tokens = config.pass_tokens
+    tokens = config.pass_tokens(length)
     scale = 1 if config.precision in ("bf16", "fp16") else 2
-    per_layer = 2 * width if config.gradient_checkpointing else 34 * width + 5 * heads * config.max_length
+    per_layer = 2 * width if config.gradient_checkpointing else 34 * width + 5 * heads * length
     return {
         "weights": counts.total * FLOAT_BYTES,
         "gradients": counts.trainable * FLOAT_BYTES,
@@ -159,9 +163,11 @@ def _memory(inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, c
     }
 
 
-def _operations(inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, config: TrainConfig) -> int:
+def _operations(
+    inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, config: TrainConfig, length: int
+) -> int:
     """Count operations of one step: each matrix forward and for its input's gradient, trained ones a third time."""
-    tokens = config.pass_tokens * config.accumulation
+    tokens = config.pass_tokens(length) * config.accumulation
     uses = {layer.name: max(1, layer.uses) for layer in adaptation.attention}
     shared = max(uses.values())
     body = {id(m) for m in getattr(inner, "base_model", inner).modules()}
@@ -170,9 +176,7 @@ def _operations(inner: nn.Module, adaptation: Adaptation, counts: ParameterCount
         for module in inner.modules()
         if isinstance(module, (nn.Linear, Conv1D)) and id(module) in body and base_layer(module) is module
     )
-    products = (
-        4 * config.max_length * sum(layer.heads * layer.head_dim * max(1, layer.uses) for layer in adaptation.attention)
-    )
+    products = 4 * length * sum(layer.heads * layer.head_dim * max(1, layer.uses) for layer in adaptation.attention)
     return tokens * (2 * (2 * matrices + counts.adapter * shared) + 2 * products)
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,12 @@ from qvtune.train.hardware import describe_hardware
 from qvtune.train.loop import EarlyStopping, EveryFewEpochs, Measured, RunTrainer
 from qvtune.train.model import (
     ModelSource,
-    check_length,
     find_model,
     load_config,
     load_model,
     load_tokenizer,
     match_labels,
+    text_length,
 )
 from qvtune.train.plan import Plan, adapt_for, make_plan
 from qvtune.train.progress import ProgressReport
@@ -132,6 +133,11 @@ class Inputs:
     notes: tuple[str, ...]
     class_weights: list[float] | None
 
+    @cached_property
+    def longest(self) -> int:
+        """The tokens of the longest training text."""
+        return max(map(len, self.train["input_ids"]))
+
 
 def read_inputs(config: TrainConfig) -> Inputs:
     """Read and check the data and the tokenizer, and tokenise, or find the tokens in the cache."""
@@ -140,15 +146,15 @@ def read_inputs(config: TrainConfig) -> Inputs:
     source = find_model(config.model, config.trust_remote_code)
     model_config = load_config(source)
     tokenizer = load_tokenizer(source, model_config)
-    check_length(config.max_length, model_config, tokenizer)
+    max_length = text_length(config.max_length, model_config, tokenizer)
     data = match_labels(source, model_config, load_data(config, config.seed), new_head=config.new_head)
     weights = class_weights(config.class_weights, data.task, data.train["label"])
-    train = tokenize(data.train, tokenizer, config.max_length)
-    splits = {name: tokenize(dataset, tokenizer, config.max_length) for name, dataset in data.evaluation.items()}
-    cut = count_cut(train, config.max_length)
+    train = tokenize(data.train, tokenizer, max_length)
+    splits = {name: tokenize(dataset, tokenizer, max_length) for name, dataset in data.evaluation.items()}
+    cut = count_cut(train, max_length)
     notes = [*data.notes, *check_known(unknown_share(train, tokenizer), source.name)]
     if cut:
-        notes.append(f"{cut / len(train):.0%} of the training texts fill {config.max_length} tokens (--max-length).")
+        notes.append(f"{cut / len(train):.0%} of the training texts fill {max_length} tokens (--max-length).")
     if weights is not None:
         notes.append(describe_weights(data.task, weights))
     return Inputs(source, model_config, tokenizer, data, train, splits, tuple(notes), weights)
@@ -167,11 +173,11 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
     model = load_model(source, inputs.model_config, data.task, tokenizer, new_head=config.new_head)
     new = newly_initialised(model)
     model = place(model, choose_device(config.device))
-    batches = first_batches(config, inputs.train, tokenizer)
+    batches = first_batches(config, inputs.train, tokenizer, inputs.longest)
     model = adapt_for(config, model, total_steps=count_steps(config, len(inputs.train)), batches=batches)
     for peft_config in getattr(model, "peft_config", {}).values():
         peft_config.base_model_name_or_path = source.location
-    plan = make_plan(model, config)
+    plan = make_plan(model, config, inputs.longest)
     precision = resolve_precision(config.precision, choose_device(config.device))
     if config.fast:
         model = accelerate(model, precision=precision)

@@ -21,7 +21,9 @@ EVALUATIONS = 10
 FEWEST_PASSES, MOST_PASSES = 3, 30
 
 
-def first_batches(config: TrainConfig, train: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[Any] | None:
+def first_batches(
+    config: TrainConfig, train: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int
+) -> list[Any] | None:
     """Return the batches of training examples that the method looks at beforehand, or None where it does not.
 
     They are drawn by a stream of their own, so that nothing else of a run changes with them.
@@ -30,7 +32,7 @@ def first_batches(config: TrainConfig, train: Dataset, tokenizer: PreTrainedToke
     if not count:
         return None
     generator = np.random.default_rng(stream_seed(config.seed, "batches"))
-    size = config.batch_size if config.batch_tokens is None else max(1, config.batch_tokens // config.max_length)
+    size = config.batch_size if config.batch_tokens is None else max(1, config.batch_tokens // longest)
     chosen = generator.permutation(len(train))[: count * size]
     columns = [name for name in train.column_names if name in (*tokenizer.model_input_names, "labels")]
     rows = train.select_columns(columns).select(chosen.tolist()).to_list()
