@@ -1,3 +1,13 @@
+"""Loading models: what is decided before any weight is read."""
+
+from types import SimpleNamespace
+
+import pytest
+from transformers import BertConfig
+
+from qvtune.train.model import text_length
+
+
 @pytest.mark.parametrize(
     ("asked", "positions", "read_by_tokenizer", "expected"),
     [
