@@ -19,13 +19,14 @@ FEW_METHODS = ("majority", "tfidf", *PROBES, "peft-20", "setfit", OURS)
 BESIDE_MAJORITY = 0.01
 
 INTRODUCTION = """\
-Accuracy on the test set (for severity and STS-B Pearson's correlation): mean ± standard error over the seeds, each of
-which draws other training examples; the test set stays. *qvtune* is `qvtune train --model pkg:minilm --data train.csv
---out FOLDER` with no other option but the seed. *pooler*, *first* and *mean* are logistic or ridge regression on frozen
-features of MiniLM, *tfidf* on words and pairs of words, the penalty chosen by cross-validation on the training
-examples. *peft-3* and *peft-20* are transformers' Trainer with LoRA at the rates of PEFT's example for sequence
-classification, after 3 epochs and after the 20 of that example, at the flags that are fastest on this machine. *setfit*
-is SetFit with its defaults, stopped after 40 steps. Rivals read 256 tokens of a text.
+Accuracy on the test set (for severity and STS-B Pearson's correlation, for CoLA Matthews', which GLUE measures it by):
+mean ± standard error over the seeds, each of which draws other training examples; the test set stays. *qvtune* is
+`qvtune train --model pkg:minilm --data train.csv --out FOLDER` with no other option but the seed. *pooler*, *first* and
+*mean* are logistic or ridge regression on frozen features of MiniLM, *tfidf* on words and pairs of words, the penalty
+chosen by cross-validation on the training examples. *peft-3* and *peft-20* are transformers' Trainer with LoRA at the
+rates of PEFT's example for sequence classification, after 3 epochs and after the 20 of that example, at the flags that
+are fastest on this machine. *setfit* is SetFit with its defaults, stopped after 40 steps. Rivals read 256 tokens of a
+text.
 
 Verdicts compare seed by seed, on the same training examples. "≥ probe" holds the run against the best of the three
 probes, best by the mean on the test set: "yes" where it is not behind, "within" where it is behind by no more than one
@@ -72,7 +73,7 @@ class Table:
     def by_seed(self, small: SmallSet, method: str, number: str = "") -> dict[int, float]:
         """Return a number of a method by seed; the main metric where none is named."""
         version = self._version if method.startswith(OURS) else ""
-        key = number or ("pearson" if small.is_regression else "accuracy")
+        key = number or small.metric
         return {seed: found[key] for seed, found in self._results.seeds(small.name, method, version) if key in found}
 
     def mean(self, small: SmallSet, method: str, number: str = "") -> Mean | None:

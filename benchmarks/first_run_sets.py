@@ -61,7 +61,8 @@ class Source:
     """Where examples come from.
 
     `load` returns the pool of training examples for a number of examples (None: as many as there are, balanced where
-    they are made up) and a seed, and the test examples; `folder` names the field of `Sources` that it reads.
+    they are made up) and a seed, and the test examples; `folder` names the field of `Sources` that it reads; `measure`
+    is the metric that methods are compared by, where that is neither accuracy nor Pearson's correlation.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Source:
     sizes: tuple[int, ...]
     classes: int = 0
     folder: str = ""
+    measure: str = ""
 
     def is_there(self, sources: Sources) -> bool:
         """Whether what it needs is at hand: the folder that the field of `Sources` with this name gives."""
@@ -100,6 +102,11 @@ class SmallSet:
     def is_regression(self) -> bool:
         """Whether the label is a number."""
         return self.source.is_regression
+
+    @property
+    def metric(self) -> str:
+        """The metric that methods are compared by."""
+        return self.source.measure or ("pearson" if self.is_regression else "accuracy")
 
 
 def write_set(small: SmallSet, seed: int, folder: Path, sources: Sources) -> tuple[Path, Path]:
@@ -274,7 +281,7 @@ def draw(rows: list[Example], size: int) -> list[Example]:
 
 GLUE_SIZES = (500, 1_000, 2_500)
 SOURCES = (
-    Source("cola", "one text", load_glue("cola"), GLUE_SIZES, classes=2, folder="glue"),
+    Source("cola", "one text", load_glue("cola"), GLUE_SIZES, classes=2, folder="glue", measure="matthews"),
     Source("goemotions", "one text", load_goemotions, (1_500,), classes=GOEMOTIONS_CLASSES, folder="goemotions"),
     Source("imdb", "one text", load_reviews("imdb"), (300,), classes=2),
     Source("rotten_tomatoes", "one text", load_reviews("rotten_tomatoes"), (600,), classes=2),
