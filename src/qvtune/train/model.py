@@ -19,6 +19,7 @@ from qvtune.data.packaged import PREFIX, locate_model
 from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.errors import ConfigError, ModelError
 from qvtune.network import hub_is_reachable
+from qvtune.train.weights import WRAPPERS, check_loaded, forget_wrappers
 
 HEAD_SUFFIX = "ForSequenceClassification"
 
@@ -125,24 +126,29 @@ def load_model(
         new_head: start the head anew although the checkpoint holds one.
 
     Raises:
-        ModelError: if it cannot be read, or has no sequence-classification head in transformers.
+        ModelError: if it cannot be read, has no sequence-classification head in transformers, or if the checkpoint
+            leaves a parameter of the body without a weight that fits.
     """
     prepare_config(config, task, tokenizer)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # the table of new parameters is what the plan shows
     try:
-        model = _reading(
+        model, loading = _reading(
             source,
             AutoModelForSequenceClassification.from_pretrained,
             source.location,
             config=config,
             dtype=torch.float32,
-            ignore_mismatched_sizes=new_head,
+            ignore_mismatched_sizes=True,  # so that all of them are known, and judged by where they are
+            output_loading_info=True,
+            key_mapping=WRAPPERS,
             **source.options,
             **_dequantized(source),
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
+    forget_wrappers(model)
+    check_loaded(source.name, model, loading, new_head=new_head)
     if getattr(model, "hf_quantizer", None) is not None and "gguf_file" in source.options:
         model.hf_quantizer.remove_quantization_config(model)  # the weights are plain now, and train and save so
     if new_head:
@@ -253,8 +259,6 @@ def _reading(source: ModelSource, function: Any, *args: Any, **kwargs: Any) -> A
         hint = "Check the spelling or the folder."
         if source.options.get("local_files_only"):
             hint = "The hub cannot be reached and its cache here does not hold the model. Check the network."
-        if "size mismatch" in str(error) or "mismatched" in str(error):
-            hint = "Its head is for another number of labels; give --new-head to start the head anew."
         raise ModelError(f"model '{source.name}' cannot be loaded: {_first_line(error)} {hint}") from error
 
 
