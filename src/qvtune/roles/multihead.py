@@ -25,6 +25,10 @@ def can_split(module: nn.Module) -> bool:
     )
 
 
+class _CallTheModule(Tensor):
+    """A tensor on which torch's own fast paths give way, as on each that has functions of its own."""
+
+
 class SplitMultihead(Split):
     """Computes what an `nn.MultiheadAttention` computes, with linear layers `query`, `key`, `value` and `out_proj`.
 
@@ -41,6 +45,7 @@ class SplitMultihead(Split):
         super().__init__(fused, rows, is_loaded=getattr(fused.in_proj_weight, LOADED_MARK, False))
         self.num_heads, self.head_dim, self.dropout = fused.num_heads, fused.head_dim, fused.dropout
         self.embed_dim, self.batch_first = width, fused.batch_first
+        self._qkv_same_embed_dim = True  # what torch's Transformer layers ask first
         trainable = fused.in_proj_weight.requires_grad
         for role, part in self.rows.items():
             chosen = slice(part.start, part.start + part.size)
@@ -92,14 +97,26 @@ class SplitMultihead(Split):
 
     @property
     def in_proj_weight(self) -> Tensor:
-        """The weights of query, key and value under each other, (3 width, width). Without adapters."""
+        """The weights of query, key and value under each other, (3 width, width). Without adapters.
+
+        torch's Transformer layers read it to compute attention themselves, past the adapters. A tensor of a class of
+        its own, as here, makes them call the module instead.
+        """
+        return self._weight().as_subclass(_CallTheModule)
+
+    @property
+    def in_proj_bias(self) -> Tensor | None:
+        """The biases of query, key and value after each other, (3 width,), or None where they have none."""
+        biases = [part.bias for part in self.parts.values()]
+        return None if biases[0] is None else torch.cat(biases)
+
+    def _weight(self) -> Tensor:
         return torch.cat([part.weight for part in self.parts.values()])
 
     def _fill(self, *, trainable: bool) -> None:
-        self.fused.in_proj_weight = nn.Parameter(self.in_proj_weight.detach(), requires_grad=trainable)
-        biases = [part.bias for part in self.parts.values()]
-        if biases[0] is not None:
-            self.fused.in_proj_bias = nn.Parameter(torch.cat(biases).detach(), requires_grad=trainable)
+        self.fused.in_proj_weight = nn.Parameter(self._weight().detach(), requires_grad=trainable)
+        if (bias := self.in_proj_bias) is not None:
+            self.fused.in_proj_bias = nn.Parameter(bias.detach(), requires_grad=trainable)
         self.fused.out_proj = self._modules[OUTPUT]
 
     def _mask(self, q: Tensor, k: Tensor, attention: Tensor | None, padding: Tensor | None) -> Tensor | None:
