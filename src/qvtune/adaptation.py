@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qvtune.errors import AdaptError, nearest
+from qvtune.methods.heads import head_modules
 from qvtune.methods.method import Adaptation, Batches
 from qvtune.methods.options import check_layers, check_present, check_rank, check_supplies, resolve_options
 from qvtune.methods.parts import check_biases
@@ -111,7 +112,7 @@ def adapt(
     if attention is not None and (problem := misfit(inner, attention)) is not None:
         raise AdaptError(f"the attention map is of another model: this one {problem}.")
     attention = attention or find_attention(model)
-    head_names = tuple(head) if head is not None else _head_modules(inner)
+    head_names = tuple(head) if head is not None else head_modules(inner, attention)
     resolved = None if layers is None else tuple(layers)
     adaptation = Adaptation(roles, method, **options, layers=resolved, head=head_names, attention=attention)
     is_loaded = not any(parameter.is_meta for parameter in inner.parameters())
@@ -273,30 +274,6 @@ def check_fresh(model: nn.Module) -> None:
         raise AdaptError("this model is adapted already. Call qvtune.restore(model) first.")
     if hasattr(model, "peft_config"):
         raise AdaptError("this model has PEFT adapters already. Call model.unload() or merge_and_unload() first.")
-
-
-def _head_modules(inner: Any) -> tuple[str, ...]:
-    """Name the modules that hold the head: top-level ones outside the base model, owners of new ones inside."""
-    base = getattr(inner, "base_model", inner)
-    base_parameters = {id(p) for p in base.parameters()}
-    new = newly_initialised(inner)
-    is_language_model = hasattr(inner, "get_output_embeddings") and inner.get_output_embeddings() is not None
-    names: dict[str, None] = {}
-    for name, parameter in inner.named_parameters():
-        outside = base is not inner and id(parameter) not in base_parameters
-        if name in new or (outside and not is_language_model):
-            owner = name.split(".")[0] if outside else name.rpartition(".")[0]
-            names[owner] = None
-    return tuple(names)
-
-
-def newly_initialised(inner: nn.Module) -> set[str]:
-    """Name the parameters that the checkpoint did not hold; empty for a model that was never loaded.
-
-    transformers marks each parameter that it reads from a checkpoint and leaves fresh ones unmarked.
-    """
-    loaded = {name for name, p in inner.named_parameters() if getattr(p, "_is_hf_initialized", False)}
-    return {name for name, _ in inner.named_parameters()} - loaded if loaded else set()
 
 
 def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:

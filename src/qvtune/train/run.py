@@ -18,7 +18,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from qvtune.adaptation import adaptation_of, count_parameters, newly_initialised, restore
+from qvtune.adaptation import adaptation_of, count_parameters, restore
 from qvtune.adapters import ADAPTATION_FILE, loads_in_peft, save_adapter
 from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING, load_data
@@ -27,6 +27,7 @@ from qvtune.data.tokens import count_cut, tokenize, unknown_share
 from qvtune.data.weights import class_weights, describe_weights
 from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, nearest
+from qvtune.methods.heads import newly_initialised
 from qvtune.methods.table import METHODS
 from qvtune.train.balance import SideWatch
 from qvtune.train.card import adapter_card
