@@ -147,10 +147,11 @@ def test_inside_everything_at_once(process_group):
 def test_the_meta_device_cannot_be_measured():
     model = build("bert").to("meta")
     with pytest.raises(RoleError, match=r"meta device.*find_attention\(model, verify=False\)"):
-        find_attention(model)
-    attention = find_attention(model, verify=False)
+        find_attention(model, verify=True)
+    attention = find_attention(model)
     assert [p.module for p in attention.projections("qkvo")] == BY_ID["bert"].projections()
     assert not attention.verified
+    assert attention == find_attention(model, verify=False)
     assert [layer.uses for layer in attention] == [0, 0]
 
 

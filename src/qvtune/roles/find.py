@@ -15,7 +15,9 @@ from qvtune.roles.probe import Probed, probe
 from qvtune.roles.unwrap import unwrap
 
 
-def find_attention(model: nn.Module, *, verify: bool = True, inputs: Mapping[str, Any] | None = None) -> AttentionMap:
+def find_attention(
+    model: nn.Module, *, verify: bool | None = None, inputs: Mapping[str, Any] | None = None
+) -> AttentionMap:
     """Find the query, key, value and output projection of every attention layer of `model`.
 
     The structure of the modules proposes the roles, also of the rows of a fused matrix; a probe then runs the model on
@@ -26,7 +28,8 @@ def find_attention(model: nn.Module, *, verify: bool = True, inputs: Mapping[str
 
     Args:
         model: a transformers model, also inside PEFT, DistributedDataParallel or `torch.compile`.
-        verify: run the probe. Without it, as on the meta device, layers come back with `verified=False`.
+        verify: run the probe; None runs it unless the model is on the meta device, where there is nothing to measure.
+            Without it layers come back with `verified=False`.
         inputs: keyword arguments for the model's forward pass in the probe, where the ones made from its
             configuration (8 random token ids, one random image, ...) do not fit.
 
@@ -49,7 +52,8 @@ def find_attention(model: nn.Module, *, verify: bool = True, inputs: Mapping[str
         raise RoleError(f"model is a {type(model).__name__}; load it first, as with AutoModel.from_pretrained.")
     inner = unwrap(model)
     attention = locate(inner)
-    return confirmed(inner, attention, inputs) if verify else attention
+    measured = not _is_on_meta(inner) if verify is None else verify
+    return confirmed(inner, attention, inputs) if measured else attention
 
 
 def confirmed(inner: nn.Module, attention: AttentionMap, inputs: Mapping[str, Any] | None) -> AttentionMap:
@@ -58,7 +62,7 @@ def confirmed(inner: nn.Module, attention: AttentionMap, inputs: Mapping[str, An
     Raises:
         RoleError: if the model cannot be run, or the measurement contradicts the map.
     """
-    if any(parameter.is_meta for parameter in inner.parameters()):
+    if _is_on_meta(inner):
         raise RoleError(
             "the model is on the meta device, so its roles cannot be measured. "
             "Load its weights, or call find_attention(model, verify=False)."
@@ -66,6 +70,10 @@ def confirmed(inner: nn.Module, attention: AttentionMap, inputs: Mapping[str, An
     with taken_apart(inner):
         results = probe(inner, attention.layers, inputs)
     return replace(attention, layers=tuple(map(_confirm, attention.layers, results)))
+
+
+def _is_on_meta(inner: nn.Module) -> bool:
+    return any(parameter.is_meta for parameter in inner.parameters())
 
 
 def _confirm(layer: AttentionLayer, result: Probed) -> AttentionLayer:
