@@ -120,6 +120,55 @@ def test_a_head_that_peft_cannot_tell_from_another_module():
     assert changed_after_a_step(adapt(model, roles="v", method="full", head=["classifier"])) == expected
 
 
+@pytest.mark.parametrize("name", ["A", "B", "dropout", "default"])
+def test_a_head_that_is_called_like_a_part_of_an_adapter(name):
+    model = build("bert")
+    model.add_module(name, nn.Linear(32, 2))
+    assert_refused(model, AdaptError, f"head '{name}' cannot be told from", head=[name])
+    assert count_parameters(adapt(model, method="full", head=[name])).head == 66
+
+
+@pytest.mark.parametrize("kind", ["list", "dictionary"])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_heads_in_a_list_or_a_dictionary_train(kind, method):
+    model = build("bert")
+    two = [nn.Linear(32, 2), nn.Linear(32, 3)]
+    model.heads = nn.ModuleList(two) if kind == "list" else nn.ModuleDict({"a": two[0], "b": two[1]})
+    before = [(name, type(module)) for name, module in model.named_modules()]
+    adapted = adapt(model, method=method, head=["heads"])
+    assert count_parameters(adapted).head == 66 + 99
+    restore(adapted)
+    assert [(name, type(module)) for name, module in model.named_modules()] == before
+
+
+@cases("bert", "llama")
+@pytest.mark.parametrize("after", [0, 1, 5])
+def test_a_refusal_from_the_middle_of_peft_is_undone(family, after, monkeypatch):
+    from peft.tuners.lora import LoraModel
+
+    model = build(family)
+    calls, real = [], LoraModel._create_and_replace
+
+    def refuse_later(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > after or not after:
+            raise TypeError("no adapter for this")
+        return real(*args, **kwargs)
+
+    modules = [(name, type(module)) for name, module in model.named_modules()]
+    state, trainable = snapshot(model), {n for n, p in model.named_parameters() if p.requires_grad}
+    monkeypatch.setattr(LoraModel, "_create_and_replace", refuse_later)
+    with pytest.raises(TypeError, match="no adapter for this"):
+        adapt(model, roles="qkv")
+    monkeypatch.undo()
+    assert [(name, type(module)) for name, module in model.named_modules()] == modules
+    assert_same_state(state, model)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == trainable
+    assert not hasattr(model, "peft_config")
+    adapted = count_parameters(adapt(model, roles="qkv"))
+    assert adapted == count_parameters(adapt(build(family), roles="qkv"))
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_what_the_checkpoint_did_not_hold_trains(tmp_path, method):
     build("bert", architecture="BertForMaskedLM").save_pretrained(tmp_path)

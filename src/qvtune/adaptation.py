@@ -1,6 +1,7 @@
 """`adapt`: decide which parameters of a model train, by role and method, and make it so."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qvtune.errors import AdaptError, nearest
-from qvtune.methods.heads import head_modules
+from qvtune.methods.heads import PEFT_PARTS, callable_parts, head_modules
 from qvtune.methods.method import Adaptation, Batches
 from qvtune.methods.options import check_layers, check_present, check_rank, check_supplies, resolve_options
 from qvtune.methods.parts import check_biases
@@ -112,7 +113,7 @@ def adapt(
     if attention is not None and (problem := misfit(inner, attention)) is not None:
         raise AdaptError(f"the attention map is of another model: this one {problem}.")
     attention = attention or find_attention(model)
-    head_names = tuple(head) if head is not None else head_modules(inner, attention)
+    head_names = callable_parts(inner, head_modules(inner, attention) if head is None else head)
     resolved = None if layers is None else tuple(layers)
     adaptation = Adaptation(roles, method, **options, layers=resolved, head=head_names, attention=attention)
     is_loaded = not any(parameter.is_meta for parameter in inner.parameters())
@@ -287,11 +288,10 @@ def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:
             )
         if any(target == name or target.startswith(name + ".") for target in targets):
             raise AdaptError(f"head '{name}' holds projections that are adapted too. Name a module outside attention.")
-        others = [other for other in modules if other.endswith(name) and other not in head]
+        others = [other for other in (*modules, *PEFT_PARTS) if other.endswith(name) and other not in head]
         if by_peft and others:  # PEFT compares the ends of names
-            raise AdaptError(
-                f"head '{name}' cannot be told from '{others[0]}' by PEFT. Name both in the head, or use method='full'."
-            )
+            both = "Name both in the head, or use" if others[0] in modules else "Give it another name, or use"
+            raise AdaptError(f"head '{name}' cannot be told from '{others[0]}' by PEFT. {both} method='full'.")
     for name in () if by_peft else (*targets, *head):
         for path, parameter in inner.named_parameters():
             is_its_own = path == name or path.startswith(f"{name}.")
@@ -312,9 +312,21 @@ def _apply_peft(inner: Any, adaptation: Adaptation, total_steps: int | None) -> 
     }
     make_config = METHODS[adaptation.method].config
     assert make_config is not None
-    adapted = get_peft_model(inner, make_config(common, adaptation, total_steps))
+    structure = [(module, _copied(module.__dict__)) for module in inner.modules()]
+    try:
+        adapted = get_peft_model(inner, make_config(common, adaptation, total_steps))
+    except BaseException:  # PEFT has no way back from the middle
+        for module, attributes in structure:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
+        raise
     _keep_head_in_float32(unwrap(adapted), adaptation.head)
     return adapted
+
+
+def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Copy a module's attributes, with its dictionaries of children, parameters, buffers and hooks."""
+    return {name: copy(value) if isinstance(value, dict) else value for name, value in attributes.items()}
 
 
 def _keep_head_in_float32(inner: nn.Module, head: Sequence[str]) -> None:

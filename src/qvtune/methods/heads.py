@@ -1,5 +1,6 @@
 """Which modules of a model are its head."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -9,6 +10,12 @@ from qvtune.roles.attention import AttentionMap
 
 # How transformers ends the names of models whose outputs are a head's: of texts, tokens, images, audio, video.
 CLASSIFIER = "Classification"
+
+# What PEFT's layers call their own parts, to which it compares the ends of names too.
+PEFT_PARTS = (
+    *("lora_A", "lora_B", "lora_E", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_dropout"),
+    *("ia3_l", "vera_A", "vera_B", "vera_lambda_b", "vera_lambda_d", "vera_dropout", "base_layer", "default"),
+)
 
 
 def head_modules(inner: Any, attention: AttentionMap) -> tuple[str, ...]:
@@ -34,6 +41,22 @@ def head_modules(inner: Any, attention: AttentionMap) -> tuple[str, ...]:
         if not within and (name in new or (outside and not is_language_model)):
             names[owner] = None
     return tuple(names)
+
+
+def callable_parts(inner: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Put in the place of a list or dictionary of modules, which nothing calls and PEFT refuses, what is in it."""
+    modules = dict(inner.named_modules())
+    found: list[str] = []
+    for name in names:
+        module = modules.get(name)
+        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            inside = [
+                f"{name}.{child}" for child, part in module.named_children() if any(True for _ in part.parameters())
+            ]
+            found += callable_parts(inner, inside)
+        else:
+            found.append(name)
+    return tuple(found)
 
 
 def _after_attention(inner: nn.Module, attention: AttentionMap) -> list[str]:
