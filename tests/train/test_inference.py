@@ -196,3 +196,19 @@ def test_glue_submissions_of_a_pair_and_of_mnli(place: Path, tmp_path: Path) -> 
     assert lines[0] == "index\tprediction"
     assert [line.split("\t")[0] for line in lines[1:]] == ["5", "6", "7", "8"]
     assert {line.split("\t")[1] for line in lines[1:]} <= set(GLUE["mnli"].labels)
+
+
+def test_a_tokenizer_with_code_of_its_own_is_read_as_it_was_trusted(tmp_path: Path) -> None:
+    bert = save_tiny_bert(tmp_path / "bert")
+    (bert / "own.py").write_text(
+        "from transformers import PreTrainedTokenizerFast\n\nclass OwnTokenizer(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    settings = json.loads((bert / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
+    (bert / "tokenizer_config.json").write_text(json.dumps(settings))
+    places = {"model": bert, "data": write_reviews(tmp_path / "reviews.csv", 40), "out": tmp_path / "run"}
+    options = {name: str(path) for name, path in places.items()} | {"max_steps": 1, "trust_remote_code": True}
+    run(make_config(options), Console(quiet=True))
+    trained = load_run(tmp_path / "run")
+    assert type(trained.tokenizer).__name__ == "OwnTokenizer"
+    assert evaluate_run(trained)["metrics"]

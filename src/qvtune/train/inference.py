@@ -81,7 +81,9 @@ def load_run(path: Path, model: str | None = None, device: str = "auto") -> Trai
         raise RunError(f"{saved}: what the run trained is gone. Put the folder back, or train again in a new --out.")
     source = find_model((model or config.model) if is_adapter else str(saved), config.trust_remote_code)
     model_config = load_config(source)
-    tokenizer = load_tokenizer(ModelSource(str(saved), str(saved), {}), model_config)
+    tokenizer = load_tokenizer(
+        ModelSource(str(saved), str(saved), {"trust_remote_code": config.trust_remote_code}), model_config
+    )
     loaded = load_model(source, model_config, task, tokenizer, new_head=config.new_head and is_adapter)
     loaded = place(loaded, place_of_model)
     if is_adapter:
