@@ -1,6 +1,6 @@
 """Load a model and its tokenizer for a task, with labels and padding right."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from qvtune.network import hub_is_reachable
 from qvtune.train.weights import WRAPPERS, check_loaded, forget_wrappers
 
 HEAD_SUFFIX = "ForSequenceClassification"
+# Heads over something else than whole texts, whose weights may have the same names and shapes.
+OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice", "ForNextSentencePrediction")
 
 RESERVED_POSITIONS = 4
 # Of a text, where nobody says how many: what encoders commonly read.
@@ -148,10 +150,10 @@ def load_model(
     finally:
         transformers_logging.set_verbosity(verbosity)
     forget_wrappers(model)
-    check_loaded(source.name, model, loading, new_head=new_head)
+    check_loaded(source.name, model, loading, new_head=new_head or _other_head(config) is not None)
     if getattr(model, "hf_quantizer", None) is not None and "gguf_file" in source.options:
         model.hf_quantizer.remove_quantization_config(model)  # the weights are plain now, and train and save so
-    if new_head:
+    if new_head or _other_head(config):
         _start_head_anew(model)
     return model
 
@@ -186,22 +188,37 @@ def prepare_config(config: Any, task: Task, tokenizer: PreTrainedTokenizerBase |
 def match_labels(source: ModelSource, config: Any, data: TextData, *, new_head: bool) -> TextData:
     """Put the data's classes in the order of a model, with this configuration, that was trained on them before.
 
+    A head that is taken over although its labels have no names, or that is not, adds a note.
+
     Raises:
         ModelError: if the model brings a head for other labels, and no new one is asked for.
     """
-    if new_head or not any(name.endswith(HEAD_SUFFIX) for name in config.architectures or ()):
+    if new_head:
+        return data
+    if other := _other_head(config):
+        return _noted(data, f"The head of {source.name} is of another kind of task ({other}), so it starts anew.")
+    if not any(name.endswith(HEAD_SUFFIX) for name in config.architectures or ()):
         return data
     known = [str(config.id2label[i]) for i in range(len(config.id2label))]
     wanted = data.task.labels
     if data.task.kind != CLASSIFICATION:
         if len(known) == 1:
-            return data
+            return _noted(
+                data,
+                f"{source.name} brings a head of one output, and training goes on from it. If it predicts something "
+                "else than this data's label, give --new-head to start it anew.",
+            )
         raise ModelError(
             f"{source.name}: its head is for {len(known)} classes ({_listed(known)}), and the task is a regression. "
             "Give --new-head to start the head anew."
         )
     if all(name == f"LABEL_{i}" for i, name in enumerate(known)) and len(known) == len(wanted):
-        return data
+        pairs = _listed([f"{mute} is '{name}'" for mute, name in zip(known, wanted, strict=True)])
+        return _noted(
+            data,
+            f"{source.name} brings a head whose labels have no names, and training goes on from it: {pairs}. If they "
+            "mean something else, give --new-head to start it anew.",
+        )
     by_name = {name.casefold(): name for name in wanted}
     if sorted(name.casefold() for name in known) == sorted(by_name):
         return data.with_labels([by_name[name.casefold()] for name in known])
@@ -209,6 +226,15 @@ def match_labels(source: ModelSource, config: Any, data: TextData, *, new_head: 
         f"{source.name}: its head is for {len(known)} labels ({_listed(known)}), and the data has {len(wanted)} "
         f"({_listed(list(wanted))}). Rename the labels of the data, or give --new-head to start the head anew."
     )
+
+
+def _other_head(config: Any) -> str | None:
+    """Return the name of the architecture if a checkpoint's head is over something else than whole texts."""
+    return next((name for name in config.architectures or () if name.endswith(OTHER_HEADS)), None)
+
+
+def _noted(data: TextData, note: str) -> TextData:
+    return replace(data, notes=(*data.notes, note))
 
 
 def text_length(max_length: int | None, config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> int:
