@@ -5,13 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from safetensors import safe_open
-from torch.nn.functional import cross_entropy, mse_loss
 
 from qvtune.data.load import TUNING, limit
+from qvtune.data.metrics import compute_losses
 from qvtune.data.task import CLASSIFICATION
 from qvtune.data.tokens import tokenize
 from qvtune.errors import RunError
@@ -196,8 +195,5 @@ def stored_bits(folder: RunFolder, method: str) -> int:
 def _losses(run: TrainedRun, dataset: Dataset) -> NDArray[np.float64]:
     """Return the loss of every example."""
     tokens = tokenize(dataset, run.tokenizer, run.max_length)
-    scores = torch.from_numpy(score_texts(run.model, run.tokenizer, tokens, run.config.eval_batch_size)).double()
-    labels = torch.tensor(tokens["labels"])
-    if run.task.kind == CLASSIFICATION:
-        return cross_entropy(scores, labels, reduction="none").numpy()
-    return mse_loss(scores.squeeze(1), labels.double(), reduction="none").numpy()
+    scores = score_texts(run.model, run.tokenizer, tokens, run.config.eval_batch_size)
+    return compute_losses(run.task, scores, np.asarray(tokens["labels"]))
