@@ -104,7 +104,7 @@ def run(
     folder.claim(config)
     if folder.is_finished:
         console.out(f"{folder.path} holds this run already, finished.", highlight=False)
-        result = json.loads(folder.result.read_text(encoding="utf-8"))
+        result = folder.read_result()
         for text in result.get("warnings", []):
             console.out(text, highlight=False)
         return result
