@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -201,9 +202,10 @@ def progress(table: Table, sets: Sequence[SmallSet]) -> list[str]:
         for method in (*WHOLE, "setfit", *DECODER_PROBES, "peft-3@smollm2", DECODER)
     }
     said = [f"{method} {runs} runs on {on} sets" if runs else f"{method} none" for method, (runs, on) in counts.items()]
-    return [
+    text = (
         f"Measured so far, of {len(sets)} sets and 3 seeds: {', '.join(said)}. What is empty below is not measured yet."
-    ]
+    )
+    return textwrap.wrap(text, 120, break_on_hyphens=False)
 
 
 def draw(table: Table, sets: Sequence[SmallSet]) -> Any:
