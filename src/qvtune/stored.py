@@ -1,5 +1,6 @@
 """Read back JSON files that qvtune has written: of the types that were written, or one error that names the place."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,16 @@ def read_stored(path: Path, kind: Any, remedy: str, error: type[QVTuneError] = R
         QVTuneError: `error`, which names the file, the first place in it that is wrong, and the remedy.
     """
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+        return _validator(kind).validate_json(path.read_bytes(), strict=True)
     except OSError as failure:
         raise error(f"{path}: is missing or cannot be read: {failure.strerror}. {remedy}") from failure
     except ValidationError as failure:
         raise error(f"{path}: is damaged, or was edited: {first_problem(failure)}. {remedy}") from failure
+
+
+@cache
+def _validator(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)  # which takes longer to make than a file to read
 
 
 def first_problem(failure: ValidationError) -> str:
