@@ -193,15 +193,11 @@ def few_averages(table: Table, methods: Sequence[str]) -> list[str]:
 
 
 def progress(table: Table, sets: Sequence[SmallSet]) -> list[str]:
-    """Say what has been measured of every method so far, where that is not all of it."""
-    counts = {
-        method: (
-            sum(len(table.by_seed(small, method)) for small in sets),
-            sum(bool(table.by_seed(small, method)) for small in sets),
-        )
-        for method in (*WHOLE, "setfit", *DECODER_PROBES, "peft-3@smollm2", DECODER)
-    }
-    said = [f"{method} {runs} runs on {on} sets" if runs else f"{method} none" for method, (runs, on) in counts.items()]
+    """Say how much has been measured of every method so far."""
+    said = []
+    for method in (*WHOLE, "setfit", *DECODER_PROBES, "peft-3@smollm2", DECODER):
+        runs = [count for small in sets if (count := len(table.by_seed(small, method)))]
+        said.append(f"{method} {sum(runs)} runs on {len(runs)} sets" if runs else f"{method} none")
     text = (
         f"Measured so far, of {len(sets)} sets and 3 seeds: {', '.join(said)}. What is empty below is not measured yet."
     )
