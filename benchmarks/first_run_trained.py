@@ -88,7 +88,7 @@ def peft(problem: Problem, epochs: int) -> Answer:
             output_dir=folder, per_device_train_batch_size=PEFT_BATCH, per_device_eval_batch_size=64,
             num_train_epochs=epochs, learning_rate=PEFT_RATE, warmup_steps=PEFT_WARMUP, seed=problem.seed,
             save_strategy="no", eval_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no",
-            use_cpu=True, dataloader_pin_memory=False, **flags,
+            dataloader_pin_memory=False, **flags,
         )  # fmt: skip
         trainer = Trainer(
             model=model,
