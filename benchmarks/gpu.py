@@ -19,7 +19,7 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -133,8 +133,8 @@ def train_peft(config: Any, targets: Sequence[str], clock: Clock) -> int:
 
 def measure_all(
     models: dict[str, tuple[str, list[str]]], data: str, examples: int, rounds: int, end: float = math.inf
-) -> list[dict]:
-    """Return a row for every model, precision and way: medians over the rounds, in which the ways take turns.
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield after every round a row for each model, precision and way: medians so far. The ways take turns.
 
     After the first round, none is begun that would last beyond `end`, in seconds of `time.perf_counter`, if it took as
     long as the longest so far.
@@ -144,7 +144,7 @@ def measure_all(
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(rounds):
             start = time.perf_counter()
-            if start + longest > end:
+            if turn and start + longest > end:
                 break
             for name, precision, way in product(models, PRECISIONS, WAYS):
                 model, targets = models[name]
@@ -153,10 +153,10 @@ def measure_all(
                 found[name, precision, way].append(measured)
                 print(name, precision, way, measured, file=sys.stderr)
             longest = max(longest, time.perf_counter() - start)
-    return [
-        {"model": name, "precision": precision, "way": way, **middle(each)}
-        for (name, precision, way), each in found.items()
-    ]
+            yield [
+                {"model": name, "precision": precision, "way": way, **middle(each)}
+                for (name, precision, way), each in found.items()
+            ]
 
 
 def middle(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -284,11 +284,18 @@ def page(numbers: dict[str, Any]) -> str:
     )
 
 
+def write(out: Path, numbers: dict[str, Any]) -> None:
+    """Write the numbers so far and their page."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    out.with_suffix(".md").write_text(page(numbers), encoding="utf-8")
+
+
 def main() -> int:
     """Test, measure and write, where there is a device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "docs/benchmarks/gpu", help="files without endings")
-    parser.add_argument("--examples", type=int, default=2048)
+    parser.add_argument("--examples", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
 
@@ -314,18 +321,12 @@ def main() -> int:
         models = {
             name: (save_as_folder(model, Path(folder) / name), targets) for name, (model, targets) in MODELS.items()
         }
-        measure_all(models, DATA, 4 * BATCH, 1)  # the first steps of a process load and choose kernels
-        speed = measure_all(models, DATA, args.examples, args.rounds, started + MOST_SECONDS)
-    numbers = {
-        "about": describe_environment(choose_device("cuda")),
-        "seconds": time.perf_counter() - started,
-        "examples": args.examples,
-        "tests": tests,
-        "speed": speed,
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.with_suffix(".json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    args.out.with_suffix(".md").write_text(page(numbers), encoding="utf-8")
+        for _ in measure_all(models, DATA, 4 * BATCH, 1):
+            pass  # the first steps of a process load and choose kernels
+        numbers = {"about": describe_environment(choose_device("cuda")), "examples": args.examples, "tests": tests}
+        for speed in measure_all(models, DATA, args.examples, args.rounds, started + MOST_SECONDS):
+            numbers |= {"seconds": time.perf_counter() - started, "speed": speed}
+            write(args.out, numbers)  # after every round, so that what stops it later costs no more than one
     print(page(numbers))
     return 1 if any(test["result"] == "failed" for test in tests) else 0
 

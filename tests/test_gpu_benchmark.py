@@ -37,7 +37,7 @@ def test_all_ways_are_measured(benchmark: ModuleType, tmp_path: Path, monkeypatc
     write_reviews(tmp_path / "reviews.csv", 120)
     monkeypatch.setattr(benchmark, "PRECISIONS", ("fp32",))
     models = {"tiny": (str(tmp_path / "bert"), ["query", "value"])}
-    rows = benchmark.measure_all(models, str(tmp_path / "reviews.csv"), 96, 2, end=0.0)
+    (rows,) = benchmark.measure_all(models, str(tmp_path / "reviews.csv"), 96, 2, end=0.0)
     assert {row["rounds"] for row in rows} == {1}  # the time for another is over
     assert [row["way"] for row in rows] == ["peft", "plain", "qvtune"]
     assert all(row["samples_per_second"] > 0 and row["peak_bytes"] is None for row in rows)
