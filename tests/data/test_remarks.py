@@ -40,6 +40,11 @@ def test_what_looks_like_a_mistake_is_told() -> None:
     assert "1 of 4 training texts are empty" in said
 
 
+def test_the_same_number_written_twice_is_told() -> None:
+    said = remarks(task("01", "1", "+2", "x"), examples(["a"] * 4, [0, 1, 2, 3]), {})
+    assert "The labels '01', '1' are the same number and are classes of their own." in said
+
+
 def test_second_text_counts_when_texts_are_compared() -> None:
     train = text_dataset([["a", "b"], ["x", "y"]], [0, 1])
     held_out = text_dataset([["a"] * 40, ["y"] * 40], [0] * 40)

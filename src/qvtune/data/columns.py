@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from qvtune.data.task import CLASSIFICATION, REGRESSION
@@ -69,7 +70,7 @@ def guess_kind(values: Sequence[Any]) -> str:
     if any(isinstance(value, float) for value in values):
         return REGRESSION
     if all(isinstance(value, str) for value in values) and all(_is_number(value) for value in values):
-        return REGRESSION if any(not _is_integer(value) for value in values) else CLASSIFICATION
+        return REGRESSION if any(not is_integer(value) for value in values) else CLASSIFICATION
     return CLASSIFICATION
 
 
@@ -83,9 +84,14 @@ def class_name(value: Any) -> str:
 
 
 def class_names(values: Sequence[Any]) -> tuple[str, ...]:
-    """Return every class once, in numeric order where all are integers, else alphabetically."""
+    """Return every class once, in numeric order where all are integers, else alphabetically.
+
+    The order is total: "01" comes before "1", which is as large.
+    """
     names = {class_name(value) for value in values}
-    return tuple(sorted(names, key=int)) if all(_is_integer(name) for name in names) else tuple(sorted(names))
+    if all(is_integer(name) for name in names):
+        return tuple(sorted(names, key=lambda name: (Decimal(name), name)))  # int() ends at 4,300 digits
+    return tuple(sorted(names))
 
 
 def as_number(value: Any, where: str) -> float:
@@ -122,5 +128,6 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def _is_integer(value: str) -> bool:
+def is_integer(value: str) -> bool:
+    """Whether a label is written as a whole number."""
     return re.fullmatch(r"[+-]?[0-9]+", value.strip()) is not None

@@ -1,10 +1,13 @@
 """Sentences about the examples of a task that a user would want to read before training on them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
 
 from datasets import Dataset
 
+from qvtune.data.columns import is_integer
 from qvtune.data.task import CLASSIFICATION, Task
 
 LISTED = 8
@@ -48,19 +51,27 @@ def _describe(task: Task, train: Dataset) -> str:
 
 
 def _odd_labels(task: Task) -> list[str]:
-    spellings = defaultdict(list)
-    for name in task.labels:
-        spellings[name.casefold()].append(name)
     found = [
-        f"The labels {', '.join(map(repr, names))} differ in capitals alone and are classes of their own."
-        for names in spellings.values()
-        if len(names) > 1
+        f"The labels {', '.join(map(repr, names))} {how} and are classes of their own."
+        for how, key in (("differ in capitals alone", str.casefold), ("are the same number", _number))
+        for names in _alike(task.labels, key)
     ]
     return found + [
         f"The label '{name}' is a class of its own; remove those rows if it stands for a missing label."
         for name in task.labels
         if name.casefold() in MISSING_NAMES
     ]
+
+
+def _alike(names: Sequence[str], key: Callable[[str], Any]) -> list[list[str]]:
+    groups = defaultdict(list)
+    for name in names:
+        groups[key(name)].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _number(name: str) -> Any:
+    return Decimal(name) if is_integer(name) else name
 
 
 def _texts(dataset: Dataset) -> list[tuple[str, str]]:

@@ -127,6 +127,26 @@ class RunFolder:
         for folder in (*self.path.glob(f"{STAGING}*"), *self.checkpoints.glob(f"{STAGING}*")):
             shutil.rmtree(folder)
 
+    def compare_task(self, task: dict[str, Any]) -> None:
+        """Check that the task is the one that the run's checkpoint was trained on: the same classes by the same ids.
+
+        Raises:
+            RunError: if it is another.
+        """
+        if not self.plan.is_file() or self.last_checkpoint() is None:
+            return
+        before = self.read_json(self.plan)["task"]
+        now = json.loads(json.dumps(task))  # where tuples are lists
+        differing = [
+            f"{key} ({_listed(before.get(key))} there, {_listed(now[key])} here)"
+            for key in now
+            if before.get(key) != now[key]
+        ]
+        if differing:
+            raise RunError(
+                f"{self.path}: its checkpoint is of a run with other {', '.join(differing)}. Give another --out."
+            )
+
     def _compare(self, config: TrainConfig) -> None:
         before = self.read_config()
         if before.fingerprint() == config.fingerprint():
@@ -177,6 +197,10 @@ def check_free(path: Path, record: str, what: str | None = None, beside: Collect
 
 def _other_name(old: dict[str, Any], new: dict[str, Any], key: str) -> bool:
     return Path(old[key] or "").name != Path(new[key] or "").name
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def write_json(path: Path, value: Any) -> None:
