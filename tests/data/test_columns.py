@@ -71,6 +71,16 @@ KINDS = {
     "written exponents": (["1e-3", "2"], "regression"),
     "a word among numbers": (["1.5", "2.5", "n/a"], "classification"),
     "version numbers": (["1.2.3", "1.2"], "classification"),
+    "underscores": (["1_0", "1_1", "2_0"], "classification"),
+    "underscores and a point": (["1_0.5", "2.5"], "classification"),
+    "Arabic digits": (["٣", "٤.٥"], "classification"),
+    "full-width digits": (["１.５", "２.５"], "classification"),
+    "missing all": (["nan", "nan"], "classification"),
+    "infinite all": (["inf", "-Infinity", "nan"], "classification"),
+    "missing among whole numbers": (["1", "2", "nan"], "classification"),
+    "missing among numbers": (["1.5", "2", " NaN "], "regression"),
+    "numbers without a digit before the point": ([".5", "-.5", "1."], "regression"),
+    "hexadecimal": (["0x1", "0x2"], "classification"),
     "superscript digit": (["²", "1"], "classification"),
 }
 
@@ -118,9 +128,9 @@ def test_the_order_of_classes_is_total():
 
 def test_numbers_are_read_and_others_refused_with_their_place():
     assert [as_number(v, "") for v in (2, "2.5", " -1e3 ", True)] == [2.0, 2.5, -1000.0, 1.0]
-    for value in ("many", "", None, [1], "1,5"):
+    for value in ("many", "", None, [1], "1,5", "1_0", "٣", "1e", "0x1"):
         with pytest.raises(DataError, match=r"^m\.csv, line 7: label .* is not a number, and the task is a regression"):
             as_number(value, "m.csv, line 7")
-    for value in (math.nan, math.inf, "-inf", "NaN"):
+    for value in (math.nan, math.inf, "-inf", "NaN", 10**400, "1e999", "9" * 400):
         with pytest.raises(DataError, match=r"^m\.csv, line 7: label is (nan|inf|-inf); it must be a finite number"):
             as_number(value, "m.csv, line 7")

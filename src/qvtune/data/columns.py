@@ -21,6 +21,9 @@ TEXT_PAIRS = (
 )
 TEXTS = ("text", "sentence", "review", "content", "document", "tweet", "comment", "message", "body", "question")
 LABELS = ("label", "labels", "target", "class", "category", "sentiment", "intent", "rating", "stars", "score", "y")
+# A number as people write it: ASCII digits, a point, an exponent. float() takes also 1_000, ٣ and Infinity.
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 IDENTIFIERS = ("id", "idx", "index", "uid", "guid")
 
 
@@ -66,12 +69,29 @@ def choose_columns(
 
 
 def guess_kind(values: Sequence[Any]) -> str:
-    """Return "regression" if the labels are floats, "classification" if they are strings, integers or booleans."""
+    """Return "regression" if the labels are floats, or strings that all are numbers and not all whole ones.
+
+    A missing number, as nan, is refused later with its line; it makes no regression where no number has a fraction.
+    """
     if any(isinstance(value, float) for value in values):
         return REGRESSION
-    if all(isinstance(value, str) for value in values) and all(_is_number(value) for value in values):
-        return REGRESSION if any(not is_integer(value) for value in values) else CLASSIFICATION
-    return CLASSIFICATION
+    if not all(isinstance(value, str) for value in values):
+        return CLASSIFICATION
+    numbers = [value.strip() for value in values if not NOT_FINITE.fullmatch(value.strip())]
+    whole = all(is_integer(value) for value in numbers)
+    return REGRESSION if not whole and all(NUMBER.fullmatch(value) for value in numbers) else CLASSIFICATION
+
+
+def explain_regression(values: Sequence[Any], places: Sequence[str]) -> str:
+    """Say why `guess_kind` takes the labels for numbers, by one that is no whole number where there is one."""
+    number, place = next(
+        ((value, place) for value, place in zip(values, places, strict=True) if not is_integer(str(value))),
+        (values[0], places[0]),
+    )
+    return (
+        f"Guessed from the labels: they are numbers with a point, such as {str(number).strip()} ({place}), so this is "
+        "a regression. If they name classes, give --task-type classification."
+    )
 
 
 def class_name(value: Any) -> str:
@@ -97,11 +117,18 @@ def class_names(values: Sequence[Any]) -> tuple[str, ...]:
 def as_number(value: Any, where: str) -> float:
     """Return a regression label as a float.
 
+    Strings are read as people write numbers: 1_000 and other things that Python takes for one are refused.
+
     Raises:
         DataError: if it is no finite number; `where` says where it stands.
     """
+    text = value.strip() if isinstance(value, str) else ""
+    if isinstance(value, str) and not NUMBER.fullmatch(text) and not NOT_FINITE.fullmatch(text):
+        raise DataError(f"{where}: label '{value}' is not a number, and the task is a regression.")
     try:
         number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
     except (TypeError, ValueError):
         raise DataError(f"{where}: label '{value}' is not a number, and the task is a regression.") from None
     if not math.isfinite(number):
@@ -118,14 +145,6 @@ def _guess_texts(lower: dict[str, str], label: str) -> tuple[str, ...]:
             return (lower[name],)
     others = [name for low, name in lower.items() if name != label and low not in IDENTIFIERS]
     return tuple(others) if len(others) == 1 else ()
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
 
 
 def is_integer(value: str) -> bool:

@@ -6,12 +6,13 @@ import numpy as np
 from datasets import Dataset
 
 from qvtune.data import glue, hub, packaged
+from qvtune.data.columns import explain_regression
 from qvtune.data.options import DataOptions
 from qvtune.data.records import Records, make_dataset, make_task, take_columns
 from qvtune.data.remarks import remarks
 from qvtune.data.samples import stratified_sample
 from qvtune.data.tables import SUFFIXES, Table, read_table
-from qvtune.data.task import CLASSIFICATION, Task, TextData
+from qvtune.data.task import CLASSIFICATION, REGRESSION, Task, TextData
 from qvtune.errors import DataError
 
 TUNING = "tuning"
@@ -105,6 +106,8 @@ def _from_records(
     name: str, train: Records, validation: Records | None, notes: list[str], options: DataOptions, seed: int
 ) -> TextData:
     task = make_task(name, train, options.task_type)
+    if task.kind == REGRESSION and options.task_type is None:
+        notes = [*notes, explain_regression(train.labels, train.places)]
     dataset = make_dataset(train, task)
     if options.validation is not None:
         if options.validation.absolute() == Path(options.data).absolute():

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from qvtune.data.columns import as_number
 from qvtune.data.options import BALANCED
 from qvtune.data.task import CLASSIFICATION, Task
-from qvtune.errors import ConfigError, nearest
+from qvtune.errors import ConfigError, DataError, nearest
 
 OPTION = "--class-weights"
 LISTED = 8
@@ -96,9 +97,9 @@ def _read(path: Path) -> list[tuple[str, Any]]:
 
 def _weight(path: Path, name: str, text: Any) -> float:
     try:
-        weight = float(text) if not isinstance(text, bool) else math.nan
-    except (TypeError, ValueError):
+        weight = as_number(text, OPTION) if not isinstance(text, bool) else math.nan
+    except DataError:
         weight = math.nan
-    if not (math.isfinite(weight) and weight > 0):
+    if not weight > 0:
         raise ConfigError(f"{OPTION} {path}: the weight of label '{name}' is {text!r}; it must be a number above 0.")
     return weight
