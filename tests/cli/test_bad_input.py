@@ -114,7 +114,7 @@ CASES = {
         "weights.yaml: label 'positiv' does not occur in the training data, which has negative, positive. Did you mean",
     ),
     "class weights of numbers": (
-        f"{GOOD} --task-type regression --data @scores.csv --class-weights balanced",
+        f"{TRAIN} --data @scores.csv --task-type regression --class-weights balanced",
         "scores is a regression, which has no classes",
     ),
     "unknown role": (f"{GOOD} --roles qx", "unknown role 'x' in roles 'qx'"),
@@ -236,6 +236,10 @@ CASES = {
     "no network for data": (f"{TRAIN} --data someone/data", "hub c"),
     "no network for GLUE": (f"{TRAIN} --data glue/rte", "hub c"),
     "run that is none": ("evaluate --run @emptyfolder", "is no run folder"),
+    "label column twice": (f"{GOOD} --label-column a --label-column b", "--label-column is given twice."),
+    "option twice, joined": (f"{GOOD} --lr=1e-3 --lr 1e-3", "--lr is given twice."),
+    "option and its opposite": (f"{GOOD} --fast --no-fast", "--fast and --no-fast are both given."),
+    "option of a single command twice": ("evaluate --run @finished --run @other", "--run is given twice."),
     "fp16 without a GPU": (f"{GOOD} --precision fp16", "fp16 needs a GPU"),
 }
 

@@ -11,6 +11,8 @@ from qvtune.data.columns import is_integer
 from qvtune.data.task import CLASSIFICATION, Task
 
 LISTED = 8
+# What people write between several labels in one cell.
+SEPARATORS = (";", "|", ",", "/", "+")
 FEW_EXAMPLES = 30
 FEW_VALUES = 5
 
@@ -56,11 +58,28 @@ def _odd_labels(task: Task) -> list[str]:
         for how, key in (("differ in capitals alone", str.casefold), ("are the same number", _number))
         for names in _alike(task.labels, key)
     ]
+    if joined := _joined_labels(task.labels):
+        more = f" and {len(joined) - 1} more seem" if len(joined) > 1 else " seems"
+        found.append(
+            f"The label '{joined[0]}'{more} to be several labels in one, of which each occurs with other texts too. A text "
+            "has one label here: every combination is learned as a class of its own."
+        )
     return found + [
         f"The label '{name}' is a class of its own; remove those rows if it stands for a missing label."
         for name in task.labels
         if name.casefold() in MISSING_NAMES
     ]
+
+
+def _joined_labels(names: Sequence[str]) -> list[str]:
+    """List labels such as "infra;web" of which every part occurs in other labels, alone or beside others."""
+    for separator in SEPARATORS:
+        parts = {name: {part.strip() for part in name.split(separator)} for name in names}
+        counts = Counter(part for found in parts.values() for part in found)
+        joined = [name for name, found in parts.items() if len(found) > 1 and all(counts[part] > 1 for part in found)]
+        if joined:
+            return joined
+    return []
 
 
 def _alike(names: Sequence[str], key: Callable[[str], Any]) -> list[list[str]]:
