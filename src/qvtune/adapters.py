@@ -168,6 +168,12 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
         weights = load_file(file)
     except Exception as error:  # safetensors' own, and the system's
         raise ModelError(f"{folder}: the adapter cannot be read: {str(error).splitlines()[0]}") from error
+    broken = next((name for name, value in weights.items() if not torch.isfinite(value).all()), None)
+    if broken is not None:
+        raise ModelError(
+            f"{file}: '{broken}' holds numbers that are not finite, so it predicts nothing. Train again, or put "
+            "the file back."
+        )
     _check_head(unwrap(model), recorded, weights, folder)
     # The number of steps means nothing to an adapter whose ranks are shared out.
     adapted = apply(model, recorded, total_steps=2, start=False)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny import make_reviews, save_tiny_bert, save_tiny_llama, write_reviews
 
 from qvtune.cli.main import main
@@ -350,6 +351,18 @@ def test_unwritable_cache_does_not_stop_a_run(
 ) -> None:
     monkeypatch.setenv("QVTUNE_CACHE", str(place / "good.csv"))  # a file, in which no folder can be made
     assert run_cli(f"train --model @bert --data @good.csv --epochs 1 --out {tmp_path}/run", place, capsys)[0] == 0
+
+
+def test_adapter_of_nan(place: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree(finished, tmp_path / "nan")
+    file = tmp_path / "nan" / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if "lora_B" in name)
+    weights[name][0, 0] = float("nan")
+    save_file(weights, file)
+    code, error = run_cli(f"evaluate --run {tmp_path}/nan", place, capsys)
+    assert code == 2
+    assert f"adapter_model.safetensors: '{name}' holds numbers that are not finite" in error
 
 
 def test_broken_adapter(place: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

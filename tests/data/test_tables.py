@@ -134,6 +134,11 @@ BAD = {
     "empty json array": ("m.jsonl", '[]\n{"text": "a"}\n', "line 1: holds no JSON object"),
     "empty json object": ("m.jsonl", '{}\n{"text": "a"}\n', "line 1: holds no JSON object"),
     "json number": ("m.jsonl", "12\n", "line 1: holds no JSON object"),
+    "half a character in a name": (
+        "m.jsonl",
+        '{"a": 1, "b\\ud83d": 2}\n',
+        "name 'b\\ud83d' of a column holds half a char",
+    ),
     "json over two lines": ("m.jsonl", '{"text":\n"a"}\n', "line 1: not JSON"),
     "key twice in the first row": ("m.jsonl", '{"a": 1, "a": 2}\n', "'a' occurs 2 times"),
     "key twice later": ("m.jsonl", '{"a": 1}\n\n{"a": 1, "a": 2}\n', "line 3: a key occurs twice"),

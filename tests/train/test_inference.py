@@ -15,6 +15,7 @@ from tiny import make_reviews, save_tiny_bert, save_tiny_llama, write_reviews
 from qvtune.data.glue import GLUE
 from qvtune.data.records import text_dataset
 from qvtune.data.tokens import tokenize
+from qvtune.errors import DataError
 from qvtune.train.config import make_config
 from qvtune.train.inference import evaluate_run, load_run, merge_run, predict_file, predict_glue, score_texts
 from qvtune.train.run import run
@@ -151,6 +152,14 @@ def test_prediction_files(suffix: str, place: Path, tmp_path: Path) -> None:
     assert_near(np.array(values), probabilities)
     assert [row["text"] for row in found] == [row[1] for row in rows[1:]]
     assert [row["label"] for row in found] == [["negative", "positive"][i] for i in logits.argmax(axis=1)]
+
+
+def test_half_a_character_beside_the_text_is_refused_and_nothing_written(place: Path, tmp_path: Path) -> None:
+    source = tmp_path / "new.jsonl"
+    source.write_text('{"text": "good", "by": "me"}\n{"text": "bad", "by": "\\ud83d"}\n')
+    with pytest.raises(DataError, match=r"new\.jsonl, line 2: column 'by' holds half a character"):
+        predict_file(load_run(place / "bert-lora"), source, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_evaluation_of_a_run_repeats_its_result(place: Path) -> None:

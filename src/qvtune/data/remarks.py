@@ -61,8 +61,8 @@ def _odd_labels(task: Task) -> list[str]:
     if joined := _joined_labels(task.labels):
         more = f" and {len(joined) - 1} more seem" if len(joined) > 1 else " seems"
         found.append(
-            f"The label '{joined[0]}'{more} to be several labels in one, of which each occurs with other texts too. A text "
-            "has one label here: every combination is learned as a class of its own."
+            f"The label '{joined[0]}'{more} to be several labels in one, of which each occurs with other texts too. A "
+            "text has one label here: every combination is learned as a class of its own."
         )
     return found + [
         f"The label '{name}' is a class of its own; remove those rows if it stands for a missing label."

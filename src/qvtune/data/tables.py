@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.errors import DataError
+
+# A JSON escape such as \ud83d without its second half. Neither UTF-8 nor Arrow can hold it.
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -175,4 +179,7 @@ def _checked_columns(path: Path, names: list[str]) -> tuple[str, ...]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"{path}: column '{twice[0]}' occurs {names.count(twice[0])} times. Give each its own name.")
+    odd = next((name for name in names if LONE_SURROGATE.search(name)), None)
+    if odd is not None:
+        raise DataError(f"{path}: the name {odd!a} of a column holds half a character. Correct it.")
     return tuple(names)

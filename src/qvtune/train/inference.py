@@ -25,7 +25,7 @@ from qvtune.data.glue import format_submission, glue_name, load_tests
 from qvtune.data.load import TUNING, load_data
 from qvtune.data.metrics import combine_splits, compute_metrics
 from qvtune.data.mistakes import probabilities
-from qvtune.data.records import make_dataset, take_columns, take_texts, text_dataset
+from qvtune.data.records import check_characters, make_dataset, take_columns, take_texts, text_dataset
 from qvtune.data.tables import Table, read_table
 from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.data.tokens import tokenize
@@ -194,6 +194,9 @@ def predict_file(
     _check_free(out, overwrite)
     _check_columns(data, table, run.task.text_columns)
     texts = take_texts(table.column, run.task.text_columns, table.places)
+    for name in table.columns:  # all of them are written again
+        for place_of_cell, value in zip(table.places, table.column(name), strict=True):
+            check_characters(name, value, place_of_cell)
     tokens = tokenize(text_dataset(texts), run.tokenizer, run.max_length)
     scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
     inputs = {name: table.column(name) for name in table.columns}
