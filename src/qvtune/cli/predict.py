@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from qvtune.cli.evaluate import add_device, add_run_options
+from qvtune.cli.evaluate import add_device, add_run_options, add_text_column
 from qvtune.cli.options import positive
 from qvtune.errors import ConfigError
 
@@ -19,6 +19,7 @@ def add_command(commands: Any) -> None:
     )
     add_run_options(parser)
     parser.add_argument("--data", required=True, metavar="TEXT", help="A file with the text columns, or glue/TASK.")
+    add_text_column(parser)
     parser.add_argument("--glue-dir", type=Path, default=None, metavar="PATH", help="Folder with GLUE's TSV folders.")
     parser.add_argument(
         "--out",
@@ -48,9 +49,13 @@ def execute(args: argparse.Namespace) -> None:
     run = load_run(args.run, args.model, args.device)
     if name is None:
         out = args.out or run.folder.predictions / f"{Path(args.data).stem}.jsonl"
-        count = predict_file(run, Path(args.data), out, args.batch_size, overwrite=args.overwrite)
+        count = predict_file(
+            run, Path(args.data), out, args.batch_size, text_columns=args.text_column, overwrite=args.overwrite
+        )
         print(f"Wrote {count:,} predictions to {out}")
         return
+    if args.text_column is not None:
+        raise ConfigError(f"--text-column is for a file, and --data is {args.data}. Leave it out.")
     glue_dir = args.glue_dir or run.config.glue_dir
     if glue_dir is None:
         raise ConfigError("--glue-dir is required: the test set is read from the benchmark's TSV folders.")

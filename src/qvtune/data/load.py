@@ -67,7 +67,7 @@ def _load(options: DataOptions, seed: int) -> TextData:
     data = options.data
     name = glue.glue_name(data)
     if name is not None:
-        return _load_glue(name, options.glue_dir)
+        return load_glue(name, options.glue_dir)
     if data.startswith(packaged.PREFIX):
         return _from_records(data, *_packaged_records(data.removeprefix(packaged.PREFIX), options), options, seed)
     path = Path(data)
@@ -81,7 +81,12 @@ def _load(options: DataOptions, seed: int) -> TextData:
     return _from_records(data, *hub.from_splits(options, hub.load_hub(data, options.data_config), data), options, seed)
 
 
-def _load_glue(name: str, folder: Path | None) -> TextData:
+def load_glue(name: str, folder: Path | None) -> TextData:
+    """Load a GLUE task from the benchmark's folders or one that `datasets` saved, or from the hub without a folder.
+
+    Raises:
+        DataError: if there is no such task or folder, or it cannot be read.
+    """
     glue.glue_task(name)
     if folder is None:
         return hub.load_glue(name, hub.load_hub(hub.GLUE_REPOSITORY, name))

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,15 @@ class Table:
         return [row[index] for row in self.rows]
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, header: tuple[str, ...] | None = None) -> Table:
     """Read a table by its suffix.
 
     CSV is quoted as RFC 4180 says, TSV has no quoting, JSONL holds one object a line. Text is UTF-8, with or without
     a byte-order mark.
+
+    Args:
+        path: the file.
+        header: names of the columns of a TSV file that has no first row with them.
 
     Raises:
         DataError: for a file that is missing, empty, binary, not UTF-8, of another format, or malformed.
@@ -53,6 +57,8 @@ def read_table(path: Path) -> Table:
         raise DataError(f"{path}: the file is empty.")
     if path.suffix.lower() == ".parquet":
         table = _read_parquet(path)
+    elif header is not None:
+        table = _read_tsv(path, read_text(path), header)
     else:
         text = read_text(path)
         reader = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}[path.suffix.lower()]
@@ -108,16 +114,16 @@ def _csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}, line {start}: {error}. Check the quotes of that row.") from error
 
 
-def _read_tsv(path: Path, text: str) -> Table:
+def _read_tsv(path: Path, text: str, header: Sequence[str] | None = None) -> Table:
     lines = text.replace("\r\n", "\n").split("\n")
-    return _from_cells(path, ((n, line.split("\t")) for n, line in enumerate(lines, 1) if line))
+    return _from_cells(path, ((n, line.split("\t")) for n, line in enumerate(lines, 1) if line), header)
 
 
-def _from_cells(path: Path, numbered: Iterator[tuple[int, list[str]]]) -> Table:
-    try:
-        _, header = next(numbered)
-    except StopIteration:
-        raise DataError(f"{path}: the file is empty.") from None
+def _from_cells(path: Path, numbered: Iterator[tuple[int, list[str]]], header: Sequence[str] | None = None) -> Table:
+    if header is None:
+        _, header = next(numbered, (0, None))
+    if header is None:
+        raise DataError(f"{path}: the file is empty.")
     columns = _checked_columns(path, [name.strip() for name in header])
     rows, places = [], []
     for number, cells in numbered:
