@@ -108,6 +108,11 @@ def test_parquet_keeps_the_types_and_the_rows(tmp_path):
     assert table.places[2] == f"{path}, row 3"
 
 
+def test_objects_in_cells_stay_objects(tmp_path):
+    table = read_table(write(tmp_path, "mine.jsonl", '{"a": {"b": [{"c": 1}]}, "d": {}}\n'))
+    assert table.rows == [({"b": [{"c": 1}]}, {})]
+
+
 BAD = {
     "empty file": ("m.csv", "", "the file is empty"),
     "only a byte-order mark": ("m.csv", "\ufeff", "the file is empty"),

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from qvtune.data.columns import as_number, choose_columns, class_name, class_names, guess_kind
+from qvtune.data.foreign import foreign_task, several_values
 from qvtune.data.tables import LONE_SURROGATE
 from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
 from qvtune.errors import DataError
@@ -46,13 +47,15 @@ def take_columns(
     Raises:
         DataError: if the columns cannot be told, a text or label is missing, or a label is NaN, infinite or a list.
     """
+    if label_column is None and (foreign := foreign_task(columns, lambda name: column(name)[0])):
+        raise DataError(f"{source}: {foreign}")
     texts, label, note = choose_columns(source, columns, text_columns, label_column)
     labels = list(column(label))
-    for place, value in zip(places, labels, strict=True):
+    for row, (place, value) in enumerate(zip(places, labels, strict=True)):
         if value in MISSING or (isinstance(value, str) and not value.strip()):
             raise DataError(f"{place}: column '{label}' is empty. Give the row a label, or remove it.")
         if isinstance(value, (list, tuple, dict)):
-            raise DataError(f"{place}: column '{label}' holds several values. Give every row one label.")
+            raise DataError(f"{place}: {several_values(label, columns, lambda name: column(name)[row])}")  # noqa: B023
         if isinstance(value, float):
             as_number(value, place)
         check_characters(label, value, place)

@@ -145,17 +145,17 @@ def _read_jsonl(path: Path, text: str) -> Table:
             continue
         place = f"{path}, line {number}"
         try:
-            pairs = json.loads(line, object_pairs_hook=list)
+            found = json.loads(line, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{place}: not JSON: {error.msg} at column {error.colno}. Write one object a line."
             ) from error
-        if not isinstance(pairs, list) or not pairs or not all(isinstance(pair, tuple) for pair in pairs):
+        is_object = isinstance(found, dict) or (isinstance(found, list) and isinstance(next(iter(found), None), tuple))
+        if not is_object or not found:
             raise DataError(
                 f'{place}: holds no JSON object. Write one object a line, as {{"text": ..., "label": ...}}.'
             )
-        names = [name for name, _ in pairs]
-        record = dict(pairs)
+        record, names = dict(found), [pair[0] for pair in (found.items() if isinstance(found, dict) else found)]
         if not columns:
             columns = _checked_columns(path, names)
         if len(names) != len(record):
@@ -166,6 +166,12 @@ def _read_jsonl(path: Path, text: str) -> Table:
         rows.append(tuple(record[name] for name in columns))
         places.append(place)
     return Table(path, columns, rows, places)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    """Return a JSON object as a dictionary, and one with a key that occurs twice as its pairs."""
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else pairs
 
 
 def _read_parquet(path: Path) -> Table:
