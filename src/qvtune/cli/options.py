@@ -9,7 +9,7 @@ from typing import Any, NoReturn, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from qvtune.errors import nearest
-from qvtune.options import Options, is_list_of_text, option_name
+from qvtune.options import LARGEST_INT, LONGEST_VALUE, Options, is_list_of_text, option_name
 
 # What other tools call our options, where the names are too far apart to be taken for slips of the pen.
 ALIASES = {
@@ -136,8 +136,10 @@ def positive(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: if it is none, which argparse turns into an error that names the option.
     """
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"is '{text}'; it should be a whole number of at least 1")
+    if not text.isdecimal() or len(text) > 10 or not 1 <= int(text) <= LARGEST_INT:
+        raise argparse.ArgumentTypeError(
+            f"is '{text[:LONGEST_VALUE]}'; it should be a whole number of at least 1 and at most {LARGEST_INT}"
+        )
     return int(text)
 
 

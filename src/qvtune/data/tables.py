@@ -150,6 +150,10 @@ def _read_jsonl(path: Path, text: str) -> Table:
             raise DataError(
                 f"{place}: not JSON: {error.msg} at column {error.colno}. Write one object a line."
             ) from error
+        except ValueError:  # int() ends at 4,300 digits
+            raise DataError(f"{place}: holds a number of too many digits. Write it as a string.") from None
+        except RecursionError:
+            raise DataError(f"{place}: is nested too deeply. Write texts and labels as strings and numbers.") from None
         is_object = isinstance(found, dict) or (isinstance(found, list) and isinstance(next(iter(found), None), tuple))
         if not is_object or not found:
             raise DataError(
@@ -183,8 +187,20 @@ def _read_parquet(path: Path) -> Table:
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from error
     columns = _checked_columns(path, table.column_names)
-    rows = list(zip(*(table.column(name).to_pylist() for name in columns), strict=True))
+    rows = list(zip(*(_cells(path, name, table.column(name)) for name in columns), strict=True))
     return Table(path, columns, rows, [f"{path}, row {n}" for n in range(1, len(rows) + 1)])
+
+
+def _cells(path: Path, name: str, column: Any) -> list[Any]:
+    cells: list[Any] = []
+    try:
+        for cell in column:
+            cells.append(cell.as_py())
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path}, row {len(cells) + 1}: column '{name}' holds bytes that are not UTF-8. Correct or remove that row."
+        ) from None
+    return cells
 
 
 def _checked_columns(path: Path, names: list[str]) -> tuple[str, ...]:
