@@ -12,9 +12,9 @@ from qvtune.errors import ConfigError, nearest
 
 # A zero byte, and what Python makes of bytes in a name that are not UTF-8.
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
-# Above, counts leave the integers of a machine, and the product of a rate with two ratios its floats.
+# Above, counts leave the integers of a machine, and numbers those of float32.
 LARGEST_INT = 2**32 - 1
-LARGEST_FLOAT = 1e12
+LARGEST_FLOAT = 1e38
 # Characters of a bad value in its message.
 LONGEST_VALUE = 80
 

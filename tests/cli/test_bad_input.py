@@ -88,6 +88,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, text in hostile.items():
         (place / name).write_text(text, encoding="utf-8")
+    os.symlink(place / "nowhere", place / "link")
     os.mkfifo(place / "pipe.yaml")
     buffers = [None, pyarrow.py_buffer(struct.pack("<2i", 0, 2)), pyarrow.py_buffer(b"a\xff")]
     texts_of_bytes = pyarrow.Array.from_buffers(pyarrow.string(), 1, buffers)
@@ -268,7 +269,7 @@ CASES = {
     "option twice, joined": (f"{GOOD} --lr=1e-3 --lr 1e-3", "--lr is given twice."),
     "option and its opposite": (f"{GOOD} --fast --no-fast", "--fast and --no-fast are both given."),
     "option of a single command twice": ("evaluate --run @finished --run @other", "--run is given twice."),
-    "rate beyond floats": (f"{GOOD} --lr 1e308", "--lr is '1e308'; it should be at most 1e+12."),
+    "rate beyond floats": (f"{GOOD} --lr 1e308", "--lr is '1e308'; it should be at most 1e+38."),
     "batch beyond integers": (f"{GOOD} --batch-size 99999999999999999999", "it should be at most 4.29497e+09."),
     "batch of a finished run": (f"evaluate --run @out --batch-size {'9' * 30}", "at least 1 and at most 4294967295"),
     "seed of 5,000 digits": (f"{GOOD} --seed {'9' * 5000}", "--seed is '9999"),
@@ -299,6 +300,14 @@ CASES = {
     "a label beyond floats": (f"{TRAIN} --data @huge.jsonl", "huge.jsonl, line 2: label is inf; it must be a finite"),
     "not UTF-8 in Parquet": (f"{TRAIN} --data @bytes.parquet", "bytes.parquet, row 1: column 'text' holds bytes that"),
     "damaged saved folder": (f"{TRAIN} --data @saved", "saved: cannot be read as a folder saved by the datasets"),
+    "out is a link to nothing": (
+        "train --model @bert --data @good.csv --out @link",
+        "nowhere, which is not there. Make that folder, or give another --out",
+    ),
+    "out is below a link to nothing": (
+        "train --model @bert --data @good.csv --out @link/run",
+        "nowhere, which is not there. Make that folder, or give another --out",
+    ),
     "fp16 without a GPU": (f"{GOOD} --precision fp16", "fp16 needs a GPU"),
 }
 

@@ -1,11 +1,12 @@
 import csv
+import gzip
 import re
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from qvtune.data.tables import read_table
+from qvtune.data.tables import read_table, table_name
 from qvtune.errors import DataError
 
 
@@ -111,6 +112,20 @@ def test_parquet_keeps_the_types_and_the_rows(tmp_path):
 def test_objects_in_cells_stay_objects(tmp_path):
     table = read_table(write(tmp_path, "mine.jsonl", '{"a": {"b": [{"c": 1}]}, "d": {}}\n'))
     assert table.rows == [({"b": [{"c": 1}]}, {})]
+
+
+@pytest.mark.parametrize("name", ["mine.csv.gz", "mine.CSV.GZ", "mine.csv"])
+def test_a_compressed_file_is_read_whatever_its_name(tmp_path, name):
+    path = write(tmp_path, name, gzip.compress("text,label\ncafé,x\n".encode()))
+    assert read_table(path).rows == [("café", "x")]
+    assert table_name(path) == "mine"
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-12], lambda b: b[:12] + b"xxxx" + b[16:]], ids=["cut", "changed"])
+def test_a_damaged_compressed_file_is_refused(tmp_path, damage):
+    path = write(tmp_path, "mine.csv.gz", damage(gzip.compress(b"text,label\n" + b"a,x\n" * 50)))
+    with pytest.raises(DataError, match=r"mine\.csv\.gz: is compressed by gzip and damaged"):
+        read_table(path)
 
 
 BAD = {

@@ -41,6 +41,7 @@ def execute(args: argparse.Namespace) -> None:
     quiet_libraries()
     from qvtune.data.glue import glue_name
     from qvtune.data.packaged import PREFIX
+    from qvtune.data.tables import table_name
     from qvtune.train.inference import load_run, predict_file, predict_glue
 
     name = glue_name(args.data)
@@ -48,7 +49,7 @@ def execute(args: argparse.Namespace) -> None:
         raise ConfigError(f"--data is {args.data}; predictions are made for a file, or for glue/TASK.")
     run = load_run(args.run, args.model, args.device)
     if name is None:
-        out = args.out or run.folder.predictions / f"{Path(args.data).stem}.jsonl"
+        out = args.out or run.folder.predictions / f"{table_name(Path(args.data))}.jsonl"
         count = predict_file(
             run, Path(args.data), out, args.batch_size, text_columns=args.text_column, overwrite=args.overwrite
         )

@@ -10,7 +10,7 @@ from qvtune.data.columns import class_name
 from qvtune.data.glue import COLA_COLUMNS, GLUE, GlueTask, glue_name
 from qvtune.data.hub import GLUE_COLUMNS
 from qvtune.data.records import make_dataset, take_columns
-from qvtune.data.tables import Table, read_table, read_text
+from qvtune.data.tables import Table, read_table, read_text, table_suffix
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.errors import ConfigError, DataError, nearest
 
@@ -89,7 +89,7 @@ def _layouts(task: Task) -> dict[str, GlueTask]:
 
 def _read(task: Task, path: Path) -> Table:
     own = GLUE.get(glue_name(task.name) or "")
-    if own is None or own.header or path.suffix.lower() != ".tsv" or not path.is_file():
+    if own is None or own.header or table_suffix(path) != ".tsv" or not path.is_file():
         return read_table(path)
     first = read_text(path).split("\n", 1)[0].rstrip("\r").split("\t")
     is_bare = len(first) == len(COLA_COLUMNS) and first[COLA_COLUMNS.index("label")] in own.spelling

@@ -1,10 +1,12 @@
 """Read the user's own tables, CSV, TSV, JSONL and Parquet, with errors that say file and line."""
 
 import csv
+import gzip
 import io
 import json
 import re
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from qvtune.errors import DataError
 # A JSON escape such as \ud83d without its second half. Neither UTF-8 nor Arrow can hold it.
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
+GZIP_SUFFIX, GZIP_START = ".gz", b"\x1f\x8b"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -51,27 +54,36 @@ def read_table(path: Path, header: tuple[str, ...] | None = None) -> Table:
         raise DataError(f"{path}: no such file. Check the path.")
     if path.is_dir():
         raise DataError(f"{path}: is a folder, not a file. Name a file that ends in {', '.join(SUFFIXES)}.")
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path}: unknown format '{path.suffix}'. Use a file that ends in {', '.join(SUFFIXES)}.")
+    suffix = table_suffix(path)
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: unknown format '{suffix}'. Use a file that ends in {', '.join(SUFFIXES)}.")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
-    if path.suffix.lower() == ".parquet":
+    if suffix == ".parquet":
         table = _read_parquet(path)
     elif header is not None:
         table = _read_tsv(path, read_text(path), header)
     else:
         text = read_text(path)
-        reader = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}[path.suffix.lower()]
+        reader = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}[suffix]
         table = reader(path, text)
     if not table.rows:
-        raise DataError(
-            f"{path}: has {'only blank lines' if path.suffix.lower() == '.jsonl' else 'a header and no rows'}."
-        )
+        raise DataError(f"{path}: has {'only blank lines' if suffix == '.jsonl' else 'a header and no rows'}.")
     return table
 
 
+def table_suffix(path: Path) -> str:
+    """Return the suffix that tells a table's format: that of mine.csv.gz is .csv."""
+    return (path.with_suffix("") if path.suffix.lower() == GZIP_SUFFIX else path).suffix.lower()
+
+
+def table_name(path: Path) -> str:
+    """Return the name of a table's file without its suffixes."""
+    return (path.with_suffix("") if path.suffix.lower() == GZIP_SUFFIX else path).stem
+
+
 def read_text(path: Path) -> str:
-    """Return a file as text without its byte-order mark.
+    """Return a file as text without its byte-order mark; one that gzip compressed, whatever its name, is unpacked.
 
     Raises:
         DataError: if it is not there, binary, or not UTF-8; the text gives the line.
@@ -80,6 +92,11 @@ def read_text(path: Path) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+    if raw.startswith(GZIP_START):
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: is compressed by gzip and damaged: {error}. Fetch it again.") from error
     if b"\0" in raw:
         line = raw.count(b"\n", 0, raw.index(b"\0")) + 1
         raise DataError(f"{path}, line {line}: holds a zero byte, so it is a binary file or UTF-16. Save it as UTF-8.")

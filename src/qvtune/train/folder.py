@@ -81,6 +81,8 @@ class RunFolder:
             RunError: if nothing can be written here, or the folder holds something else, or a run with other options
                 or on other data; the text names them.
         """
+        if dangling := _dangling(self.path):
+            raise RunError(f"{self.path}: {dangling}. Make that folder, or give another --out.")
         if not self.path.exists():
             parent = next(folder for folder in self.path.absolute().parents if folder.exists())
             if not parent.is_dir():
@@ -270,10 +272,18 @@ def writing(path: Path) -> Iterator[None]:
     except Exception as error:
         if not _is_write_failure(error):
             raise
+        if dangling := _dangling(path):
+            raise RunError(f"{path}: cannot be written: {dangling}. Make that folder, or write elsewhere.") from error
         raise RunError(
             f"{path}: cannot be written: {_reason(error)}. What was saved before is kept; free space or choose "
             "another folder, and give the same command again."
         ) from error
+
+
+def _dangling(path: Path) -> str | None:
+    """Say which part of a path is a link to what is not there, or None."""
+    link = next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
+    return f"{link} is a link to {link.readlink()}, which is not there" if link else None
 
 
 def _is_write_failure(error: Exception) -> bool:
