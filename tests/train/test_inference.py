@@ -17,7 +17,15 @@ from qvtune.data.records import text_dataset
 from qvtune.data.tokens import tokenize
 from qvtune.errors import DataError
 from qvtune.train.config import make_config
-from qvtune.train.inference import evaluate_run, load_run, merge_run, predict_file, predict_glue, score_texts
+from qvtune.train.inference import (
+    count_formulas,
+    evaluate_run,
+    load_run,
+    merge_run,
+    predict_file,
+    predict_glue,
+    score_texts,
+)
 from qvtune.train.run import run
 
 # Run by a fresh interpreter, which must not import qvtune.
@@ -160,6 +168,20 @@ def test_half_a_character_beside_the_text_is_refused_and_nothing_written(place: 
     with pytest.raises(DataError, match=r"new\.jsonl, line 2: column 'by' holds half a character"):
         predict_file(load_run(place / "bert-lora"), source, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("safe", [False, True], ids=["as they are", "safe"])
+def test_cells_that_a_spreadsheet_would_compute(safe: bool, place: Path, tmp_path: Path) -> None:
+    cells = ["=1+1", "+x", "-y", "@SUM(A1)", "-0.5", "+3e2", "good", ""]
+    source = tmp_path / "new.csv"
+    with open(source, "w", newline="") as file:
+        csv.writer(file).writerows([["=head", "text"], *([cell, "good"] for cell in cells)])
+    predict_file(load_run(place / "bert-lora"), source, tmp_path / "out.csv", spreadsheet_safe=safe)
+    assert count_formulas(tmp_path / "out.csv") == (0 if safe else 5)
+    with open(tmp_path / "out.csv", newline="") as file:
+        found = [row[0] for row in csv.reader(file)]
+    start = "'" if safe else ""
+    assert found == [f"{start}{cell}" for cell in ["=head", *cells[:4]]] + cells[4:]
 
 
 def test_evaluation_of_a_run_repeats_its_result(place: Path) -> None:

@@ -29,6 +29,11 @@ def add_command(commands: Any) -> None:
         help="Ends in .jsonl or .csv; for GLUE .tsv or a folder. In the run folder's predictions/ when left out.",
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace predictions that are there.")
+    parser.add_argument(
+        "--spreadsheet-safe",
+        action="store_true",
+        help="Put an apostrophe before cells of a CSV file that begin with =, +, - or @, which a spreadsheet computes.",
+    )
     parser.add_argument("--batch-size", type=positive, default=None, metavar="N", help="Examples per forward pass.")
     add_device(parser)
     parser.set_defaults(execute=execute)
@@ -42,7 +47,7 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.data.glue import glue_name
     from qvtune.data.packaged import PREFIX
     from qvtune.data.tables import table_name
-    from qvtune.train.inference import load_run, predict_file, predict_glue
+    from qvtune.train.inference import count_formulas, load_run, predict_file, predict_glue
 
     name = glue_name(args.data)
     if args.data.startswith(PREFIX):
@@ -51,9 +56,20 @@ def execute(args: argparse.Namespace) -> None:
     if name is None:
         out = args.out or run.folder.predictions / f"{table_name(Path(args.data))}.jsonl"
         count = predict_file(
-            run, Path(args.data), out, args.batch_size, text_columns=args.text_column, overwrite=args.overwrite
+            run,
+            Path(args.data),
+            out,
+            args.batch_size,
+            text_columns=args.text_column,
+            overwrite=args.overwrite,
+            spreadsheet_safe=args.spreadsheet_safe,
         )
         print(f"Wrote {count:,} predictions to {out}")
+        if out.suffix.lower() == ".csv" and (formulas := count_formulas(out)):
+            print(
+                f"{formulas:,} cells begin as formulas do (=, +, -, @), and a spreadsheet would compute them: "
+                "--spreadsheet-safe puts an apostrophe before them."
+            )
         return
     if args.text_column is not None:
         raise ConfigError(f"--text-column is for a file, and --data is {args.data}. Leave it out.")

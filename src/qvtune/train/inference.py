@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from qvtune.adaptation import restore
 from qvtune.adapters import load_adapter
 from qvtune.data.classes import describe_classes
+from qvtune.data.columns import NUMBER
 from qvtune.data.files import changed_file, file_digest, file_digests
 from qvtune.data.glue import format_submission, glue_name, load_tests, make_task
 from qvtune.data.load import TUNING, load_data, load_glue
@@ -42,6 +44,8 @@ from qvtune.train.folder import RunFolder, staged_folder, write_text
 from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer, text_length
 from qvtune.train.verdict import Predictions, judge_run
 
+# What a spreadsheet takes for the start of a formula.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 FORMATS = (".jsonl", ".csv")
 
 
@@ -205,6 +209,7 @@ def predict_file(
     *,
     text_columns: Sequence[str] | None = None,
     overwrite: bool = False,
+    spreadsheet_safe: bool = False,
 ) -> int:
     """Predict every row of a file and write labels and probabilities, or scores, beside its columns.
 
@@ -216,6 +221,7 @@ def predict_file(
         batch_size: examples per forward pass; the run's own when None.
         text_columns: the text columns of the file, where they have other names.
         overwrite: replace `out` if it exists.
+        spreadsheet_safe: put an apostrophe before cells of a CSV file that a spreadsheet would compute.
 
     Returns:
         Number of rows.
@@ -237,7 +243,7 @@ def predict_file(
     tokens = tokenize(text_dataset(texts), run.tokenizer, run.max_length)
     scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
     inputs = {name: table.column(name) for name in table.columns}
-    write_text(out, _format_predictions(run.task, inputs, scores, out.suffix.lower()))
+    write_text(out, _format_predictions(run.task, inputs, scores, out.suffix.lower(), spreadsheet_safe))
     return len(scores)
 
 
@@ -348,7 +354,19 @@ def own_data(run: TrainedRun, glue_dir: Path | None = None) -> TextData:
     return loaded.with_labels(run.task.labels) if run.task.kind == CLASSIFICATION else loaded
 
 
-def _format_predictions(task: Task, inputs: dict[str, list[Any]], scores: NDArray, suffix: str) -> str:
+def count_formulas(path: Path) -> int:
+    """Count the cells of a CSV file that a spreadsheet would compute, numbers aside."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return sum(map(_is_formula, itertools.chain.from_iterable(csv.reader(file))))
+
+
+def _is_formula(cell: Any) -> bool:
+    return isinstance(cell, str) and cell.startswith(FORMULA_STARTS) and not NUMBER.fullmatch(cell)
+
+
+def _format_predictions(
+    task: Task, inputs: dict[str, list[Any]], scores: NDArray, suffix: str, spreadsheet_safe: bool
+) -> str:
     predicted = _prediction_values(task, scores)
     if suffix == ".csv":
         predicted = [_flat(values) for values in predicted]
@@ -357,9 +375,10 @@ def _format_predictions(task: Task, inputs: dict[str, list[Any]], scores: NDArra
     if suffix == ".jsonl":
         return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    table = [list(rows[0]), *(list(row.values()) for row in rows)]
+    if spreadsheet_safe:
+        table = [[f"'{cell}" if _is_formula(cell) else cell for cell in cells] for cells in table]
+    csv.writer(text, lineterminator="\n").writerows(table)
     return text.getvalue()
 
 
