@@ -47,7 +47,8 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.data.glue import glue_name
     from qvtune.data.packaged import PREFIX
     from qvtune.data.tables import table_name
-    from qvtune.train.inference import count_formulas, load_run, predict_file, predict_glue
+    from qvtune.train.inference import load_run, predict_file, predict_glue
+    from qvtune.train.predictions import count_formulas
 
     name = glue_name(args.data)
     if args.data.startswith(PREFIX):

@@ -1,9 +1,5 @@
 """Use a finished run: load its model, score texts, evaluate, write predictions."""
 
-import csv
-import io
-import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,13 +18,11 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 from qvtune.adaptation import restore
 from qvtune.adapters import load_adapter
 from qvtune.data.classes import describe_classes
-from qvtune.data.columns import NUMBER
 from qvtune.data.files import changed_file, file_digest, file_digests
 from qvtune.data.glue import format_submission, glue_name, load_tests, make_task
 from qvtune.data.load import TUNING, load_data, load_glue
 from qvtune.data.matching import labelled, read_matching, same_classes
 from qvtune.data.metrics import combine_splits, compute_metrics
-from qvtune.data.mistakes import probabilities
 from qvtune.data.records import check_characters, take_texts, text_dataset
 from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.data.tokens import tokenize
@@ -42,10 +36,9 @@ from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.fast.batches import longest_first
 from qvtune.train.folder import RunFolder, staged_folder, write_text
 from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer, text_length
+from qvtune.train.predictions import format_predictions
 from qvtune.train.verdict import Predictions, judge_run
 
-# What a spreadsheet takes for the start of a formula.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 FORMATS = (".jsonl", ".csv")
 
 
@@ -243,7 +236,7 @@ def predict_file(
     tokens = tokenize(text_dataset(texts), run.tokenizer, run.max_length)
     scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
     inputs = {name: table.column(name) for name in table.columns}
-    write_text(out, _format_predictions(run.task, inputs, scores, out.suffix.lower(), spreadsheet_safe))
+    write_text(out, format_predictions(run.task, inputs, scores, out.suffix.lower(), spreadsheet_safe))
     return len(scores)
 
 
@@ -354,39 +347,6 @@ def own_data(run: TrainedRun, glue_dir: Path | None = None) -> TextData:
     return loaded.with_labels(run.task.labels) if run.task.kind == CLASSIFICATION else loaded
 
 
-def count_formulas(path: Path) -> int:
-    """Count the cells of a CSV file that a spreadsheet would compute, numbers aside."""
-    with open(path, encoding="utf-8", newline="") as file:
-        return sum(map(_is_formula, itertools.chain.from_iterable(csv.reader(file))))
-
-
-def _is_formula(cell: Any) -> bool:
-    return isinstance(cell, str) and cell.startswith(FORMULA_STARTS) and not NUMBER.fullmatch(cell)
-
-
-def _format_predictions(
-    task: Task, inputs: dict[str, list[Any]], scores: NDArray, suffix: str, spreadsheet_safe: bool
-) -> str:
-    predicted = _prediction_values(task, scores)
-    if suffix == ".csv":
-        predicted = [_flat(values) for values in predicted]
-    kept = [name for name in inputs if name not in predicted[0]]
-    rows = [{name: inputs[name][i] for name in kept} | values for i, values in enumerate(predicted)]
-    if suffix == ".jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    text = io.StringIO(newline="")
-    table = [list(rows[0]), *(list(row.values()) for row in rows)]
-    if spreadsheet_safe:
-        table = [[f"'{cell}" if _is_formula(cell) else cell for cell in cells] for cells in table]
-    csv.writer(text, lineterminator="\n").writerows(table)
-    return text.getvalue()
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    probabilities = values.pop("probabilities", {})
-    return values | {f"probability_{name}": value for name, value in probabilities.items()}
-
-
 def _notes(run: TrainedRun, data: str | None) -> list[str]:
     if data is None or not Path(data).is_file():
         return []
@@ -394,12 +354,3 @@ def _notes(run: TrainedRun, data: str | None) -> list[str]:
     if file_digest(Path(data)) not in trained_on:
         return []
     return [f"{data} is a file that the run was trained or tuned on, so these numbers flatter it."]
-
-
-def _prediction_values(task: Task, scores: NDArray) -> list[dict[str, Any]]:
-    if task.kind != CLASSIFICATION:
-        return [{"score": float(score)} for score in scores.reshape(-1)]
-    return [
-        {"label": task.labels[int(row.argmax())], "probabilities": dict(zip(task.labels, map(float, row), strict=True))}
-        for row in probabilities(scores)
-    ]
