@@ -1,5 +1,6 @@
 import csv
 import gzip
+import os
 import re
 
 import pyarrow
@@ -197,6 +198,9 @@ def test_an_empty_parquet_table_is_refused(tmp_path):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"none\.csv: no such file"):
         read_table(tmp_path / "none.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match=r"pipe\.csv: is a pipe or a device"):
+        read_table(tmp_path / "pipe.csv")
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match=r"folder\.csv: is a folder, not a file"):
         read_table(tmp_path / "folder.csv")

@@ -54,6 +54,8 @@ def read_table(path: Path, header: tuple[str, ...] | None = None) -> Table:
         raise DataError(f"{path}: no such file. Check the path.")
     if path.is_dir():
         raise DataError(f"{path}: is a folder, not a file. Name a file that ends in {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise DataError(f"{path}: is a pipe or a device, not a file. Write what it gives into a file.")
     suffix = table_suffix(path)
     if suffix not in SUFFIXES:
         raise DataError(f"{path}: unknown format '{suffix}'. Use a file that ends in {', '.join(SUFFIXES)}.")
