@@ -394,9 +394,9 @@ def test_two_processes_cannot_train_in_one_folder(place: Path, tmp_path: Path, c
 
 
 DAMAGE = {
-    "plan": ("plan.json", "plan.json: is missing or damaged"),
+    "plan": ("plan.json", "plan.json: is damaged, or was edited"),
     "adapter gone": ("adapter", "adapter: what the run trained is gone"),
-    "adaptation": ("adapter/qvtune.json", "is no adapter saved by qvtune"),
+    "adaptation": ("adapter/qvtune.json", "qvtune.json: is damaged, or was edited"),
     "weights": ("adapter/adapter_model.safetensors", "the adapter cannot be read"),
 }
 

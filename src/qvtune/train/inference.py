@@ -107,7 +107,7 @@ def load_run(path: Path, model: str | None = None, device: str = "auto") -> Trai
     config = folder.read_config()
     if not folder.is_finished:
         raise RunError(f"{path}: the run has not finished. Give 'qvtune train --resume {path}' to end it first.")
-    task = Task.from_dict(folder.read_json(folder.plan)["task"])
+    task = Task.from_dict(folder.read_plan()["task"])
     is_adapter = METHODS[config.method].saves == "adapter"
     saved = folder.adapter if is_adapter else folder.model
     if not saved.is_dir():
@@ -178,7 +178,7 @@ def evaluate_run(
     labels = np.concatenate([np.asarray(dataset["label"]) for dataset in splits.values()])
     metrics = combine_splits(run.task, by_split)
     found = Predictions(run.task, all_scores, labels, "these examples")
-    head_start = run.folder.read_json(run.folder.result).get("head_start") if data in (None, run.task.name) else None
+    head_start = run.folder.read_result().get("head_start") if data in (None, run.task.name) else None
     worst = {"mistakes": mistakes_by_split(run.task, scores, splits, mistakes)} if mistakes else {}
     return {
         "run": str(run.folder.path),
@@ -337,7 +337,7 @@ def own_data(run: TrainedRun, glue_dir: Path | None = None) -> TextData:
     """
     # Weights of classes change nothing of the examples.
     config = run.config.model_copy(update={"class_weights": None} | ({"glue_dir": glue_dir} if glue_dir else {}))
-    changed = changed_file(run.folder.read_json(run.folder.plan)["files"], file_digests(config))
+    changed = changed_file(run.folder.read_plan()["files"], file_digests(config))
     if changed is not None:
         raise DataError(
             f"{changed} has changed since the run was trained, so this would not measure what the run measured. Put "
@@ -350,7 +350,7 @@ def own_data(run: TrainedRun, glue_dir: Path | None = None) -> TextData:
 def _notes(run: TrainedRun, data: str | None) -> list[str]:
     if data is None or not Path(data).is_file():
         return []
-    trained_on = run.folder.read_json(run.folder.plan)["files"].values()
+    trained_on = run.folder.read_plan()["files"].values()
     if file_digest(Path(data)) not in trained_on:
         return []
     return [f"{data} is a file that the run was trained or tuned on, so these numbers flatter it."]
