@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny import GOOD, make_reviews, save_tiny_bert, save_tiny_gpt2, write_reviews
 from transformers import TrainerCallback
 
-from qvtune.errors import Interrupted
+from qvtune.errors import Interrupted, RunError
 from qvtune.train.config import make_config
 from qvtune.train.inference import evaluate_run, load_run, predict_file
 from qvtune.train.loop import EarlyStopping
@@ -185,6 +185,20 @@ def test_a_fused_model_goes_on_from_its_checkpoint(method: str, saved: str, tmp_
     assert any("c_attn" in name for name in first)
     run_again = load_run(tmp_path / "killed")
     assert evaluate_run(run_again)["metrics"]["accuracy"] == straight["metrics"]["accuracy"]
+
+
+def test_a_checkpoint_of_classes_in_another_order_is_not_gone_on_from(place: Path, tmp_path: Path) -> None:
+    train(place, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "adapter")
+    (tmp_path / "run" / "result.json").unlink()
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    plan["task"]["labels"].reverse()
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(RunError, match=r"other labels \(positive, negative there, negative, positive here\)"):
+        train(place, tmp_path / "run")
+    plan["task"]["labels"].reverse()
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan))
+    assert train(place, tmp_path / "run")["status"] == "finished"
 
 
 def train_gpt2(place: Path, out: Path, **options: object) -> dict:

@@ -165,6 +165,8 @@ class RunFolder:
             RunError: if nothing can be written here, or the folder holds something else, or a run with other options
                 or on other data; the text names them.
         """
+        if dangling := _dangling(self.path):
+            raise RunError(f"{self.path}: {dangling}. Make that folder, or give another --out.")
         if not self.path.exists():
             parent = next(folder for folder in self.path.absolute().parents if folder.exists())
             if not parent.is_dir():
@@ -210,6 +212,26 @@ class RunFolder:
         """Remove the folders that this run was still writing when it was killed."""
         for folder in (*self.path.glob(f"{STAGING}*"), *self.checkpoints.glob(f"{STAGING}*")):
             shutil.rmtree(folder)
+
+    def compare_task(self, task: dict[str, Any]) -> None:
+        """Check that the task is the one that the run's checkpoint was trained on: the same classes by the same ids.
+
+        Raises:
+            RunError: if it is another.
+        """
+        if not self.plan.is_file() or self.last_checkpoint() is None:
+            return
+        before = self.read_plan()["task"]
+        now = json.loads(json.dumps(task))  # where tuples are lists
+        differing = [
+            f"{key} ({_listed(before.get(key))} there, {_listed(now[key])} here)"
+            for key in now
+            if before.get(key) != now[key]
+        ]
+        if differing:
+            raise RunError(
+                f"{self.path}: its checkpoint is of a run with other {', '.join(differing)}. Give another --out."
+            )
 
     def _compare(self, config: TrainConfig) -> None:
         before = self.read_config()
@@ -261,6 +283,10 @@ def check_free(path: Path, record: str, what: str | None = None, beside: Collect
 
 def _other_name(old: dict[str, Any], new: dict[str, Any], key: str) -> bool:
     return Path(old[key] or "").name != Path(new[key] or "").name
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -330,10 +356,18 @@ def writing(path: Path) -> Iterator[None]:
     except Exception as error:
         if not _is_write_failure(error):
             raise
+        if dangling := _dangling(path):
+            raise RunError(f"{path}: cannot be written: {dangling}. Make that folder, or write elsewhere.") from error
         raise RunError(
             f"{path}: cannot be written: {_reason(error)}. What was saved before is kept; free space or choose "
             "another folder, and give the same command again."
         ) from error
+
+
+def _dangling(path: Path) -> str | None:
+    """Say which part of a path is a link to what is not there, or None."""
+    link = next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
+    return f"{link} is a link to {link.readlink()}, which is not there" if link else None
 
 
 def _is_write_failure(error: Exception) -> bool:

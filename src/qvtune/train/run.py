@@ -116,6 +116,7 @@ def run(
         return fit(config, prepared, folder, console, callbacks)
     with folder.locked():
         folder.claim(config)
+        folder.compare_task(prepared.data.task.to_dict())
         _start_folder(folder, config, prepared)
         return fit(config, prepared, folder, console, callbacks)
 
