@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -191,6 +192,18 @@ def few_averages(table: Table, methods: Sequence[str]) -> list[str]:
     return markdown(["examples", "sets", *map(short, methods)], rows)
 
 
+def progress(table: Table, sets: Sequence[SmallSet]) -> list[str]:
+    """Say how much has been measured of every method so far."""
+    said = []
+    for method in (*WHOLE, "setfit", *DECODER_PROBES, "peft-3@smollm2", DECODER):
+        runs = [count for small in sets if (count := len(table.by_seed(small, method)))]
+        said.append(f"{method} {sum(runs)} runs on {len(runs)} sets" if runs else f"{method} none")
+    text = (
+        f"Measured so far, of {len(sets)} sets and 3 seeds: {', '.join(said)}. What is empty below is not measured yet."
+    )
+    return textwrap.wrap(text, 120, break_on_hyphens=False)
+
+
 def draw(table: Table, sets: Sequence[SmallSet]) -> Any:
     """Draw how far qvtune is from the best probe on each set, as bars with standard errors; None without its runs."""
     from matplotlib.figure import Figure
@@ -233,6 +246,7 @@ def write_page(out: Path, results: Results, label: str = "") -> None:
     lines = [INTRODUCTION]
     if version:
         lines += [f"qvtune is the version {version} of src/qvtune.", ""]
+    lines += [*progress(table, [*whole, *few]), ""]
     lines += ["## All examples of a set", "", *metric_table(table, whole, WHOLE, OURS, PROBES, rivals), ""]
     lines += [*summary(table, whole, OURS, PROBES, rivals), ""]
     few_rivals = ("tfidf", "peft-20", "setfit")

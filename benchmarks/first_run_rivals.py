@@ -194,14 +194,18 @@ def compute_features(model_name: str, examples: Sequence[Example]) -> dict[str, 
     """Return the first and last token's last state, the mean, and the pooler's output where there is one."""
     import torch
 
+    from qvtune.device import choose_device, place
+
+    device = choose_device()
     tokenizer, model = load_base(model_name)
+    place(model, device)
     found: dict[str, list[torch.Tensor]] = {}
     order = sorted(range(len(examples)), key=lambda i: sum(map(len, examples[i].texts)))
     for start in range(0, len(order), 64):
         columns = zip(*(examples[i].texts for i in order[start : start + 64]), strict=True)
         tokens = tokenizer(
             *map(list, columns), truncation=True, max_length=MAX_LENGTH, padding=True, return_tensors="pt"
-        )
+        ).to(device)
         output = model(**tokens)
         states, mask = output.last_hidden_state, tokens["attention_mask"]
         last = mask.sum(1) - 1
@@ -213,6 +217,6 @@ def compute_features(model_name: str, examples: Sequence[Example]) -> dict[str, 
         if getattr(output, "pooler_output", None) is not None:
             pooled["pooler"] = output.pooler_output
         for name, value in pooled.items():
-            found.setdefault(name, []).append(value)
+            found.setdefault(name, []).append(value.cpu())
     back = np.argsort(order)
     return {name: torch.cat(values).numpy()[back] for name, values in found.items()}

@@ -6,7 +6,7 @@ more than `SETFIT_STEPS` steps it stops there. Two texts are joined by the token
 Trainer with PEFT follows PEFT's own example of LoRA for sequence classification
 (examples/sequence_classification/LoRA.ipynb in its repository): rank 8, alpha 16, dropout 0.1, a rate of 3e-4 for all
 that trains, batches of 32, 6 % of the steps to warm up, a linear decay; 20 epochs there, and 3 as Trainer has it when
-nobody says a number. Batches are grouped by length, in the precision that is fastest on the machine.
+nobody says a number. Batches are grouped by length, in the precision that is fastest on the device that torch finds.
 """
 
 import tempfile
@@ -88,7 +88,7 @@ def peft(problem: Problem, epochs: int) -> Answer:
             output_dir=folder, per_device_train_batch_size=PEFT_BATCH, per_device_eval_batch_size=64,
             num_train_epochs=epochs, learning_rate=PEFT_RATE, warmup_steps=PEFT_WARMUP, seed=problem.seed,
             save_strategy="no", eval_strategy="no", report_to="none", disable_tqdm=True, logging_strategy="no",
-            use_cpu=True, dataloader_pin_memory=False, **flags,
+            dataloader_pin_memory=False, **flags,
         )  # fmt: skip
         trainer = Trainer(
             model=model,

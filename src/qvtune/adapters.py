@@ -23,11 +23,14 @@ from qvtune.roles.multihead import OUTPUT, SplitMultihead
 from qvtune.roles.relative import SplitRelative
 from qvtune.roles.split import PART_NAMES, Split, SplitProjection
 from qvtune.roles.unwrap import base_layer, unwrap, unwrap_wrappers
+from qvtune.stored import read_stored
 
 ADAPTATION_FILE = "qvtune.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 # What trained of a method that PEFT does not have.
 TRAINED_FILE = "trained.safetensors"
+# What to do about an adapter that is damaged.
+SAVE_AGAIN = "Put it back from a copy, or save the adapter again."
 
 # What PEFT puts in front of the names of the model's own modules.
 PREFIX = "base_model.model."
@@ -163,14 +166,13 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
             f"model {problem}. Give the model that it was trained on."
         )
     method = METHODS[recorded.method]
-    file = folder / (WEIGHTS_FILE if method.config is not None else TRAINED_FILE)
-    try:
-        weights = load_file(file)
-    except Exception as error:  # safetensors' own, and the system's
-        raise ModelError(f"{folder}: the adapter cannot be read: {str(error).splitlines()[0]}") from error
+    weights = _read_weights(folder / (WEIGHTS_FILE if method.config is not None else TRAINED_FILE))
     _check_head(unwrap(model), recorded, weights, folder)
-    # The number of steps means nothing to an adapter whose ranks are shared out.
-    adapted = apply(model, recorded, total_steps=2, start=False)
+    try:
+        # The number of steps means nothing to an adapter whose ranks are shared out.
+        adapted = apply(model, recorded, total_steps=2, start=False)
+    except (AdaptError, RoleError, ValueError) as error:  # the last is PEFT's, of an option
+        raise ModelError(f"{folder / ADAPTATION_FILE}: is damaged, or was edited: {error} {SAVE_AGAIN}") from error
     if method.config is None:
         load_trained(adapted, weights, folder)
     else:
@@ -307,12 +309,20 @@ def _fill(adapted: Any, weights: dict[str, Tensor], recorded: Adaptation, folder
         begin_at(adapted, recorded, {})
     if method.steps:
         adapted.peft_config["default"].rank_pattern = PeftConfig.from_pretrained(str(folder)).rank_pattern
-    result: Any = set_peft_model_state_dict(adapted, weights)
+    try:
+        result: Any = set_peft_model_state_dict(adapted, weights)
+    except RuntimeError as error:  # torch's, of shapes that differ
+        problem = str(error).splitlines()[-1].strip()
+        raise ModelError(
+            f"{folder}: the adapter's weights are not those of what it says it adapted: {problem} {SAVE_AGAIN}"
+        ) from error
     own = ("lora_", "ia3_", "vera_lambda_", "modules_to_save")
     missing = [key for key in result.missing_keys if any(word in key for word in own) and "ranknum" not in key]
     if missing or result.unexpected_keys:
         name = (missing or result.unexpected_keys)[0]
-        raise ModelError(f"{folder}: the adapter's weights are not those of what it says it adapted: '{name}'.")
+        raise ModelError(
+            f"{folder}: the adapter's weights are not those of what it says it adapted: '{name}'. {SAVE_AGAIN}"
+        )
 
 
 def _take_apart(name: str, module: Split, weights: dict[str, Tensor], rank: int, folder: Path) -> None:
@@ -353,18 +363,30 @@ def _take_start(weights: dict[str, Tensor], recorded: Adaptation, folder: Path) 
     return found
 
 
-def _read_adaptation(folder: Path) -> Adaptation:
+def _read_weights(file: Path) -> dict[str, Tensor]:
     try:
-        data = json.loads((folder / ADAPTATION_FILE).read_text(encoding="utf-8"))
-        layers = None if data["layers"] is None else tuple(data["layers"])
-        changes = {
-            "attention": AttentionMap.from_dict(data["attention"]),
-            "head": tuple(data["head"]),
-            "layers": layers,
-        }
-        return Adaptation(**data | changes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder}: is no adapter saved by qvtune: {error}") from error
+        weights = load_file(file)
+    except Exception as error:  # safetensors' own, and the system's
+        raise ModelError(f"{file}: the adapter cannot be read: {str(error).splitlines()[0]}. {SAVE_AGAIN}") from error
+    for name, weight in weights.items():
+        if not torch.isfinite(weight).all():
+            raise ModelError(f"{file}: '{name}' holds numbers that are not finite. {SAVE_AGAIN}")
+    return weights
+
+
+def _read_adaptation(folder: Path) -> Adaptation:
+    file = folder / ADAPTATION_FILE
+    if not file.is_file():
+        raise ModelError(
+            f"{folder}: is no adapter saved by qvtune: it has no {ADAPTATION_FILE}. Give the folder of one."
+        )
+    recorded = read_stored(file, Adaptation, SAVE_AGAIN, ModelError)
+    if recorded.method not in METHODS:
+        raise ModelError(
+            f"{file}: is damaged, or of a later version of qvtune: method: '{recorded.method}' is none of "
+            f"{', '.join(METHODS)}. {SAVE_AGAIN}"
+        )
+    return recorded
 
 
 def _other_layers(inner: nn.Module, attention: AttentionMap) -> str | None:

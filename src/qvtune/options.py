@@ -3,11 +3,20 @@
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from qvtune.errors import ConfigError, nearest
+
+# A zero byte, and what Python makes of bytes in a name that are not UTF-8.
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+# Above, counts leave the integers of a machine, and numbers those of float32.
+LARGEST_INT = 2**32 - 1
+LARGEST_FLOAT = 1e38
+# Characters of a bad value in its message.
+LONGEST_VALUE = 80
 
 
 class Options(BaseModel):
@@ -29,6 +38,25 @@ class Options(BaseModel):
             # A shell expands ~ in an option of its own, and not in --option=~/x or in a file.
             plain[name] = os.path.expanduser(value) if str(value).startswith("~") else value
         return plain
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_text(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not text.strip():
+                raise ValueError("it is empty. Give a value, or leave the option out.")
+            if isinstance(text, (str, Path)) and (odd := UNWRITABLE.search(str(text))):
+                raise ValueError(f"it holds {odd[0]!a}, which no name can have here. Rename the file or folder.")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _check_size(cls, value: Any) -> Any:
+        for number in value if isinstance(value, list) else [value]:
+            largest = LARGEST_FLOAT if isinstance(number, float) else LARGEST_INT
+            if isinstance(number, (int, float)) and abs(number) > largest:
+                raise ValueError(f"it should be at most {largest:g}.")
+        return value
 
 
 O = TypeVar("O", bound=Options)
@@ -77,4 +105,6 @@ def _problem(cls: type[Options], error: dict[str, Any], files: Mapping[str, str]
     if message.startswith("should"):
         choices = re.findall(r"'([^']+)'", message) if error["type"] == "literal_error" else []
         message = f"it {message}.{nearest(str(error['input']), choices)}"
-    return f"{name} is {error['input']!r}; {message}" + ("" if message.endswith((".", "?")) else ".")
+    value = repr(error["input"])
+    value = value if len(value) <= LONGEST_VALUE else f"{value[:LONGEST_VALUE]}... ({len(value):,} characters)"
+    return f"{name} is {value}; {message}" + ("" if message.endswith((".", "?")) else ".")

@@ -1,15 +1,21 @@
 """Every mistake that a user can make gets one readable message and exit code 2, and leaves nothing half-written."""
 
+import itertools
 import json
 import os
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from tiny import make_reviews, save_tiny_bert, save_tiny_llama, write_reviews
 
 from qvtune.cli.main import main
@@ -66,6 +72,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, text in texts.items():
         (place / name).write_text(text, encoding="utf-8")
+    names = "abcdefghi"
+    bomb = [f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in itertools.pairwise(names)]
+    hostile = {
+        "nul.yaml": 'data: "a\\0.csv"\n',
+        "half.yaml": 'data: "a\\ud83d.csv"\n',
+        "digits.yaml": f"seed: {'9' * 5000}\n",
+        "deep.yaml": f"lr: {'[' * 5000}{']' * 5000}\n",
+        "bomb.yaml": f"a: &a [{','.join('x' * 9)}]\n" + "".join(bomb),
+        "self.yaml": "lr: &a [*a]\n",
+        "deepw.json": f'{{"negative": {"[" * 100_000}{"]" * 100_000}}}',
+        "digits.jsonl": f'{{"text": "a", "label": {"9" * 5000}}}\n',
+        "deep.jsonl": f'{{"text": "a", "label": {"[" * 100_000}{"]" * 100_000}}}\n',
+        "huge.jsonl": f'{{"text": "a", "label": 1.5}}\n{{"text": "b", "label": {10**400}}}\n',
+    }
+    for name, text in hostile.items():
+        (place / name).write_text(text, encoding="utf-8")
+    os.symlink(place / "nowhere", place / "link")
+    os.mkfifo(place / "pipe.yaml")
+    buffers = [None, pyarrow.py_buffer(struct.pack("<2i", 0, 2)), pyarrow.py_buffer(b"a\xff")]
+    texts_of_bytes = pyarrow.Array.from_buffers(pyarrow.string(), 1, buffers)
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts_of_bytes, "label": ["x"]}), place / "bytes.parquet")
+    Dataset.from_dict({"text": ["a", "b"], "label": ["x", "y"]}).save_to_disk(str(place / "saved"))
+    (place / "saved" / "dataset_info.json").write_text("[]")
     (place / "binary.csv").write_bytes(b"text,label\n\x00\x01\x02,x\n")
     (place / "latin1.csv").write_bytes("text,label\nfine,x\ncaf\xe9,y\n".encode("latin-1"))
     (place / "broken.parquet").write_bytes(b"PAR1 and nothing else")
@@ -114,7 +143,7 @@ CASES = {
         "weights.yaml: label 'positiv' does not occur in the training data, which has negative, positive. Did you mean",
     ),
     "class weights of numbers": (
-        f"{GOOD} --task-type regression --data @scores.csv --class-weights balanced",
+        f"{TRAIN} --data @scores.csv --task-type regression --class-weights balanced",
         "scores is a regression, which has no classes",
     ),
     "unknown role": (f"{GOOD} --roles qx", "unknown role 'x' in roles 'qx'"),
@@ -236,6 +265,49 @@ CASES = {
     "no network for data": (f"{TRAIN} --data someone/data", "hub c"),
     "no network for GLUE": (f"{TRAIN} --data glue/rte", "hub c"),
     "run that is none": ("evaluate --run @emptyfolder", "is no run folder"),
+    "label column twice": (f"{GOOD} --label-column a --label-column b", "--label-column is given twice."),
+    "option twice, joined": (f"{GOOD} --lr=1e-3 --lr 1e-3", "--lr is given twice."),
+    "option and its opposite": (f"{GOOD} --fast --no-fast", "--fast and --no-fast are both given."),
+    "option of a single command twice": ("evaluate --run @finished --run @other", "--run is given twice."),
+    "rate beyond floats": (f"{GOOD} --lr 1e308", "--lr is '1e308'; it should be at most 1e+38."),
+    "batch beyond integers": (f"{GOOD} --batch-size 99999999999999999999", "it should be at most 4.29497e+09."),
+    "batch of a finished run": (f"evaluate --run @out --batch-size {'9' * 30}", "at least 1 and at most 4294967295"),
+    "seed of 5,000 digits": (f"{GOOD} --seed {'9' * 5000}", "--seed is '9999"),
+    "rank beyond matrices": (f"{GOOD} --method vera --rank 100000000", "--rank is '100000000'; it should be less than"),
+    "range beyond layers": (f"{GOOD} --layers 0-99999999999", "'0-99999999999' is of more layers than any model has"),
+    "empty data": (f"{TRAIN} --data=", "--data is ''; it is empty. Give a value, or leave the option out."),
+    "empty model": ("train --model= --data @good.csv --out @out", "--model is ''; it is empty."),
+    "empty out": ("train --model @bert --data @good.csv --out=", "--out is ''; it is empty."),
+    "empty column": (f"{GOOD} --text-column=", "--text-column is ['']; it is empty."),
+    "bytes in a path": (f"{TRAIN} --data @caf\udce9.csv", "caf\\udce9.csv' holds bytes that are not UTF-8"),
+    "bytes in the path of a run": ("evaluate --run @caf\udce9", "holds bytes that are not UTF-8. Rename the file"),
+    "NUL in a path": (f"{TRAIN} --config @nul.yaml", "nul.yaml: data is 'a\\x00.csv'; it holds '\\x00', which no name"),
+    "half a character in a path": (f"{TRAIN} --config @half.yaml", "half.yaml: data is 'a\\ud83d.csv'; it holds"),
+    "digits in a configuration": (
+        f"{GOOD} --config @digits.yaml",
+        "digits.yaml: not YAML for options: Exceeds the limit",
+    ),
+    "nesting in a configuration": (f"{GOOD} --config @deep.yaml", "deep.yaml: not YAML for options: it is nested too"),
+    "alias bomb": (f"{GOOD} --config @bomb.yaml", "bomb.yaml: not YAML for options: its aliases unfold to more than"),
+    "alias of itself": (f"{GOOD} --config @self.yaml", "self.yaml: not YAML for options: it holds itself by an alias"),
+    "pipe as a configuration": (f"{GOOD} --config @pipe.yaml", "pipe.yaml: cannot be read: it is a pipe or a device"),
+    "pipe as weights": (f"{GOOD} --class-weights @pipe.yaml", "pipe.yaml: cannot be read: it is a pipe or a device"),
+    "pipe as roles": (f"{GOOD} --attention @pipe.yaml", "pipe.yaml"),
+    "alias bomb as roles": (f"{GOOD} --attention @bomb.yaml", "bomb.yaml: cannot be read as YAML: its aliases unfold"),
+    "nesting in weights": (f"{GOOD} --class-weights @deepw.json", "deepw.json: is nested too deeply"),
+    "digits in JSONL": (f"{TRAIN} --data @digits.jsonl", "digits.jsonl, line 1: holds a number of too many digits"),
+    "nesting in JSONL": (f"{TRAIN} --data @deep.jsonl", "deep.jsonl, line 1: is nested too deeply"),
+    "a label beyond floats": (f"{TRAIN} --data @huge.jsonl", "huge.jsonl, line 2: label is inf; it must be a finite"),
+    "not UTF-8 in Parquet": (f"{TRAIN} --data @bytes.parquet", "bytes.parquet, row 1: column 'text' holds bytes that"),
+    "damaged saved folder": (f"{TRAIN} --data @saved", "saved: cannot be read as a folder saved by the datasets"),
+    "out is a link to nothing": (
+        "train --model @bert --data @good.csv --out @link",
+        "nowhere, which is not there. Make that folder, or give another --out",
+    ),
+    "out is below a link to nothing": (
+        "train --model @bert --data @good.csv --out @link/run",
+        "nowhere, which is not there. Make that folder, or give another --out",
+    ),
     "fp16 without a GPU": (f"{GOOD} --precision fp16", "fp16 needs a GPU"),
 }
 
@@ -322,9 +394,9 @@ def test_two_processes_cannot_train_in_one_folder(place: Path, tmp_path: Path, c
 
 
 DAMAGE = {
-    "plan": ("plan.json", "plan.json: is missing or damaged"),
+    "plan": ("plan.json", "plan.json: is damaged, or was edited"),
     "adapter gone": ("adapter", "adapter: what the run trained is gone"),
-    "adaptation": ("adapter/qvtune.json", "is no adapter saved by qvtune"),
+    "adaptation": ("adapter/qvtune.json", "qvtune.json: is damaged, or was edited"),
     "weights": ("adapter/adapter_model.safetensors", "the adapter cannot be read"),
 }
 
@@ -346,6 +418,18 @@ def test_unwritable_cache_does_not_stop_a_run(
 ) -> None:
     monkeypatch.setenv("QVTUNE_CACHE", str(place / "good.csv"))  # a file, in which no folder can be made
     assert run_cli(f"train --model @bert --data @good.csv --epochs 1 --out {tmp_path}/run", place, capsys)[0] == 0
+
+
+def test_adapter_of_nan(place: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree(finished, tmp_path / "nan")
+    file = tmp_path / "nan" / "adapter" / "adapter_model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in weights if "lora_B" in name)
+    weights[name][0, 0] = float("nan")
+    save_file(weights, file)
+    code, error = run_cli(f"evaluate --run {tmp_path}/nan", place, capsys)
+    assert code == 2
+    assert f"adapter_model.safetensors: '{name}' holds numbers that are not finite" in error
 
 
 def test_broken_adapter(place: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

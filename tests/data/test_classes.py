@@ -118,6 +118,7 @@ def test_weights_of_a_file(name: str, text: str, tmp_path: Path) -> None:
         ("w.json", '{"a": 1, "a": 2, "b": 1, "bill": 1}', r"w\.json: label 'a' occurs twice"),
         ("w.yaml", "a: 1\na: 2\nb: 1\nbill: 1\n", r"w\.yaml: label 'a' occurs twice"),
         ("w.yaml", "- 1\n", r"w\.yaml: must hold a weight by the name of every class"),
+        ("w.yaml", "a: 1\nb: 1_0\nbill: 1\n", "weight of label 'b' is '1_0'"),
         ("w.json", "[1, 2]", r"w\.json: must hold a weight by the name of every class"),
         ("w.json", "{", r"w\.json: not JSON"),
         ("w.yaml", "a: [1\n", r"w\.yaml: not YAML"),

@@ -1,5 +1,9 @@
 import math
+import os
+import random
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -67,6 +71,16 @@ KINDS = {
     "written exponents": (["1e-3", "2"], "regression"),
     "a word among numbers": (["1.5", "2.5", "n/a"], "classification"),
     "version numbers": (["1.2.3", "1.2"], "classification"),
+    "underscores": (["1_0", "1_1", "2_0"], "classification"),
+    "underscores and a point": (["1_0.5", "2.5"], "classification"),
+    "Arabic digits": (["٣", "٤.٥"], "classification"),
+    "full-width digits": (["１.５", "２.５"], "classification"),
+    "missing all": (["nan", "nan"], "classification"),
+    "infinite all": (["inf", "-Infinity", "nan"], "classification"),
+    "missing among whole numbers": (["1", "2", "nan"], "classification"),
+    "missing among numbers": (["1.5", "2", " NaN "], "regression"),
+    "numbers without a digit before the point": ([".5", "-.5", "1."], "regression"),
+    "hexadecimal": (["0x1", "0x2"], "classification"),
     "superscript digit": (["²", "1"], "classification"),
 }
 
@@ -92,11 +106,31 @@ def test_integer_classes_are_in_numeric_order_and_others_in_alphabetical():
     assert class_names(["b", "a ", "a"]) == ("a", "b")
 
 
+def test_the_order_of_classes_is_total():
+    names = ["1", "01", "+1", "001", "2", "10", "-0", "0", "9" * 5000]
+    expected = ("-0", "0", "+1", "001", "01", "1", "2", "10", "9" * 5000)
+    # A set's own order follows PYTHONHASHSEED; what it gives in another order must come out the same.
+    for seed in range(20):
+        shuffled = random.Random(seed).sample(names, len(names))
+        assert class_names(shuffled) == expected
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", f"from qvtune.data.columns import class_names; print(class_names({names[:4]}))"],
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in range(1, 4)
+    }
+    assert found == {"('+1', '001', '01', '1')\n"}
+
+
 def test_numbers_are_read_and_others_refused_with_their_place():
     assert [as_number(v, "") for v in (2, "2.5", " -1e3 ", True)] == [2.0, 2.5, -1000.0, 1.0]
-    for value in ("many", "", None, [1], "1,5"):
+    for value in ("many", "", None, [1], "1,5", "1_0", "٣", "1e", "0x1"):
         with pytest.raises(DataError, match=r"^m\.csv, line 7: label .* is not a number, and the task is a regression"):
             as_number(value, "m.csv, line 7")
-    for value in (math.nan, math.inf, "-inf", "NaN"):
+    for value in (math.nan, math.inf, "-inf", "NaN", 10**400, "1e999", "9" * 400):
         with pytest.raises(DataError, match=r"^m\.csv, line 7: label is (nan|inf|-inf); it must be a finite number"):
             as_number(value, "m.csv, line 7")

@@ -130,6 +130,21 @@ def test_columns_named_for_training_are_used_in_the_validation_file(tmp_path):
     assert (data.task.text_columns, data.task.label_column) == (("body",), "topic")
 
 
+def test_a_guessed_regression_is_told_and_explained(tmp_path):
+    file = write(tmp_path / "m.csv", ["1", "2.5", "3"] * 4)
+    data = load(file)
+    assert data.task.kind == "regression"
+    (said,) = [note for note in data.notes if "regression" in note and "Guessed" in note]
+    assert f"such as 2.5 ({file}, line 3), so this is a regression" in said
+    assert "give --task-type classification" in said
+    assert not any("Guessed from the labels" in note for note in load(file, task_type="regression").notes)
+
+
+def test_labels_that_python_alone_reads_as_numbers_are_classes(tmp_path):
+    data = load(write(tmp_path / "m.csv", ["1_0", "1_1", "2_0"] * 8))
+    assert (data.task.kind, data.task.labels) == ("classification", ("1_0", "1_1", "2_0"))
+
+
 VALIDATION = {
     "unseen label": (
         "text,label\nx,a\ny,z\n",

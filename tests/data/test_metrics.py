@@ -3,8 +3,9 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
-from qvtune.data.metrics import METRICS, combine_splits, compute_metrics
+from qvtune.data.metrics import METRICS, combine_splits, compute_losses, compute_metrics
 from qvtune.data.task import Task
 
 
@@ -141,3 +142,14 @@ def test_one_split_keeps_its_names_and_mnlis_two_get_theirs_and_a_mean():
     expected = {"accuracy_matched": 0.9, "accuracy_mismatched": 0.6, "accuracy": 0.75}
     assert combine_splits(task("accuracy"), two) == pytest.approx(expected)
     assert two["validation_matched"] == {"accuracy": 0.9}
+
+
+def test_losses_of_examples_are_torchs():
+    scores, labels = np.random.default_rng(0).normal(size=(5, 3)), np.array([0, 2, 1, 1, 0])
+    expected = torch.nn.functional.cross_entropy(torch.tensor(scores), torch.tensor(labels), reduction="none")
+    assert compute_losses(task("classes"), scores, labels) == pytest.approx(expected.numpy(), rel=1e-12)
+    numbers = np.array([0.5, -1.0, 2.0])
+    for predictions in (scores[:3, :1], scores[:3, 0]):
+        assert compute_losses(task("numbers", "regression"), predictions, numbers) == pytest.approx(
+            (scores[:3, 0] - numbers) ** 2
+        )

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from qvtune.data.records import make_dataset, make_task, take_columns, text_dataset
+from qvtune.data.records import check_characters, make_dataset, make_task, take_columns, text_dataset
 from qvtune.errors import DataError
 
 
@@ -84,6 +84,18 @@ TEXTS = {
 def test_what_is_no_text_is_refused_with_its_line(text, message):
     with pytest.raises(DataError, match=r"^m\.csv, line 3: " + re.escape(message)):
         records(["a", text], ["x", "y"])
+
+
+def test_half_a_character_in_a_label_is_refused_with_its_line():
+    with pytest.raises(DataError, match=r"^m\.csv, line 3: column 'label' holds half a character"):
+        records(["a", "b"], ["x", "y\ud83d"])
+
+
+@pytest.mark.parametrize("value", ["\udc00", ["a", "\udc00"], {"a": {"b": "\ud83d"}}], ids=["text", "list", "object"])
+def test_half_a_character_is_found_wherever_it_is(value):
+    with pytest.raises(DataError, match=r"^m\.csv, line 3: column 'other' holds half a character"):
+        check_characters("other", value, "m.csv, line 3")
+    check_characters("other", ["😀", 1, None, {"é": 2.5}], "m.csv, line 3")
 
 
 def test_an_empty_text_and_a_whole_character_are_kept():

@@ -1,5 +1,7 @@
 """What is said about the examples before training."""
 
+import pytest
+
 from qvtune.data.records import text_dataset
 from qvtune.data.remarks import remarks
 from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
@@ -38,6 +40,30 @@ def test_what_looks_like_a_mistake_is_told() -> None:
     assert "1 of 1 validation examples have the text of a training example" in said
     assert "The validation set is small (1)" in said
     assert "1 of 4 training texts are empty" in said
+
+
+def test_the_same_number_written_twice_is_told() -> None:
+    said = remarks(task("01", "1", "+2", "x"), examples(["a"] * 4, [0, 1, 2, 3]), {})
+    assert "The labels '01', '1' are the same number and are classes of their own." in said
+
+
+JOINED = {
+    "semicolons": (("db", "infra", "infra;web", "web"), "The label 'infra;web' seems to be several labels in one"),
+    "spaces": (
+        ("db, web", "web, infra", "infra, db"),
+        "The label 'db, web' and 2 more seem to be several labels in one",
+    ),
+    "never alone": (("a|b", "b|c", "c|a"), "The label 'a|b' and 2 more seem"),
+    "of names with a comma": (("Eugene, OR", "Portland, OR", "Washington, DC"), None),
+    "a pair in two orders": (("left/right", "up/down"), None),
+    "a separator alone": ((";", "a", "b"), None),
+}
+
+
+@pytest.mark.parametrize(("labels", "message"), JOINED.values(), ids=JOINED)
+def test_several_labels_in_one_are_told(labels: tuple[str, ...], message: str | None) -> None:
+    said = "\n".join(remarks(task(*labels), examples(["a"] * len(labels), list(range(len(labels)))), {}))
+    assert message in said if message else "several labels" not in said
 
 
 def test_second_text_counts_when_texts_are_compared() -> None:

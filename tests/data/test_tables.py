@@ -1,11 +1,13 @@
 import csv
+import gzip
+import os
 import re
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from qvtune.data.tables import read_table
+from qvtune.data.tables import read_table, table_name
 from qvtune.errors import DataError
 
 
@@ -108,6 +110,25 @@ def test_parquet_keeps_the_types_and_the_rows(tmp_path):
     assert table.places[2] == f"{path}, row 3"
 
 
+def test_objects_in_cells_stay_objects(tmp_path):
+    table = read_table(write(tmp_path, "mine.jsonl", '{"a": {"b": [{"c": 1}]}, "d": {}}\n'))
+    assert table.rows == [({"b": [{"c": 1}]}, {})]
+
+
+@pytest.mark.parametrize("name", ["mine.csv.gz", "mine.CSV.GZ", "mine.csv"])
+def test_a_compressed_file_is_read_whatever_its_name(tmp_path, name):
+    path = write(tmp_path, name, gzip.compress("text,label\ncafé,x\n".encode()))
+    assert read_table(path).rows == [("café", "x")]
+    assert table_name(path) == "mine"
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-12], lambda b: b[:12] + b"xxxx" + b[16:]], ids=["cut", "changed"])
+def test_a_damaged_compressed_file_is_refused(tmp_path, damage):
+    path = write(tmp_path, "mine.csv.gz", damage(gzip.compress(b"text,label\n" + b"a,x\n" * 50)))
+    with pytest.raises(DataError, match=r"mine\.csv\.gz: is compressed by gzip and damaged"):
+        read_table(path)
+
+
 BAD = {
     "empty file": ("m.csv", "", "the file is empty"),
     "only a byte-order mark": ("m.csv", "\ufeff", "the file is empty"),
@@ -134,6 +155,11 @@ BAD = {
     "empty json array": ("m.jsonl", '[]\n{"text": "a"}\n', "line 1: holds no JSON object"),
     "empty json object": ("m.jsonl", '{}\n{"text": "a"}\n', "line 1: holds no JSON object"),
     "json number": ("m.jsonl", "12\n", "line 1: holds no JSON object"),
+    "half a character in a name": (
+        "m.jsonl",
+        '{"a": 1, "b\\ud83d": 2}\n',
+        "name 'b\\ud83d' of a column holds half a char",
+    ),
     "json over two lines": ("m.jsonl", '{"text":\n"a"}\n', "line 1: not JSON"),
     "key twice in the first row": ("m.jsonl", '{"a": 1, "a": 2}\n', "'a' occurs 2 times"),
     "key twice later": ("m.jsonl", '{"a": 1}\n\n{"a": 1, "a": 2}\n', "line 3: a key occurs twice"),
@@ -172,6 +198,9 @@ def test_an_empty_parquet_table_is_refused(tmp_path):
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"none\.csv: no such file"):
         read_table(tmp_path / "none.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match=r"pipe\.csv: is a pipe or a device"):
+        read_table(tmp_path / "pipe.csv")
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(DataError, match=r"folder\.csv: is a folder, not a file"):
         read_table(tmp_path / "folder.csv")

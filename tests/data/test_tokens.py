@@ -1,4 +1,5 @@
 import importlib.util
+import os
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -152,3 +153,11 @@ def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path, own_cac
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "qvtune"
+
+
+def test_a_damaged_file_is_made_again():
+    first = tokenize(text_dataset([TEXTS]), bert_tokenizer(), 5)[:]
+    [file] = files()
+    os.truncate(file, 60)
+    assert tokenize(text_dataset([TEXTS]), bert_tokenizer(), 5)[:] == first
+    assert files() == [file]

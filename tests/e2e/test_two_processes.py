@@ -43,6 +43,8 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
     assert results[0]["steps"] == results[1]["steps"] == 16
     assert results[0]["metrics"]["accuracy"] == results[1]["metrics"]["accuracy"]
+    # Seven examples are eight to two processes, one of them twice.
+    assert results[0]["metrics"]["loss"] == pytest.approx(results[1]["metrics"]["loss"], abs=1e-6)
     rates = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert all(r["lr/value"] == 4 * r["lr/query"] for r in rates if "loss" in r)
     assert done.stdout.count("measured on the model") == 1

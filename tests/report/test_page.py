@@ -128,10 +128,10 @@ def test_unfinished_run_shows_what_there_is(single: RunFolder, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("result.json", "{", "result.json: is missing or damaged"),
-        ("plan.json", "nonsense", "plan.json: is missing or damaged"),
+        ("result.json", "{", "result.json: is damaged, or was edited: invalid JSON"),
+        ("plan.json", "nonsense", "plan.json: is damaged, or was edited: invalid JSON"),
         ("metrics.jsonl", "{}\n{}\n", "metrics.jsonl: line 1 is damaged"),
-        ("result.json", '{"metrics": {}}', "files are damaged or of another version"),
+        ("result.json", '{"metrics": {}}', "result.json: is damaged, or was edited: task: field required"),
         ("plan.json", "[]", "plan.json: is damaged"),
         ("environment.json", '{"seed": 0}', "files are damaged or of another version"),
     ],

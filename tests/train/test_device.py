@@ -25,7 +25,7 @@ here = torch.accelerator.current_accelerator() if torch.accelerator.is_available
 def test_every_command_on_a_device_that_is_not_the_cpu(tmp_path: Path) -> None:
     """tests/pretend: torch's own CPU kernels behind a device that refuses tensors of another one, as a GPU does."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", str(PRETEND)],
+        [sys.executable, "-m", "pytest", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist", str(PRETEND)],
         env=os.environ | {"QVTUNE_TESTS_PRETEND": "1", "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,

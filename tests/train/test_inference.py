@@ -14,9 +14,19 @@ from tiny import make_reviews, save_tiny_bert, save_tiny_llama, write_reviews
 
 from qvtune.data.glue import GLUE
 from qvtune.data.records import text_dataset
+from qvtune.data.tables import read_table
 from qvtune.data.tokens import tokenize
+from qvtune.errors import DataError
 from qvtune.train.config import make_config
-from qvtune.train.inference import evaluate_run, load_run, merge_run, predict_file, predict_glue, score_texts
+from qvtune.train.inference import (
+    evaluate_run,
+    load_run,
+    merge_run,
+    predict_file,
+    predict_glue,
+    score_texts,
+)
+from qvtune.train.predictions import count_formulas
 from qvtune.train.run import run
 
 # Run by a fresh interpreter, which must not import qvtune.
@@ -151,6 +161,28 @@ def test_prediction_files(suffix: str, place: Path, tmp_path: Path) -> None:
     assert_near(np.array(values), probabilities)
     assert [row["text"] for row in found] == [row[1] for row in rows[1:]]
     assert [row["label"] for row in found] == [["negative", "positive"][i] for i in logits.argmax(axis=1)]
+
+
+def test_half_a_character_beside_the_text_is_refused_and_nothing_written(place: Path, tmp_path: Path) -> None:
+    source = tmp_path / "new.jsonl"
+    source.write_text('{"text": "good", "by": "me"}\n{"text": "bad", "by": "\\ud83d"}\n')
+    with pytest.raises(DataError, match=r"new\.jsonl, line 2: column 'by' holds half a character"):
+        predict_file(load_run(place / "bert-lora"), source, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("safe", [False, True], ids=["as they are", "safe"])
+def test_cells_that_a_spreadsheet_would_compute(safe: bool, place: Path, tmp_path: Path) -> None:
+    cells = ["=1+1", "+x", "-y", "@SUM(A1)", "-0.5", "+3e2", "good" * 50_000, ""]
+    source = tmp_path / "new.csv"
+    with open(source, "w", newline="") as file:
+        csv.writer(file).writerows([["=head", "text"], *([cell, "good"] for cell in cells)])
+    predict_file(load_run(place / "bert-lora"), source, tmp_path / "out.csv", spreadsheet_safe=safe)
+    assert count_formulas(tmp_path / "out.csv") == (0 if safe else 5)
+    table = read_table(tmp_path / "out.csv")
+    found = [table.columns[0], *(row[0] for row in table.rows)]
+    start = "'" if safe else ""
+    assert found == [f"{start}{cell}" for cell in ["=head", *cells[:4]]] + cells[4:]
 
 
 def test_evaluation_of_a_run_repeats_its_result(place: Path) -> None:

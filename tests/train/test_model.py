@@ -1,5 +1,6 @@
-"""Loading models: what is decided before any weight is read."""
+"""Loading models."""
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,9 +8,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
-from tiny import save_tiny_bert
-from transformers import AutoConfig, BertConfig, BertForSequenceClassification, BertForTokenClassification
+from tiny import save_tiny_bert, save_tiny_llama, write_reviews
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 
+from qvtune.cli.main import main
 from qvtune.data.task import Task, TextData
 from qvtune.train.model import (
     ModelSource,
@@ -84,3 +92,34 @@ def test_a_head_is_taken_over_with_a_note_or_not_at_all(
     torch.manual_seed(5)
     model = load_model(source, config, matched.task, load_tokenizer(source, config))
     assert torch.equal(model.classifier.weight, head) == is_kept
+
+
+def save_quantized(folder: Path, quantization: dict[str, object]) -> Path:
+    """Save a model whose configuration says that its weights are quantized, though they are not."""
+    save_tiny_llama(folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": quantization}))
+    write_reviews(folder / "reviews.csv", 40)
+    return folder
+
+
+def train(folder: Path) -> int:
+    words = f"train --model {folder} --data {folder}/reviews.csv --max-steps 1 --precision fp32 --out {folder}/run"
+    return main(words.split())
+
+
+def test_a_part_saved_from_a_gguf_model_trains(tmp_path: Path) -> None:
+    """transformers' models that were read from a GGUF file keep the word of it in the configuration."""
+    folder = save_quantized(tmp_path / "model", {"quant_method": "gguf", "dequantize": False})
+    assert train(folder) == 0
+    assert main(f"merge --run {folder}/run --out {folder}/merged".split()) == 0
+    assert "quantization_config" not in json.loads((folder / "merged/config.json").read_text())
+    merged = AutoModelForSequenceClassification.from_pretrained(folder / "merged")
+    assert all(weight.dtype == torch.float32 for weight in merged.parameters())
+
+
+def test_a_quantized_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("bitsandbytes")
+    folder = save_quantized(tmp_path / "model", {"quant_method": "bitsandbytes", "load_in_4bit": True})
+    assert train(folder) == 2
+    assert "quantized (bitsandbytes)" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny import GOOD, make_reviews, save_tiny_bert, save_tiny_gpt2, write_reviews
+from transformers import TrainerCallback
 
+from qvtune.errors import Interrupted, RunError
 from qvtune.train.config import make_config
 from qvtune.train.inference import evaluate_run, load_run, predict_file
 from qvtune.train.loop import EarlyStopping
@@ -184,6 +187,20 @@ def test_a_fused_model_goes_on_from_its_checkpoint(method: str, saved: str, tmp_
     assert evaluate_run(run_again)["metrics"]["accuracy"] == straight["metrics"]["accuracy"]
 
 
+def test_a_checkpoint_of_classes_in_another_order_is_not_gone_on_from(place: Path, tmp_path: Path) -> None:
+    train(place, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "adapter")
+    (tmp_path / "run" / "result.json").unlink()
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    plan["task"]["labels"].reverse()
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(RunError, match=r"other labels \(positive, negative there, negative, positive here\)"):
+        train(place, tmp_path / "run")
+    plan["task"]["labels"].reverse()
+    (tmp_path / "run" / "plan.json").write_text(json.dumps(plan))
+    assert train(place, tmp_path / "run")["status"] == "finished"
+
+
 def train_gpt2(place: Path, out: Path, **options: object) -> dict:
     settings = {"model": str(place / "gpt2"), "data": str(place / "reviews.csv"), "batch_size": 8, "out": str(out)}
     return run(make_config(settings | options), QUIET)
@@ -268,3 +285,25 @@ def test_nothing_is_written_before_everything_was_checked(place: Path, tmp_path:
     settings = {"model": str(place / "bert"), "data": str(place / "reviews.csv"), "out": str(tmp_path / "run")}
     prepare(make_config(settings))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_steps": 2}, {"max_steps": 2, "keep_best": True, "eval_steps": 1}, {"epochs": 1}]
+)
+def test_a_run_that_is_stopped_at_its_last_step_takes_no_further_one(
+    options: dict, place: Path, tmp_path: Path
+) -> None:
+    class StopAtTheEnd(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs) -> None:
+            if state.global_step == state.max_steps:
+                signal.raise_signal(signal.SIGTERM)
+
+    straight = train(place, tmp_path / "straight", **options)
+    settings = {"model": str(place / "bert"), "data": str(place / "reviews.csv"), "batch_size": 8, "lr": 3e-3}
+    config = make_config(settings | {"logging_steps": 1, "precision": "fp32", "out": str(tmp_path / "run")} | options)
+    with pytest.raises(Interrupted):
+        run(config, QUIET, callbacks=[StopAtTheEnd()])
+    later = run(config, QUIET)
+    assert later["steps"] == straight["steps"]
+    assert later["metrics"] == straight["metrics"]
+    assert all(value.equal(weights(tmp_path / "run")[name]) for name, value in weights(tmp_path / "straight").items())

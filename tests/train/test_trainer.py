@@ -282,3 +282,30 @@ def test_galore_by_the_trainer_projects_and_resumes(tmp_path: Path) -> None:
     other = qvtune.Trainer(make_model(), arguments(tmp_path, method="galore", optim="sgd"), train_dataset=make_data())
     with pytest.raises(ConfigError, match="GaLore is AdamW's here, and optim is 'sgd'"):
         other.train()
+
+
+@pytest.mark.parametrize("whose", ["another model", "before it was adapted"])
+def test_an_optimizer_that_trains_nothing_here_is_refused(whose: str, tmp_path: Path) -> None:
+    model = make_model()
+    optimizer = torch.optim.AdamW((make_model(1) if whose == "another model" else model).parameters())
+    with pytest.raises(ConfigError, match="41 of the optimizer's parameters do not train in this model"):
+        qvtune.Trainer(model, arguments(tmp_path), train_dataset=make_data(), optimizers=(optimizer, None))
+
+
+def test_an_optimizer_without_names_trains_and_goes_on(tmp_path: Path) -> None:
+    def trainer(steps: int) -> qvtune.Trainer:
+        torch.manual_seed(0)
+        model = qvtune.adapt(make_model(), dropout=0.0)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        changes = {"max_steps": steps, "save_strategy": "steps", "save_steps": 2}
+        data = make_data()
+        return qvtune.Trainer(model, arguments(tmp_path, **changes), train_dataset=data, optimizers=(optimizer, None))
+
+    first = trainer(4)
+    before = {name: p.detach().clone() for name, p in first.model.named_parameters() if p.requires_grad}
+    first.train()
+    assert all(not p.equal(before[name]) for name, p in first.model.named_parameters() if name in before)
+    assert logged(first, "lr/group0") == logged(first, "learning_rate")
+    again = trainer(4)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert again.state.global_step == 4

@@ -16,6 +16,17 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_text_column(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the text columns of a file."""
+    parser.add_argument(
+        "--text-column",
+        action="append",
+        default=None,
+        metavar="NAME",
+        help="Column of the file with the text, where it has another name than in training; twice for two texts.",
+    )
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the option that says what computes."""
     help = f"{TrainConfig.model_fields['device'].description} (default: auto)"
@@ -30,7 +41,13 @@ def add_command(commands: Any) -> None:
         description="Measure a finished run on its own evaluation set, or on a labelled file.",
     )
     add_run_options(parser)
-    parser.add_argument("--data", default=None, metavar="TEXT", help="A labelled file; the run's own data otherwise.")
+    parser.add_argument(
+        "--data",
+        default=None,
+        metavar="TEXT",
+        help="A labelled file, or glue/TASK with the classes of the run; the run's own data otherwise.",
+    )
+    add_text_column(parser)
     parser.add_argument("--glue-dir", type=Path, default=None, metavar="PATH", help="Where GLUE is, if it has moved.")
     parser.add_argument("--batch-size", type=positive, default=None, metavar="N", help="Examples per forward pass.")
     add_device(parser)
@@ -59,7 +76,12 @@ def execute(args: argparse.Namespace) -> None:
 
     run = load_run(args.run, args.model, args.device)
     result = evaluate_run(
-        run, data=args.data, glue_dir=args.glue_dir, batch_size=args.batch_size, mistakes=args.mistakes
+        run,
+        data=args.data,
+        glue_dir=args.glue_dir,
+        text_columns=args.text_column,
+        batch_size=args.batch_size,
+        mistakes=args.mistakes,
     )
     if args.json:
         print(format_json(result))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from qvtune import __version__
 from qvtune.cli.options import Parser
 from qvtune.errors import ConfigError, DivergedError, Interrupted, QVTuneError
+from qvtune.options import UNWRITABLE
 from qvtune.processor import instruction_set
 
 VERBS = (
@@ -27,7 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 is success, 2 an error that the user can mend, 3 a run that diverged, 130 a run stopped by a signal.
     """
-    args = build_parser().parse_args(_join_values(sys.argv[1:] if argv is None else argv))
+    words = sys.argv[1:] if argv is None else argv
+    odd = next((word for word in words if UNWRITABLE.search(word)), None)
+    if odd is not None:
+        return _fail(f"the argument {odd!a} holds bytes that are not UTF-8. Rename the file or folder.", USER_ERROR)
+    args = build_parser().parse_args(_join_values(words))
     try:
         instruction_set()  # refused before a command has touched anything
         args.execute(args)

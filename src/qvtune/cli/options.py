@@ -1,6 +1,7 @@
 """Command-line options made from the fields of an `Options` model, and a parser that suggests the nearest name."""
 
 import argparse
+import itertools
 import sys
 from collections.abc import Collection
 from typing import Any, NoReturn, get_args, get_origin
@@ -8,7 +9,7 @@ from typing import Any, NoReturn, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from qvtune.errors import nearest
-from qvtune.options import Options, is_list_of_text, option_name
+from qvtune.options import LARGEST_INT, LONGEST_VALUE, Options, is_list_of_text, option_name
 
 # What other tools call our options, where the names are too far apart to be taken for slips of the pen.
 ALIASES = {
@@ -46,7 +47,21 @@ class Parser(argparse.ArgumentParser):
         namespace, rest = super().parse_known_args(*args, **kwargs)
         if rest:
             self.error(f"unrecognized arguments: {' '.join(rest)}")
+        self._refuse_twice()
         return namespace, rest
+
+    def _refuse_twice(self) -> None:
+        """Refuse an option that was given twice and is no list; argparse takes the last one in silence."""
+        given: dict[int, str] = {}
+        for word in itertools.takewhile(lambda word: word != "--", self._words):
+            option = word.partition("=")[0]
+            action = self._option_string_actions.get(option)
+            if action is None or isinstance(action, argparse._AppendAction):
+                continue
+            if id(action) in given:
+                first = given[id(action)]
+                self.error(f"{option} is given twice." if first == option else f"{first} and {option} are both given.")
+            given[id(action)] = option
 
     def error(self, message: str) -> NoReturn:
         """Print the problem with a hint and end with exit code 2."""
@@ -121,8 +136,10 @@ def positive(text: str) -> int:
     Raises:
         argparse.ArgumentTypeError: if it is none, which argparse turns into an error that names the option.
     """
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"is '{text}'; it should be a whole number of at least 1")
+    if not text.isdecimal() or len(text) > 10 or not 1 <= int(text) <= LARGEST_INT:
+        raise argparse.ArgumentTypeError(
+            f"is '{text[:LONGEST_VALUE]}'; it should be a whole number of at least 1 and at most {LARGEST_INT}"
+        )
     return int(text)
 
 

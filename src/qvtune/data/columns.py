@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from qvtune.data.task import CLASSIFICATION, REGRESSION
@@ -20,6 +21,9 @@ TEXT_PAIRS = (
 )
 TEXTS = ("text", "sentence", "review", "content", "document", "tweet", "comment", "message", "body", "question")
 LABELS = ("label", "labels", "target", "class", "category", "sentiment", "intent", "rating", "stars", "score", "y")
+# A number as people write it: ASCII digits, a point, an exponent. float() takes also 1_000, ٣ and Infinity.
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 IDENTIFIERS = ("id", "idx", "index", "uid", "guid")
 
 
@@ -65,12 +69,29 @@ def choose_columns(
 
 
 def guess_kind(values: Sequence[Any]) -> str:
-    """Return "regression" if the labels are floats, "classification" if they are strings, integers or booleans."""
+    """Return "regression" if the labels are floats, or strings that all are numbers and not all whole ones.
+
+    A missing number, as nan, is refused later with its line; it makes no regression where no number has a fraction.
+    """
     if any(isinstance(value, float) for value in values):
         return REGRESSION
-    if all(isinstance(value, str) for value in values) and all(_is_number(value) for value in values):
-        return REGRESSION if any(not _is_integer(value) for value in values) else CLASSIFICATION
-    return CLASSIFICATION
+    if not all(isinstance(value, str) for value in values):
+        return CLASSIFICATION
+    numbers = [value.strip() for value in values if not NOT_FINITE.fullmatch(value.strip())]
+    whole = all(is_integer(value) for value in numbers)
+    return REGRESSION if not whole and all(NUMBER.fullmatch(value) for value in numbers) else CLASSIFICATION
+
+
+def explain_regression(values: Sequence[Any], places: Sequence[str]) -> str:
+    """Say why `guess_kind` takes the labels for numbers, by one that is no whole number where there is one."""
+    number, place = next(
+        ((value, place) for value, place in zip(values, places, strict=True) if not is_integer(str(value))),
+        (values[0], places[0]),
+    )
+    return (
+        f"Guessed from the labels: they are numbers with a point, such as {str(number).strip()} ({place}), so this is "
+        "a regression. If they name classes, give --task-type classification."
+    )
 
 
 def class_name(value: Any) -> str:
@@ -83,19 +104,31 @@ def class_name(value: Any) -> str:
 
 
 def class_names(values: Sequence[Any]) -> tuple[str, ...]:
-    """Return every class once, in numeric order where all are integers, else alphabetically."""
+    """Return every class once, in numeric order where all are integers, else alphabetically.
+
+    The order is total: "01" comes before "1", which is as large.
+    """
     names = {class_name(value) for value in values}
-    return tuple(sorted(names, key=int)) if all(_is_integer(name) for name in names) else tuple(sorted(names))
+    if all(is_integer(name) for name in names):
+        return tuple(sorted(names, key=lambda name: (Decimal(name), name)))  # int() ends at 4,300 digits
+    return tuple(sorted(names))
 
 
 def as_number(value: Any, where: str) -> float:
     """Return a regression label as a float.
 
+    Strings are read as people write numbers: 1_000 and other things that Python takes for one are refused.
+
     Raises:
         DataError: if it is no finite number; `where` says where it stands.
     """
+    text = value.strip() if isinstance(value, str) else ""
+    if isinstance(value, str) and not NUMBER.fullmatch(text) and not NOT_FINITE.fullmatch(text):
+        raise DataError(f"{where}: label '{value}' is not a number, and the task is a regression.")
     try:
         number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
     except (TypeError, ValueError):
         raise DataError(f"{where}: label '{value}' is not a number, and the task is a regression.") from None
     if not math.isfinite(number):
@@ -114,13 +147,6 @@ def _guess_texts(lower: dict[str, str], label: str) -> tuple[str, ...]:
     return tuple(others) if len(others) == 1 else ()
 
 
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_integer(value: str) -> bool:
+def is_integer(value: str) -> bool:
+    """Whether a label is written as a whole number."""
     return re.fullmatch(r"[+-]?[0-9]+", value.strip()) is not None

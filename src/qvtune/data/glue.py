@@ -95,8 +95,8 @@ GLUE: dict[str, GlueTask] = {
     ),
 }  # fmt: skip
 
-# CoLA's train and dev files have no header and these many fields: source, label, the author's mark, sentence.
-COLA_FIELDS = 4
+# The fields of CoLA's train and dev files, which have no header.
+COLA_COLUMNS = ("source", "label", "mark", "sentence")
 
 # Rows with a wrong number of fields that a file may hold: QQP's published training file has a few.
 MALFORMED_SHARE = 0.001
@@ -206,7 +206,7 @@ def format_submission(name: str, indices: Sequence[str], scores: NDArray) -> str
 
 
 def _read_labelled(glue: GlueTask, task: Task, path: Path) -> tuple[Dataset, list[str]]:
-    header, rows, notes = _read_rows(path, None if glue.header else COLA_FIELDS)
+    header, rows, notes = _read_rows(path, None if glue.header else len(COLA_COLUMNS))
     texts = [_position(path, header, column) for column in glue.texts]
     label = _position(path, header, glue.label)
     labels: list[int | float] = []

@@ -34,7 +34,7 @@ def load_saved(path: Path) -> DatasetDict:
 
     try:
         loaded = load_from_disk(str(path))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a folder can be broken in as many ways as there are libraries that read it
         raise DataError(f"{path}: cannot be read as a folder saved by the datasets library: {error}") from error
     return loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded)
 

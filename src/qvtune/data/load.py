@@ -6,12 +6,13 @@ import numpy as np
 from datasets import Dataset
 
 from qvtune.data import glue, hub, packaged
+from qvtune.data.columns import explain_regression
 from qvtune.data.options import DataOptions
 from qvtune.data.records import Records, make_dataset, make_task, take_columns
 from qvtune.data.remarks import remarks
 from qvtune.data.samples import stratified_sample
-from qvtune.data.tables import SUFFIXES, Table, read_table
-from qvtune.data.task import CLASSIFICATION, Task, TextData
+from qvtune.data.tables import SUFFIXES, Table, read_table, table_name, table_suffix
+from qvtune.data.task import CLASSIFICATION, REGRESSION, Task, TextData
 from qvtune.errors import DataError
 
 TUNING = "tuning"
@@ -66,7 +67,7 @@ def _load(options: DataOptions, seed: int) -> TextData:
     data = options.data
     name = glue.glue_name(data)
     if name is not None:
-        return _load_glue(name, options.glue_dir)
+        return load_glue(name, options.glue_dir)
     if data.startswith(packaged.PREFIX):
         return _from_records(data, *_packaged_records(data.removeprefix(packaged.PREFIX), options), options, seed)
     path = Path(data)
@@ -74,13 +75,18 @@ def _load(options: DataOptions, seed: int) -> TextData:
         return _from_records(path.name, *hub.from_splits(options, hub.load_saved(path), data), options, seed)
     if named := next((s for s in SUFFIXES if not path.suffix and path.with_suffix(s).is_file()), None):
         raise DataError(f"{data}: no such file. Did you mean '{path.with_suffix(named)}'?")
-    if path.exists() or path.suffix.lower() in SUFFIXES or data.startswith((".", "/", "~")):
+    if path.exists() or table_suffix(path) in SUFFIXES or data.startswith((".", "/", "~")):
         train, note = read_records(path, options)
-        return _from_records(path.stem, train, None, [note] if note else [], options, seed)
+        return _from_records(table_name(path), train, None, [note] if note else [], options, seed)
     return _from_records(data, *hub.from_splits(options, hub.load_hub(data, options.data_config), data), options, seed)
 
 
-def _load_glue(name: str, folder: Path | None) -> TextData:
+def load_glue(name: str, folder: Path | None) -> TextData:
+    """Load a GLUE task from the benchmark's folders or one that `datasets` saved, or from the hub without a folder.
+
+    Raises:
+        DataError: if there is no such task or folder, or it cannot be read.
+    """
     glue.glue_task(name)
     if folder is None:
         return hub.load_glue(name, hub.load_hub(hub.GLUE_REPOSITORY, name))
@@ -105,6 +111,8 @@ def _from_records(
     name: str, train: Records, validation: Records | None, notes: list[str], options: DataOptions, seed: int
 ) -> TextData:
     task = make_task(name, train, options.task_type)
+    if task.kind == REGRESSION and options.task_type is None:
+        notes = [*notes, explain_regression(train.labels, train.places)]
     dataset = make_dataset(train, task)
     if options.validation is not None:
         if options.validation.absolute() == Path(options.data).absolute():

@@ -1,5 +1,6 @@
 """Turn rows of any source into the examples of a task, checking every label."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +9,12 @@ from typing import Any
 from datasets import Dataset
 
 from qvtune.data.columns import as_number, choose_columns, class_name, class_names, guess_kind
+from qvtune.data.foreign import foreign_task, several_values
+from qvtune.data.tables import LONE_SURROGATE
 from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
 from qvtune.errors import DataError
 
 MISSING = ("", None)
-
-# A JSON escape such as \ud83d without its second half. Neither UTF-8 nor Arrow can hold it.
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
 
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
@@ -48,15 +47,18 @@ def take_columns(
     Raises:
         DataError: if the columns cannot be told, a text or label is missing, or a label is NaN, infinite or a list.
     """
+    if label_column is None and (foreign := foreign_task(columns, lambda name: column(name)[0])):
+        raise DataError(f"{source}: {foreign}")
     texts, label, note = choose_columns(source, columns, text_columns, label_column)
     labels = list(column(label))
-    for place, value in zip(places, labels, strict=True):
+    for row, (place, value) in enumerate(zip(places, labels, strict=True)):
         if value in MISSING or (isinstance(value, str) and not value.strip()):
             raise DataError(f"{place}: column '{label}' is empty. Give the row a label, or remove it.")
         if isinstance(value, (list, tuple, dict)):
-            raise DataError(f"{place}: column '{label}' holds several values. Give every row one label.")
+            raise DataError(f"{place}: {several_values(label, columns, lambda name: column(name)[row])}")  # noqa: B023
         if isinstance(value, float):
             as_number(value, place)
+        check_characters(label, value, place)
     return Records(source, texts, label, take_texts(column, texts, places), labels, places), note
 
 
@@ -72,9 +74,20 @@ def take_texts(column: Any, names: Sequence[str], places: Sequence[str]) -> tupl
             if not isinstance(value, str):
                 what = "missing" if value is None else f"a {type(value).__name__}, not text"
                 raise DataError(f"{place}: column '{name}' is {what}. Correct or remove that row.")
-            if not value.isascii() and LONE_SURROGATE.search(value):
-                raise DataError(f"{place}: column '{name}' holds half a character. Correct or remove that row.")
+            check_characters(name, value, place)
     return texts
+
+
+def check_characters(name: str, value: Any, place: str) -> None:
+    """Check that a cell, and what is in it where it is a list or an object, can be written as UTF-8.
+
+    Raises:
+        DataError: if not; `place` says where it stands.
+    """
+    if isinstance(value, (list, tuple, dict)):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, str) and not value.isascii() and LONE_SURROGATE.search(value):
+        raise DataError(f"{place}: column '{name}' holds half a character. Correct or remove that row.")
 
 
 def make_task(name: str, records: Records, kind: str | None = None) -> Task:

@@ -1,13 +1,18 @@
 """Sentences about the examples of a task that a user would want to read before training on them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
 
 from datasets import Dataset
 
+from qvtune.data.columns import is_integer
 from qvtune.data.task import CLASSIFICATION, Task
 
 LISTED = 8
+# What people write between several labels in one cell.
+SEPARATORS = (";", "|", ",", "/", "+")
 FEW_EXAMPLES = 30
 FEW_VALUES = 5
 
@@ -48,19 +53,44 @@ def _describe(task: Task, train: Dataset) -> str:
 
 
 def _odd_labels(task: Task) -> list[str]:
-    spellings = defaultdict(list)
-    for name in task.labels:
-        spellings[name.casefold()].append(name)
     found = [
-        f"The labels {', '.join(map(repr, names))} differ in capitals alone and are classes of their own."
-        for names in spellings.values()
-        if len(names) > 1
+        f"The labels {', '.join(map(repr, names))} {how} and are classes of their own."
+        for how, key in (("differ in capitals alone", str.casefold), ("are the same number", _number))
+        for names in _alike(task.labels, key)
     ]
+    if joined := _joined_labels(task.labels):
+        more = f" and {len(joined) - 1} more seem" if len(joined) > 1 else " seems"
+        found.append(
+            f"The label '{joined[0]}'{more} to be several labels in one, of which each occurs with other texts too. A "
+            "text has one label here: every combination is learned as a class of its own."
+        )
     return found + [
         f"The label '{name}' is a class of its own; remove those rows if it stands for a missing label."
         for name in task.labels
         if name.casefold() in MISSING_NAMES
     ]
+
+
+def _joined_labels(names: Sequence[str]) -> list[str]:
+    """List labels such as "infra;web" of which every part occurs in other labels, alone or beside others."""
+    for separator in SEPARATORS:
+        parts = {name: {part.strip() for part in name.split(separator)} for name in names}
+        counts = Counter(part for found in parts.values() for part in found)
+        joined = [name for name, found in parts.items() if len(found) > 1 and all(counts[part] > 1 for part in found)]
+        if joined:
+            return joined
+    return []
+
+
+def _alike(names: Sequence[str], key: Callable[[str], Any]) -> list[list[str]]:
+    groups = defaultdict(list)
+    for name in names:
+        groups[key(name)].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _number(name: str) -> Any:
+    return Decimal(name) if is_integer(name) else name
 
 
 def _texts(dataset: Dataset) -> list[tuple[str, str]]:

@@ -1,17 +1,24 @@
 """Read the user's own tables, CSV, TSV, JSONL and Parquet, with errors that say file and line."""
 
 import csv
+import gzip
 import io
 import json
+import re
 import sys
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qvtune.errors import DataError
 
+# A JSON escape such as \ud83d without its second half. Neither UTF-8 nor Arrow can hold it.
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+GZIP_SUFFIX, GZIP_START = ".gz", b"\x1f\x8b"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -30,11 +37,15 @@ class Table:
         return [row[index] for row in self.rows]
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, header: tuple[str, ...] | None = None) -> Table:
     """Read a table by its suffix.
 
     CSV is quoted as RFC 4180 says, TSV has no quoting, JSONL holds one object a line. Text is UTF-8, with or without
     a byte-order mark.
+
+    Args:
+        path: the file.
+        header: names of the columns of a TSV file that has no first row with them.
 
     Raises:
         DataError: for a file that is missing, empty, binary, not UTF-8, of another format, or malformed.
@@ -43,25 +54,38 @@ def read_table(path: Path) -> Table:
         raise DataError(f"{path}: no such file. Check the path.")
     if path.is_dir():
         raise DataError(f"{path}: is a folder, not a file. Name a file that ends in {', '.join(SUFFIXES)}.")
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path}: unknown format '{path.suffix}'. Use a file that ends in {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise DataError(f"{path}: is a pipe or a device, not a file. Write what it gives into a file.")
+    suffix = table_suffix(path)
+    if suffix not in SUFFIXES:
+        raise DataError(f"{path}: unknown format '{suffix}'. Use a file that ends in {', '.join(SUFFIXES)}.")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
-    if path.suffix.lower() == ".parquet":
+    if suffix == ".parquet":
         table = _read_parquet(path)
+    elif header is not None:
+        table = _read_tsv(path, read_text(path), header)
     else:
         text = read_text(path)
-        reader = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}[path.suffix.lower()]
+        reader = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}[suffix]
         table = reader(path, text)
     if not table.rows:
-        raise DataError(
-            f"{path}: has {'only blank lines' if path.suffix.lower() == '.jsonl' else 'a header and no rows'}."
-        )
+        raise DataError(f"{path}: has {'only blank lines' if suffix == '.jsonl' else 'a header and no rows'}.")
     return table
 
 
+def table_suffix(path: Path) -> str:
+    """Return the suffix that tells a table's format: that of mine.csv.gz is .csv."""
+    return (path.with_suffix("") if path.suffix.lower() == GZIP_SUFFIX else path).suffix.lower()
+
+
+def table_name(path: Path) -> str:
+    """Return the name of a table's file without its suffixes."""
+    return (path.with_suffix("") if path.suffix.lower() == GZIP_SUFFIX else path).stem
+
+
 def read_text(path: Path) -> str:
-    """Return a file as text without its byte-order mark.
+    """Return a file as text without its byte-order mark; one that gzip compressed, whatever its name, is unpacked.
 
     Raises:
         DataError: if it is not there, binary, or not UTF-8; the text gives the line.
@@ -70,6 +94,11 @@ def read_text(path: Path) -> str:
         raw = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+    if raw.startswith(GZIP_START):
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: is compressed by gzip and damaged: {error}. Fetch it again.") from error
     if b"\0" in raw:
         line = raw.count(b"\n", 0, raw.index(b"\0")) + 1
         raise DataError(f"{path}, line {line}: holds a zero byte, so it is a binary file or UTF-16. Save it as UTF-8.")
@@ -104,16 +133,16 @@ def _csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}, line {start}: {error}. Check the quotes of that row.") from error
 
 
-def _read_tsv(path: Path, text: str) -> Table:
+def _read_tsv(path: Path, text: str, header: Sequence[str] | None = None) -> Table:
     lines = text.replace("\r\n", "\n").split("\n")
-    return _from_cells(path, ((n, line.split("\t")) for n, line in enumerate(lines, 1) if line))
+    return _from_cells(path, ((n, line.split("\t")) for n, line in enumerate(lines, 1) if line), header)
 
 
-def _from_cells(path: Path, numbered: Iterator[tuple[int, list[str]]]) -> Table:
-    try:
-        _, header = next(numbered)
-    except StopIteration:
-        raise DataError(f"{path}: the file is empty.") from None
+def _from_cells(path: Path, numbered: Iterator[tuple[int, list[str]]], header: Sequence[str] | None = None) -> Table:
+    if header is None:
+        _, header = next(numbered, (0, None))
+    if header is None:
+        raise DataError(f"{path}: the file is empty.")
     columns = _checked_columns(path, [name.strip() for name in header])
     rows, places = [], []
     for number, cells in numbered:
@@ -135,17 +164,21 @@ def _read_jsonl(path: Path, text: str) -> Table:
             continue
         place = f"{path}, line {number}"
         try:
-            pairs = json.loads(line, object_pairs_hook=list)
+            found = json.loads(line, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{place}: not JSON: {error.msg} at column {error.colno}. Write one object a line."
             ) from error
-        if not isinstance(pairs, list) or not pairs or not all(isinstance(pair, tuple) for pair in pairs):
+        except ValueError:  # int() ends at 4,300 digits
+            raise DataError(f"{place}: holds a number of too many digits. Write it as a string.") from None
+        except RecursionError:
+            raise DataError(f"{place}: is nested too deeply. Write texts and labels as strings and numbers.") from None
+        is_object = isinstance(found, dict) or (isinstance(found, list) and isinstance(next(iter(found), None), tuple))
+        if not is_object or not found:
             raise DataError(
                 f'{place}: holds no JSON object. Write one object a line, as {{"text": ..., "label": ...}}.'
             )
-        names = [name for name, _ in pairs]
-        record = dict(pairs)
+        record, names = dict(found), [pair[0] for pair in (found.items() if isinstance(found, dict) else found)]
         if not columns:
             columns = _checked_columns(path, names)
         if len(names) != len(record):
@@ -158,6 +191,12 @@ def _read_jsonl(path: Path, text: str) -> Table:
     return Table(path, columns, rows, places)
 
 
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    """Return a JSON object as a dictionary, and one with a key that occurs twice as its pairs."""
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else pairs
+
+
 def _read_parquet(path: Path) -> Table:
     import pyarrow
     import pyarrow.parquet
@@ -167,12 +206,27 @@ def _read_parquet(path: Path) -> Table:
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from error
     columns = _checked_columns(path, table.column_names)
-    rows = list(zip(*(table.column(name).to_pylist() for name in columns), strict=True))
+    rows = list(zip(*(_cells(path, name, table.column(name)) for name in columns), strict=True))
     return Table(path, columns, rows, [f"{path}, row {n}" for n in range(1, len(rows) + 1)])
+
+
+def _cells(path: Path, name: str, column: Any) -> list[Any]:
+    cells: list[Any] = []
+    try:
+        for cell in column:
+            cells.append(cell.as_py())
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path}, row {len(cells) + 1}: column '{name}' holds bytes that are not UTF-8. Correct or remove that row."
+        ) from None
+    return cells
 
 
 def _checked_columns(path: Path, names: list[str]) -> tuple[str, ...]:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(f"{path}: column '{twice[0]}' occurs {names.count(twice[0])} times. Give each its own name.")
+    odd = next((name for name in names if LONE_SURROGATE.search(name)), None)
+    if odd is not None:
+        raise DataError(f"{path}: the name {odd!a} of a column holds half a character. Correct it.")
     return tuple(names)

@@ -3,15 +3,17 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from qvtune.cache import writable_cache
+from qvtune.cache import cached_file
 
 FORMAT = "1"
+MADE = "tokens.arrow"
 
 
 def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
@@ -28,19 +30,27 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
     pair = "text_pair" in dataset.column_names
     texts = [list(dataset["text"])] + ([list(dataset["text_pair"])] if pair else [])
     key = _key(texts, tokenizer, max_length)
-    folder = writable_cache("tokens")
     plain = dataset.select_columns(["text", "text_pair"] if pair else ["text"])
-    tokens = plain.map(
-        _tokenize_batch,
-        batched=True,
-        fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
-        remove_columns=plain.column_names,
-        cache_file_name=str(folder / f"{key}.arrow") if folder else None,
-        keep_in_memory=folder is None,
-        new_fingerprint=key[:32],
-        load_from_cache_file=True,
-        desc="Tokenizing",
-    )
+
+    def make(folder: Path | None) -> Dataset:
+        return plain.map(
+            _tokenize_batch,
+            batched=True,
+            fn_kwargs={"tokenizer": tokenizer, "max_length": max_length},
+            remove_columns=plain.column_names,
+            cache_file_name=str(folder / MADE) if folder else None,
+            keep_in_memory=folder is None,
+            new_fingerprint=key[:32],
+            load_from_cache_file=False,
+            desc="Tokenizing",
+        )
+
+    def write(folder: Path) -> Path:
+        make(folder)
+        return folder / MADE
+
+    path = cached_file("tokens", key, ".arrow", write)
+    tokens = make(None) if path is None else Dataset.from_file(str(path))
     return tokens.add_column("labels", list(dataset["label"])) if "label" in dataset.column_names else tokens
 
 

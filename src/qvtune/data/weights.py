@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from qvtune.data.columns import as_number
 from qvtune.data.options import BALANCED
 from qvtune.data.task import CLASSIFICATION, Task
-from qvtune.errors import ConfigError, nearest
+from qvtune.documents import read_document
+from qvtune.errors import ConfigError, DataError, nearest
 
 OPTION = "--class-weights"
 LISTED = 8
@@ -73,7 +75,7 @@ def _of_file(path: Path, task: Task) -> list[float]:
 def _read(path: Path) -> list[tuple[str, Any]]:
     """Return names and values as the file has them: YAML would take a class called no for a boolean."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_document(path)
         if path.suffix.lower() == ".json":
             pairs = json.loads(text, object_pairs_hook=tuple)  # a list is none
             is_mapping = isinstance(pairs, tuple)
@@ -86,6 +88,8 @@ def _read(path: Path) -> list[tuple[str, Any]]:
         raise ConfigError(
             f"{OPTION} {path}: cannot be read: {error.strerror}. Name a YAML or JSON file, or give {BALANCED}."
         ) from None
+    except RecursionError:
+        raise ConfigError(f"{OPTION} {path}: is nested too deeply. Give a weight by the name of every class.") from None
     except (ValueError, yaml.YAMLError) as error:
         kind = "JSON" if path.suffix.lower() == ".json" else "YAML"
         raise ConfigError(f"{OPTION} {path}: not {kind}: {' '.join(str(error).split())}") from None
@@ -96,9 +100,9 @@ def _read(path: Path) -> list[tuple[str, Any]]:
 
 def _weight(path: Path, name: str, text: Any) -> float:
     try:
-        weight = float(text) if not isinstance(text, bool) else math.nan
-    except (TypeError, ValueError):
+        weight = as_number(text, OPTION) if not isinstance(text, bool) else math.nan
+    except DataError:
         weight = math.nan
-    if not (math.isfinite(weight) and weight > 0):
+    if not weight > 0:
         raise ConfigError(f"{OPTION} {path}: the weight of label '{name}' is {text!r}; it must be a number above 0.")
     return weight

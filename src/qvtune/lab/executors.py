@@ -33,12 +33,15 @@ def run_workers(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str
     """Train each job in a process of its own on this machine, so that one that dies costs no other.
 
     The processes are forked from a server that has imported the libraries and done nothing else, so that they start at
-    once; where the system cannot fork, each imports them anew.
+    once. Where the system cannot fork each imports them anew, and where there is an accelerator: libraries look for one
+    when they are imported, and CUDA cannot be used after a fork by a process that has looked.
     """
+    import torch
     from pebble import ProcessExpired, ProcessPool
 
-    context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-    if hasattr(os, "fork"):
+    forks = hasattr(os, "fork") and not torch.accelerator.is_available()
+    context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
+    if forks:
         context.set_forkserver_preload([SERVED])
     # A session of their own keeps the terminal's Ctrl-C from them; they get SIGTERM from here, once.
     with ProcessPool(execution.workers, max_tasks=1, context=context, initializer=os.setsid) as pool:

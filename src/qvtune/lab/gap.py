@@ -5,20 +5,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from safetensors import safe_open
-from torch.nn.functional import cross_entropy, mse_loss
 
 from qvtune.data.load import TUNING, limit
+from qvtune.data.metrics import compute_losses
 from qvtune.data.task import CLASSIFICATION
 from qvtune.data.tokens import tokenize
 from qvtune.errors import RunError
 from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap
+from qvtune.stored import first_problem
 from qvtune.theory.bound import Bound, generalization_bound
-from qvtune.train.folder import RunFolder
+from qvtune.train.folder import AGAIN, RunFolder
 from qvtune.train.inference import TrainedRun, own_data, score_texts
 
 # Standard errors to each side in which a gap lies with 95 % confidence: a normal distribution's, as of many losses.
@@ -109,7 +110,7 @@ def measure_bound(run: TrainedRun, *, sub_gaussian: float = 1.0) -> MeasuredBoun
         RunError: if files of the run are damaged.
     """
     config, folder = run.config, run.folder
-    plan, result = folder.read_json(folder.plan), folder.read_json(folder.result)
+    plan, result = folder.read_plan(), folder.read_result()
     bound = generalization_bound(
         attention_of_run(run),
         **{name: config.method_options[name] for name in ("roles", "rank", "layers")},
@@ -148,7 +149,7 @@ def measure_gap(run: TrainedRun) -> Gap:
         losses.append(_losses(run, sample))
         notes += note
     train, new = losses
-    chosen_on = run.folder.read_json(run.folder.result)["checkpoint"]["chosen_on"]
+    chosen_on = run.folder.read_result()["checkpoint"]["chosen_on"]
     if chosen_on == "validation":
         notes.append("The checkpoint was chosen on the evaluation set, which can make the gap a little smaller.")
     both = np.concatenate(losses)
@@ -173,14 +174,10 @@ def attention_of_run(run: TrainedRun) -> AttentionMap:
     Raises:
         RunError: if its plan is damaged.
     """
-    path = run.folder.plan
     try:
-        return AttentionMap.from_dict(run.folder.read_json(path)["attention"])
-    except (KeyError, TypeError) as error:
-        raise RunError(
-            f"{path}: is damaged or of another version of qvtune: {error!r} is missing or no value that is known. "
-            "Train again in another --out."
-        ) from None
+        return AttentionMap.from_dict(run.folder.read_plan()["attention"])
+    except ValidationError as error:
+        raise RunError(f"{run.folder.plan}: is damaged, or was edited: {first_problem(error)}. {AGAIN}") from None
 
 
 def stored_bits(folder: RunFolder, method: str) -> int:
@@ -196,8 +193,5 @@ def stored_bits(folder: RunFolder, method: str) -> int:
 def _losses(run: TrainedRun, dataset: Dataset) -> NDArray[np.float64]:
     """Return the loss of every example."""
     tokens = tokenize(dataset, run.tokenizer, run.max_length)
-    scores = torch.from_numpy(score_texts(run.model, run.tokenizer, tokens, run.config.eval_batch_size)).double()
-    labels = torch.tensor(tokens["labels"])
-    if run.task.kind == CLASSIFICATION:
-        return cross_entropy(scores, labels, reduction="none").numpy()
-    return mse_loss(scores.squeeze(1), labels.double(), reduction="none").numpy()
+    scores = score_texts(run.model, run.tokenizer, tokens, run.config.eval_batch_size)
+    return compute_losses(run.task, scores, np.asarray(tokens["labels"]))

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
+from pydantic import ConfigDict
+from typing_extensions import NotRequired, TypedDict
 
-from qvtune.errors import RunError
+from qvtune.stored import read_stored
 from qvtune.train.folder import RunFolder
 
 FINISHED = "finished"
@@ -19,6 +21,17 @@ STOPPED = "stopped"
 
 # Marks what learned nothing in tables and pictures.
 UNLEARNED = "∅"
+
+
+class StoredEnd(TypedDict):
+    """What is known of a run that ended without a result."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    status: Literal["failed", "diverged", "stopped"]
+    reason: str | None
+    metrics: NotRequired[dict[str, float]]
+    seconds: NotRequired[float]
+    steps: NotRequired[int]
 
 
 @dataclass(frozen=True)
@@ -62,16 +75,11 @@ class Outcome:
 def read_outcome(folder: RunFolder, labels: dict[str, Any]) -> Outcome:
     """Read what came of the run in `folder`."""
     name, end = folder.path.name, end_file(folder)
-    try:
-        if folder.is_finished:
-            return Outcome(name, labels, folder, FINISHED, None, json.loads(folder.result.read_text(encoding="utf-8")))
-        if end.is_file():
-            known = json.loads(end.read_text(encoding="utf-8"))
-            return Outcome(name, labels, folder, known.pop("status"), known.pop("reason"), known)
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(
-            f"{folder.path}: what came of this run is damaged: {error}. Remove it to run it again."
-        ) from None
+    if folder.is_finished:
+        return Outcome(name, labels, folder, FINISHED, None, folder.read_result())
+    if end.is_file():
+        known = read_stored(end, StoredEnd, "Remove it to train the run again.")
+        return Outcome(name, labels, folder, known.pop("status"), known.pop("reason"), known)
     return Outcome(name, labels, folder, PENDING, None, {})
 
 

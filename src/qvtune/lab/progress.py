@@ -108,7 +108,7 @@ class RunsProgress:
             part = record["step"] / config.max_steps
         else:
             folder = RunFolder(config.out)
-            part = record.get("epoch", 0) / (config.epochs or folder.read_json(folder.plan)["epochs"])
+            part = record.get("epoch", 0) / (config.epochs or folder.read_plan()["epochs"])
         self._first.setdefault(cell.name, part)
         return min(1.0, part)
 

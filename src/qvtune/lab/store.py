@@ -1,16 +1,18 @@
 """`Store`: a folder of runs, each named by the hash of its configuration."""
 
 import importlib.metadata
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock
+from pydantic import ConfigDict
+from typing_extensions import TypedDict
 
 from qvtune.errors import RunError
 from qvtune.lab.outcome import Outcome, read_outcome
+from qvtune.stored import read_stored
 from qvtune.train.config import TrainConfig
 from qvtune.train.folder import LOCK, RunFolder, check_free, write_json, writing
 
@@ -24,6 +26,26 @@ VERSION = importlib.metadata.version("qvtune")
 DERIVED = ("value_lr", "batch_tokens")
 
 SWEEP, COMPARISON, REPRODUCTION = "sweep", "comparison", "reproduction"
+# What to do about a manifest that is damaged.
+AGAIN = "Put it back from a copy, or start anew in another --out."
+
+
+class StoredVersion(TypedDict):
+    """What `store.json` says of itself, in every format."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    format: int
+    qvtune: str
+
+
+class StoredManifest(StoredVersion):
+    """What `store.json` holds in this format."""
+
+    options: list[str]
+    kind: Literal["sweep", "comparison", "reproduction"]
+    given: dict[str, Any]
+    details: dict[str, Any]
+    labels: dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -55,21 +77,17 @@ class Store:
         Raises:
             RunError: if there is none, it is damaged, or another version of qvtune wrote it in another format.
         """
-        try:
-            manifest = json.loads(self.manifest.read_text(encoding="utf-8"))
-            written_in = manifest["format"]
-        except FileNotFoundError:
+        if not self.is_store:
             raise RunError(
                 f"{self.path}: is no folder of a sweep or a comparison; it has no {MANIFEST}. Give the --out of one."
-            ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.manifest}: is damaged: {error}. Start anew in another --out.") from None
-        if written_in != FORMAT:
+            )
+        written = read_stored(self.manifest, StoredVersion, AGAIN)
+        if written["format"] != FORMAT:
             raise RunError(
-                f"{self.path}: was written by qvtune {manifest.get('qvtune')} in format {written_in}, and this is "
+                f"{self.path}: was written by qvtune {written['qvtune']} in format {written['format']}, and this is "
                 f"{VERSION} with format {FORMAT}. Use that version, or start anew in another --out."
             )
-        return manifest
+        return read_stored(self.manifest, StoredManifest, AGAIN)
 
     def outcomes(self) -> list[Outcome]:
         """Return what came of every run, in the order in which they were asked for."""

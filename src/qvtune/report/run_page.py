@@ -19,11 +19,7 @@ def read_run(folder: RunFolder, name: str) -> dict[str, Any]:
     Raises:
         RunError: if it is damaged.
     """
-    path = getattr(folder, name)
-    content = folder.read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise RunError(f"{path}: is damaged: it holds no names and values. Train again in another --out.")
-    return content
+    return getattr(folder, f"read_{name}")() if getattr(folder, name).is_file() else {}
 
 
 def main_metric(result: dict[str, Any], plan: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from qvtune.errors import RoleError
 from qvtune.roles.layouts import ROLES, Rows
 
@@ -141,23 +143,12 @@ class AttentionMap:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "AttentionMap":
-        """Read what `to_dict` gave, also after a trip through JSON."""
-        layers = tuple(
-            AttentionLayer(
-                **{
-                    **layer,
-                    "projections": tuple(
-                        Projection(
-                            **{**p, "rows": Rows(**p["rows"]), "shape": tuple(p["shape"]), "extra": tuple(p["extra"])}
-                        )
-                        for p in layer["projections"]
-                    ),
-                }
-            )
-            for layer in data["layers"]
-        )
-        others = tuple(WithoutRoles(**other) for other in data["others"])
-        return cls(model_type=data["model_type"], layers=layers, others=others)
+        """Read what `to_dict` gave, also after a trip through JSON.
+
+        Raises:
+            ValidationError: pydantic's, where something is missing or of another type.
+        """
+        return TypeAdapter(cls).validate_python(data)
 
     def _resolve(self, layers: Sequence[int]) -> set[int]:
         count = max(layer.index for layer in self.layers) + 1

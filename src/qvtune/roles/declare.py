@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from qvtune.documents import load_yaml, read_document
 from qvtune.errors import RoleError, nearest
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
 from qvtune.roles.find import confirmed
@@ -116,7 +117,7 @@ def read_declaration(path: Path) -> tuple[dict[str, Declared], int]:
         RoleError: if it cannot be read or is not of that form.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(read_document(path))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise RoleError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict) or not isinstance(values.get("heads"), int):

@@ -1,11 +1,17 @@
 """The README of a saved adapter: what it is, how it was trained, how to load it."""
 
+import json
+import re
 from pathlib import Path
+
+import yaml
 
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.methods.table import METHODS
 from qvtune.roles.layouts import ROLES
 from qvtune.train.config import TrainConfig
+
+MARKUP = re.compile(r"[\\`*_{}\[\]()<>#|~&$!]")
 
 LOADING = """```python
 from peft import PeftModel
@@ -50,14 +56,14 @@ def adapter_card(
     is_local = Path(config.model).exists() or ":" in config.model
     model = Path(config.model).name if is_local else config.model
     names = f", id2label={dict(enumerate(task.labels))!r}" if task.kind == CLASSIFICATION else ""
-    base = f'"{config.model}"' if not is_local else '"path/of/the/base/model"'
+    base = json.dumps("path/of/the/base/model" if is_local else config.model)
     lines = [
         "---",
-        *([] if is_local else [f"base_model: {config.model}"]),
+        *([] if is_local else [yaml.safe_dump({"base_model": config.model}).strip()]),
         *(["library_name: peft"] if is_plain else []),
         f"tags: [{method.name}, qvtune]",
         "---",
-        f"# {method.name} adapter of {model} for {task.name}",
+        f"# {method.name} adapter of {escape_markdown(model)} for {escape_markdown(task.name)}",
         "",
         f"{'Roles ' if method.has_roles else ''}{'; '.join(what)}; seed {config.seed}. Method {method.name}: "
         f"{method.summary}. Trained with qvtune.",
@@ -69,3 +75,8 @@ def adapter_card(
         (LOADING if is_plain else LOADING_BY_QVTUNE).format(base=base, outputs=task.num_outputs, names=names),
     ]
     return "\n".join(lines)
+
+
+def escape_markdown(text: str) -> str:
+    """Return text in one line of which Markdown and HTML make nothing; names are the user's, and may hold anything."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))

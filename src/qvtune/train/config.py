@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from qvtune.data.options import BALANCED, DataOptions
+from qvtune.documents import load_yaml, read_document
 from qvtune.errors import ConfigError, nearest
 from qvtune.methods.method import OPTIONS, Method
 from qvtune.methods.table import METHODS
@@ -31,6 +32,8 @@ NOT_IN_FINGERPRINT = {
 }  # fmt: skip
 # Options that mean nothing where no role trains.
 ROLE_OPTIONS = ("roles", "layers", "lr_ratio", *(f"{name}_lr" for name in ROLES.values()))
+# A range is written out, and a slip of the pen should not fill the memory.
+MOST_LAYERS = 10_000
 PATHS = ("data", "glue_dir", "model", "validation", "attention", "class_weights")
 
 
@@ -63,7 +66,7 @@ class AdaptOptions(Options):
     method: MethodName = Field(
         "lora", description="; ".join(f"{method.name}: {method.summary}" for method in METHODS.values()) + "."
     )
-    rank: int = Field(LORA.rank, ge=1, description=f"Rank of the factors. {_others('rank')}")
+    rank: int = Field(LORA.rank, ge=1, le=2**16, description=f"Rank of the factors. {_others('rank')}")
     alpha: float = Field(
         LORA.alpha,
         gt=0,
@@ -325,7 +328,7 @@ def read_config(path: Path, also: Collection[str] = ()) -> dict[str, Any]:
         ConfigError: if it is missing, no YAML, no mapping, or has an unknown key.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)  # a SafeLoader
+        values = load_yaml(read_document(path), _UniqueKeys)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -367,12 +370,14 @@ def _roles_of_targets(targets: str) -> str:
 def _layer_range(part: str) -> list[int]:
     first, dash, last = part.strip().partition("-") if not part.strip().startswith("-") else (part.strip(), "", "")
     try:
-        layers = list(range(int(first), int(last) + 1)) if dash else [int(first)]
+        layers = range(int(first), int(last) + 1) if dash else range(int(first), int(first) + 1)
     except ValueError:
         raise ValueError(f"layer '{part}' is neither a number nor a range such as 8-11") from None
+    if layers and max(abs(layers[0]), layers[-1]) >= MOST_LAYERS:
+        raise ValueError(f"the range '{part}' is of more layers than any model has. Write a number such as 11")
     if not layers:
         raise ValueError(f"the range '{part}' runs backwards. Write {last}-{first}")
-    return layers
+    return list(layers)
 
 
 class _UniqueKeys(yaml.SafeLoader):

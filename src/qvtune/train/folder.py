@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import ConfigDict
+from typing_extensions import NotRequired, TypedDict
 
 from qvtune.errors import QVTuneError, RunError
+from qvtune.stored import read_stored
 from qvtune.train.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig, make_config
 
 LOCK = ".lock"
@@ -22,6 +25,74 @@ SUGGESTION = "suggestion"
 NUMBERS = re.compile(r"\[\n\s*((?:-?[0-9][0-9.eE+-]*,\n\s*)*-?[0-9][0-9.eE+-]*)\n\s*\]")
 # What is under construction; it gets its name when it is whole.
 STAGING = ".writing-"
+# What to do about files of a run that are damaged.
+AGAIN = "Put it back from a copy, or train again in another --out."
+
+
+class StoredTask(TypedDict):
+    """A task as `plan.json` has it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    name: str
+    kind: str
+    labels: list[str]
+    metrics: str
+    main_metric: str
+    text_columns: list[str]
+    label_column: str
+
+
+class StoredPlan(TypedDict):
+    """What readers of `plan.json` count on; files of earlier versions may lack what is not required."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    model: str
+    task: StoredTask
+    files: dict[str, str]
+    learning_rates: dict[str, float]
+    parameters_by_role: dict[str, int]
+    parameters_head: int
+    parameters_trainable: int
+    parameters_total: int
+    attention: dict[str, Any]
+    notes: NotRequired[list[str]]
+    head_start: NotRequired[dict[str, Any] | None]
+    epochs: NotRequired[float]
+
+
+class StoredCheckpoint(TypedDict):
+    """Which checkpoint a run ended with."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    step: int
+    chosen: str
+    chosen_by: str | None
+    chosen_on: str | None
+
+
+class StoredResult(TypedDict):
+    """What readers of `result.json` count on; files of earlier versions may lack what is not required."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    task: str
+    metrics: dict[str, float]
+    main_metric: str
+    checkpoint: StoredCheckpoint
+    reported_on: list[str]
+    steps: int
+    seconds: float
+    train_examples: int
+    evaluation_examples: dict[str, int]
+    train_samples_per_second: float | None
+    peak_memory_bytes: int
+    trainable_parameters: dict[str, int]
+    total_parameters: int
+    head_start: NotRequired[dict[str, Any] | None]
+    hardware: NotRequired[dict[str, Any]]
+    warnings: NotRequired[list[str]]
+    learned: NotRequired[bool | None]
+    classes: NotRequired[list[dict[str, Any]] | None]
+    confusion: NotRequired[list[list[int]] | None]
 
 
 @dataclass(frozen=True)
@@ -63,16 +134,29 @@ class RunFolder:
             raise RunError(f"{self.path}: is no run folder; it has no config.yaml. Give the --out of a 'qvtune train'.")
         return make_config({}, self.config)
 
-    def read_json(self, path: Path) -> Any:
-        """Return the contents of one of the run's JSON files.
+    def read_plan(self) -> dict[str, Any]:
+        """Return what the run set out to do.
 
         Raises:
-            RunError: if it is missing or damaged.
+            RunError: if the file is missing or damaged.
         """
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunError(f"{path}: is missing or damaged: {error}. Train again in another --out.") from error
+        return read_stored(self.plan, StoredPlan, AGAIN)
+
+    def read_result(self) -> dict[str, Any]:
+        """Return what came of the run.
+
+        Raises:
+            RunError: if the file is missing or damaged.
+        """
+        return read_stored(self.result, StoredResult, AGAIN)
+
+    def read_environment(self) -> dict[str, Any]:
+        """Return what the run was made with.
+
+        Raises:
+            RunError: if the file is missing or damaged.
+        """
+        return read_stored(self.environment, dict[str, Any], AGAIN)
 
     def claim(self, config: TrainConfig) -> None:
         """Check that `config` may write here, changing nothing.
@@ -81,6 +165,8 @@ class RunFolder:
             RunError: if nothing can be written here, or the folder holds something else, or a run with other options
                 or on other data; the text names them.
         """
+        if dangling := _dangling(self.path):
+            raise RunError(f"{self.path}: {dangling}. Make that folder, or give another --out.")
         if not self.path.exists():
             parent = next(folder for folder in self.path.absolute().parents if folder.exists())
             if not parent.is_dir():
@@ -127,6 +213,26 @@ class RunFolder:
         for folder in (*self.path.glob(f"{STAGING}*"), *self.checkpoints.glob(f"{STAGING}*")):
             shutil.rmtree(folder)
 
+    def compare_task(self, task: dict[str, Any]) -> None:
+        """Check that the task is the one that the run's checkpoint was trained on: the same classes by the same ids.
+
+        Raises:
+            RunError: if it is another.
+        """
+        if not self.plan.is_file() or self.last_checkpoint() is None:
+            return
+        before = self.read_plan()["task"]
+        now = json.loads(json.dumps(task))  # where tuples are lists
+        differing = [
+            f"{key} ({_listed(before.get(key))} there, {_listed(now[key])} here)"
+            for key in now
+            if before.get(key) != now[key]
+        ]
+        if differing:
+            raise RunError(
+                f"{self.path}: its checkpoint is of a run with other {', '.join(differing)}. Give another --out."
+            )
+
     def _compare(self, config: TrainConfig) -> None:
         before = self.read_config()
         if before.fingerprint() == config.fingerprint():
@@ -145,7 +251,7 @@ class RunFolder:
             return  # killed before its first step
         from qvtune.data.files import changed_file, file_digests  # slow to import, and reading a run needs none of it
 
-        changed = changed_file(self.read_json(self.plan)["files"], file_digests(config))
+        changed = changed_file(self.read_plan()["files"], file_digests(config))
         if changed is not None:
             raise RunError(
                 f"{self.path}: holds a run on other data: {changed} has changed since. Give another --out, or put the "
@@ -177,6 +283,10 @@ def check_free(path: Path, record: str, what: str | None = None, beside: Collect
 
 def _other_name(old: dict[str, Any], new: dict[str, Any], key: str) -> bool:
     return Path(old[key] or "").name != Path(new[key] or "").name
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -246,10 +356,18 @@ def writing(path: Path) -> Iterator[None]:
     except Exception as error:
         if not _is_write_failure(error):
             raise
+        if dangling := _dangling(path):
+            raise RunError(f"{path}: cannot be written: {dangling}. Make that folder, or write elsewhere.") from error
         raise RunError(
             f"{path}: cannot be written: {_reason(error)}. What was saved before is kept; free space or choose "
             "another folder, and give the same command again."
         ) from error
+
+
+def _dangling(path: Path) -> str | None:
+    """Say which part of a path is a link to what is not there, or None."""
+    link = next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
+    return f"{link} is a link to {link.readlink()}, which is not there" if link else None
 
 
 def _is_write_failure(error: Exception) -> bool:

@@ -1,10 +1,8 @@
 """Use a finished run: load its model, score texts, evaluate, write predictions."""
 
-import csv
-import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,15 @@ from qvtune.adaptation import restore
 from qvtune.adapters import load_adapter
 from qvtune.data.classes import describe_classes
 from qvtune.data.files import changed_file, file_digest, file_digests
-from qvtune.data.glue import format_submission, glue_name, load_tests
-from qvtune.data.load import TUNING, load_data
+from qvtune.data.glue import format_submission, glue_name, load_tests, make_task
+from qvtune.data.load import TUNING, load_data, load_glue
+from qvtune.data.matching import labelled, read_matching, same_classes
 from qvtune.data.metrics import combine_splits, compute_metrics
-from qvtune.data.mistakes import probabilities
-from qvtune.data.records import make_dataset, take_columns, take_texts, text_dataset
-from qvtune.data.tables import Table, read_table
+from qvtune.data.records import check_characters, take_texts, text_dataset
 from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.data.tokens import tokenize
 from qvtune.device import choose_device, device_of, place
-from qvtune.errors import ConfigError, DataError, RunError, nearest
+from qvtune.errors import ConfigError, DataError, RunError
 from qvtune.methods.table import METHODS
 from qvtune.progress import track
 from qvtune.train.conclusion import mistakes_by_split
@@ -39,6 +36,7 @@ from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.fast.batches import longest_first
 from qvtune.train.folder import RunFolder, staged_folder, write_text
 from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer, text_length
+from qvtune.train.predictions import format_predictions
 from qvtune.train.verdict import Predictions, judge_run
 
 FORMATS = (".jsonl", ".csv")
@@ -46,18 +44,54 @@ FORMATS = (".jsonl", ".csv")
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run with its model in evaluation mode; of a text it reads `max_length` tokens at most."""
+    """A finished run, whose tokenizer and model are loaded when they are first needed.
+
+    Whatever else is wrong with a question to a run is said before, since loading a model takes long.
+    """
 
     folder: RunFolder
     config: TrainConfig
     task: Task
-    tokenizer: PreTrainedTokenizerBase
-    model: Any
-    max_length: int
+    source: ModelSource
+    saved: Path
+    device: torch.device
+
+    @cached_property
+    def model_config(self) -> Any:
+        """The configuration of the base model."""
+        return load_config(self.source)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that the run saved."""
+        trust = {"trust_remote_code": self.config.trust_remote_code}
+        return load_tokenizer(ModelSource(str(self.saved), str(self.saved), trust), self.model_config)
+
+    @cached_property
+    def max_length(self) -> int:
+        """The tokens that are read of a text at most."""
+        return text_length(self.config.max_length, self.model_config, self.tokenizer)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model in evaluation mode, on its device.
+
+        Raises:
+            ModelError: if the base model cannot be loaded or the adapter does not fit it.
+        """
+        is_adapter = METHODS[self.config.method].saves == "adapter"
+        new_head = self.config.new_head and is_adapter
+        loaded = load_model(self.source, self.model_config, self.task, self.tokenizer, new_head=new_head)
+        loaded = place(loaded, self.device)
+        if is_adapter:
+            loaded = load_adapter(loaded, self.saved)
+        if self.config.fast:
+            loaded = accelerate(loaded)
+        return loaded.eval()
 
 
 def load_run(path: Path, model: str | None = None, device: str = "auto") -> TrainedRun:
-    """Load what a run trained.
+    """Read what a run was; what it trained is loaded when it is first needed.
 
     Args:
         path: the run folder.
@@ -67,31 +101,20 @@ def load_run(path: Path, model: str | None = None, device: str = "auto") -> Trai
     Raises:
         ConfigError: if the device is not here.
         RunError: if there is no finished run.
-        ModelError: if the base model cannot be loaded or the adapter does not fit it.
+        ModelError: if the base model is not where it was.
     """
     place_of_model = choose_device(device)
     folder = RunFolder(path)
     config = folder.read_config()
     if not folder.is_finished:
         raise RunError(f"{path}: the run has not finished. Give 'qvtune train --resume {path}' to end it first.")
-    task = Task.from_dict(folder.read_json(folder.plan)["task"])
+    task = Task.from_dict(folder.read_plan()["task"])
     is_adapter = METHODS[config.method].saves == "adapter"
     saved = folder.adapter if is_adapter else folder.model
     if not saved.is_dir():
         raise RunError(f"{saved}: what the run trained is gone. Put the folder back, or train again in a new --out.")
     source = find_model((model or config.model) if is_adapter else str(saved), config.trust_remote_code)
-    model_config = load_config(source)
-    tokenizer = load_tokenizer(
-        ModelSource(str(saved), str(saved), {"trust_remote_code": config.trust_remote_code}), model_config
-    )
-    loaded = load_model(source, model_config, task, tokenizer, new_head=config.new_head and is_adapter)
-    loaded = place(loaded, place_of_model)
-    if is_adapter:
-        loaded = load_adapter(loaded, saved)
-    if config.fast:
-        loaded = accelerate(loaded)
-    max_length = text_length(config.max_length, model_config, tokenizer)
-    return TrainedRun(folder, config, task, tokenizer, loaded.eval(), max_length)
+    return TrainedRun(folder, config, task, source, saved, place_of_model)
 
 
 def score_texts(
@@ -125,6 +148,7 @@ def evaluate_run(
     *,
     data: str | None = None,
     glue_dir: Path | None = None,
+    text_columns: Sequence[str] | None = None,
     batch_size: int | None = None,
     mistakes: int = 0,
 ) -> dict[str, Any]:
@@ -132,8 +156,10 @@ def evaluate_run(
 
     Args:
         run: the run.
-        data: a file with the columns of the training data, or "glue/TASK"; the run's own data when None.
+        data: a file with the columns of the training data, or GLUE's own for a run on a GLUE task; "glue/TASK" of a
+            task with the same classes; the run's own data when None.
         glue_dir: where GLUE is, if it has moved.
+        text_columns: the text columns of the file, where they have other names.
         batch_size: examples per forward pass; the run's own when None.
         mistakes: how many of the worst mistakes to return.
 
@@ -142,7 +168,7 @@ def evaluate_run(
         where they say that the model has learned nothing; of a classification also `classes` and `confusion`, see
         `describe_classes`, of MNLI over both sets together; `mistakes`, see `worst_mistakes`, if any were asked for.
     """
-    splits = _evaluation_sets(run, data, glue_dir)
+    splits, notes = _evaluation_sets(run, data, glue_dir, text_columns)
     batch_size = batch_size or run.config.eval_batch_size
     by_split, scores = {}, {}
     for split, dataset in splits.items():
@@ -153,7 +179,7 @@ def evaluate_run(
     labels = np.concatenate([np.asarray(dataset["label"]) for dataset in splits.values()])
     metrics = combine_splits(run.task, by_split)
     found = Predictions(run.task, all_scores, labels, "these examples")
-    head_start = run.folder.read_json(run.folder.result).get("head_start") if data in (None, run.task.name) else None
+    head_start = run.folder.read_result().get("head_start") if data in (None, run.task.name) else None
     worst = {"mistakes": mistakes_by_split(run.task, scores, splits, mistakes)} if mistakes else {}
     return {
         "run": str(run.folder.path),
@@ -161,7 +187,7 @@ def evaluate_run(
         "task": run.task.name,
         "metrics": metrics,
         "main_metric": run.task.main_metric,
-        "notes": _notes(run, data),
+        "notes": [*_notes(run, data), *notes],
         "warnings": list(judge_run(found, run.config, (), metrics, head_start).values()),
         "examples": {split: len(dataset) for split, dataset in splits.items()},
         **describe_classes(run.task, all_scores, labels),
@@ -170,16 +196,26 @@ def evaluate_run(
 
 
 def predict_file(
-    run: TrainedRun, data: Path, out: Path, batch_size: int | None = None, *, overwrite: bool = False
+    run: TrainedRun,
+    data: Path,
+    out: Path,
+    batch_size: int | None = None,
+    *,
+    text_columns: Sequence[str] | None = None,
+    overwrite: bool = False,
+    spreadsheet_safe: bool = False,
 ) -> int:
     """Predict every row of a file and write labels and probabilities, or scores, beside its columns.
 
     Args:
         run: the run.
-        data: .csv, .tsv, .jsonl or .parquet with the text columns of the training data.
+        data: .csv, .tsv, .jsonl or .parquet with the text columns of the training data, or GLUE's own for a run on a
+            GLUE task.
         out: .jsonl or .csv.
         batch_size: examples per forward pass; the run's own when None.
+        text_columns: the text columns of the file, where they have other names.
         overwrite: replace `out` if it exists.
+        spreadsheet_safe: put an apostrophe before cells of a CSV file that a spreadsheet would compute.
 
     Returns:
         Number of rows.
@@ -190,16 +226,18 @@ def predict_file(
     """
     if out.suffix.lower() not in FORMATS:
         raise ConfigError(f"{out}: predictions are written as {' or '.join(FORMATS)}.")
-    table = read_table(data)
+    table, names = read_matching(run.task, data, text_columns)
     if out.exists() and out.samefile(data):
         raise ConfigError(f"{out}: is the file to predict. Give --out another name.")
     _check_free(out, overwrite)
-    _check_columns(data, table, run.task.text_columns)
-    texts = take_texts(table.column, run.task.text_columns, table.places)
+    texts = take_texts(table.column, names, table.places)
+    for name in table.columns:  # all of them are written again
+        for place_of_cell, value in zip(table.places, table.column(name), strict=True):
+            check_characters(name, value, place_of_cell)
     tokens = tokenize(text_dataset(texts), run.tokenizer, run.max_length)
     scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
     inputs = {name: table.column(name) for name in table.columns}
-    write_text(out, _format_predictions(run.task, inputs, scores, out.suffix.lower()))
+    write_text(out, format_predictions(run.task, inputs, scores, out.suffix.lower(), spreadsheet_safe))
     return len(scores)
 
 
@@ -250,26 +288,42 @@ def merge_run(run: TrainedRun, out: Path) -> None:
     Raises:
         RunError: if `out` exists and is not empty.
     """
-    if out.exists():
-        if not out.is_dir() or any(out.iterdir()):
-            raise RunError(f"{out}: exists already. Give --out a new folder.")
-        out.rmdir()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out}: exists already. Give --out a new folder.")
     model: Any = restore(run.model) if METHODS[run.config.method].saves == "adapter" else run.model
+    if out.exists():
+        out.rmdir()
     with staged_folder(out) as staging:
         model.save_pretrained(str(staging))
         run.tokenizer.save_pretrained(str(staging))
 
 
-def _evaluation_sets(run: TrainedRun, data: str | None, glue_dir: Path | None) -> dict[str, Dataset]:
-    if data is not None and glue_name(data) is None:
-        table = read_table(Path(data))
-        texts, label = run.task.text_columns, run.task.label_column
-        _check_columns(table.path, table, (*texts, label))
-        records, _ = take_columns(str(table.path), table.columns, table.column, table.places, texts, label)
-        return {"file": make_dataset(records, run.task)}
-    if data is not None and data != run.task.name:
-        raise ConfigError(f"the run was trained on {run.task.name}, and an evaluation is asked for {data}.")
-    return {split: dataset for split, dataset in own_data(run, glue_dir).evaluation.items() if split != TUNING}
+def _evaluation_sets(
+    run: TrainedRun, data: str | None, glue_dir: Path | None, text_columns: Sequence[str] | None
+) -> tuple[dict[str, Dataset], list[str]]:
+    """Return the examples by split, and what is to be said about their labels."""
+    name = glue_name(data) if data is not None else None
+    if data is not None and name is None:
+        table, texts = read_matching(run.task, Path(data), text_columns)
+        dataset, notes = labelled(run.task, table, texts)
+        return {"file": dataset}, notes
+    if text_columns is not None:
+        raise ConfigError(f"--text-column is for a file, and --data is {data or 'the data of the run'}. Leave it out.")
+    if name is None or data == run.task.name:
+        own = own_data(run, glue_dir).evaluation
+        return {split: dataset for split, dataset in own.items() if split != TUNING}, []
+    other = make_task(name)
+    if not same_classes(run.task, other):
+        raise ConfigError(
+            f"the run was trained on {run.task.name} ({_described(run.task)}), and an evaluation is asked for {data} "
+            f"({_described(other)}). Give a task with the same classes, or a file."
+        )
+    return load_glue(name, glue_dir or run.config.glue_dir).with_labels(run.task.labels).evaluation, []
+
+
+def _described(task: Task) -> str:
+    texts = "two texts" if len(task.text_columns) == 2 else "one text"
+    return f"{texts}: {', '.join(task.labels)}" if task.labels else f"{texts}: a number"
 
 
 def own_data(run: TrainedRun, glue_dir: Path | None = None) -> TextData:
@@ -284,7 +338,7 @@ def own_data(run: TrainedRun, glue_dir: Path | None = None) -> TextData:
     """
     # Weights of classes change nothing of the examples.
     config = run.config.model_copy(update={"class_weights": None} | ({"glue_dir": glue_dir} if glue_dir else {}))
-    changed = changed_file(run.folder.read_json(run.folder.plan)["files"], file_digests(config))
+    changed = changed_file(run.folder.read_plan()["files"], file_digests(config))
     if changed is not None:
         raise DataError(
             f"{changed} has changed since the run was trained, so this would not measure what the run measured. Put "
@@ -294,48 +348,10 @@ def own_data(run: TrainedRun, glue_dir: Path | None = None) -> TextData:
     return loaded.with_labels(run.task.labels) if run.task.kind == CLASSIFICATION else loaded
 
 
-def _format_predictions(task: Task, inputs: dict[str, list[Any]], scores: NDArray, suffix: str) -> str:
-    predicted = _prediction_values(task, scores)
-    if suffix == ".csv":
-        predicted = [_flat(values) for values in predicted]
-    kept = [name for name in inputs if name not in predicted[0]]
-    rows = [{name: inputs[name][i] for name in kept} | values for i, values in enumerate(predicted)]
-    if suffix == ".jsonl":
-        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _flat(values: dict[str, Any]) -> dict[str, Any]:
-    probabilities = values.pop("probabilities", {})
-    return values | {f"probability_{name}": value for name, value in probabilities.items()}
-
-
-def _check_columns(path: Path, table: Table, names: Sequence[str]) -> None:
-    missing = [name for name in names if name not in table.columns]
-    if missing:
-        raise DataError(
-            f"{path}: has no column '{missing[0]}', which the run was trained on.{nearest(missing[0], table.columns)} "
-            f"The columns are {', '.join(table.columns)}."
-        )
-
-
 def _notes(run: TrainedRun, data: str | None) -> list[str]:
     if data is None or not Path(data).is_file():
         return []
-    trained_on = run.folder.read_json(run.folder.plan)["files"].values()
+    trained_on = run.folder.read_plan()["files"].values()
     if file_digest(Path(data)) not in trained_on:
         return []
     return [f"{data} is a file that the run was trained or tuned on, so these numbers flatter it."]
-
-
-def _prediction_values(task: Task, scores: NDArray) -> list[dict[str, Any]]:
-    if task.kind != CLASSIFICATION:
-        return [{"score": float(score)} for score in scores.reshape(-1)]
-    return [
-        {"label": task.labels[int(row.argmax())], "probabilities": dict(zip(task.labels, map(float, row), strict=True))}
-        for row in probabilities(scores)
-    ]

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerState
 
 from qvtune.data.load import TUNING
-from qvtune.data.metrics import combine_splits, compute_metrics, standard_error
+from qvtune.data.metrics import combine_splits, compute_losses, compute_metrics, standard_error
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.errors import DivergedError, Interrupted
 from qvtune.train.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
@@ -208,7 +208,8 @@ class RunTrainer(Trainer):
             if not np.isfinite(output.predictions).all():
                 raise self._diverged(f"an output on the {split} set")
             by_split[split] = compute_metrics(self.task, output.predictions, output.label_ids)
-            by_split[split]["loss"] = float(output.metrics["test_loss"])
+            # Of the examples themselves: over several processes the trainer's counts those that fill up a batch twice.
+            by_split[split]["loss"] = float(compute_losses(self.task, output.predictions, output.label_ids).mean())
         tuning = by_split.pop(TUNING, {})
         metrics = combine_splits(self.task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
         scores = {split: self._as_given(split, output.predictions) for split, output in outputs.items()}

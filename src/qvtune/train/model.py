@@ -128,8 +128,8 @@ def load_model(
         new_head: start the head anew although the checkpoint holds one.
 
     Raises:
-        ModelError: if it cannot be read, has no sequence-classification head in transformers, or if the checkpoint
-            leaves a parameter of the body without a weight that fits.
+        ModelError: if it cannot be read, has no sequence-classification head in transformers, is quantized, or if the
+            checkpoint leaves a parameter of the body without a weight that fits.
     """
     prepare_config(config, task, tokenizer)
     verbosity = transformers_logging.get_verbosity()
@@ -149,10 +149,9 @@ def load_model(
         )
     finally:
         transformers_logging.set_verbosity(verbosity)
+    _make_plain(model, source)
     forget_wrappers(model)
     check_loaded(source.name, model, loading, new_head=new_head or _other_head(config) is not None)
-    if getattr(model, "hf_quantizer", None) is not None and "gguf_file" in source.options:
-        model.hf_quantizer.remove_quantization_config(model)  # the weights are plain now, and train and save so
     if new_head or _other_head(config):
         _start_head_anew(model)
     return model
@@ -263,6 +262,20 @@ def _dequantized(source: ModelSource) -> dict[str, Any]:
     # From 5.21 on, transformers may leave a GGUF file's weights in their blocks, which cannot be trained.
     config = getattr(transformers, "GgufConfig", None)
     return {"quantization_config": config(dequantize=True)} if config and "gguf_file" in source.options else {}
+
+
+def _make_plain(model: Any, source: ModelSource) -> None:
+    """Drop the word of a GGUF file's quantization, whose weights are plain by now, so that they train and save so."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None:
+        return
+    method = str(getattr(quantizer.quantization_config.quant_method, "value", "unknown"))
+    if method != "gguf":
+        raise ModelError(
+            f"{source.name}: its weights are quantized ({method}), and only float weights are trained here. Give the "
+            "model that it was made from."
+        )
+    quantizer.remove_quantization_config(model)
 
 
 def _start_head_anew(model: Any) -> None:

@@ -105,7 +105,7 @@ def run(
     folder.claim(config)
     if folder.is_finished:
         console.out(f"{folder.path} holds this run already, finished.", highlight=False)
-        result = json.loads(folder.result.read_text(encoding="utf-8"))
+        result = folder.read_result()
         for text in result.get("warnings", []):
             console.out(text, highlight=False)
         return result
@@ -117,6 +117,7 @@ def run(
         return fit(config, prepared, folder, console, callbacks)
     with folder.locked():
         folder.claim(config)
+        folder.compare_task(prepared.data.task.to_dict())
         _start_folder(folder, config, prepared)
         return fit(config, prepared, folder, console, callbacks)
 
@@ -388,10 +389,10 @@ def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: R
 
 
 def _train(trainer: RunTrainer, checkpoint: Path | None, stopping: EarlyStopping | None) -> None:
-    if checkpoint is not None and stopping is not None:
+    if checkpoint is not None:
         state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        if stopping.is_due(state.log_history):
-            # It had stopped early and was killed before its result; another step would be one too many.
+        if state.global_step >= state.max_steps or (stopping is not None and stopping.is_due(state.log_history)):
+            # It had come to its end and was killed before its result; another step would be one too many.
             trainer.resume_stopped(checkpoint, state)
             return
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)

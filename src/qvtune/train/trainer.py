@@ -80,7 +80,8 @@ class Trainer(transformers.Trainer):
         **kwargs: transformers.Trainer's other arguments.
 
     Raises:
-        ConfigError: if `args` are not qvtune's, or ask for the fast path and for torch.compile on a CPU.
+        ConfigError: if `args` are not qvtune's, or ask for the fast path and for torch.compile on a CPU, or if an
+            optimizer that is given holds parameters that do not train in this model.
         RoleError, AdaptError: if the model cannot be adapted.
         RunError: on resuming from a checkpoint with other groups or rates.
     """
@@ -104,6 +105,7 @@ class Trainer(transformers.Trainer):
         if model is not None:
             model = _prepared(model, args)
         super().__init__(model=model, args=args, **kwargs)
+        _check_optimizer(self.optimizer, self.model)
         if self._method is not None and self._method.steps:
             self.add_callback(RankAllocation())
         self._role_rates: dict[str, float] = {}
@@ -174,8 +176,8 @@ class Trainer(transformers.Trainer):
     def _get_learning_rate(self) -> float:
         # transformers asks between the update and the scheduler's step, when the rates are those of the update.
         rates: dict[str, float] = {}
-        for group in self.optimizer.param_groups:
-            rates.setdefault(group["name"].removesuffix(NO_DECAY), float(group["lr"]))
+        for number, group in enumerate(self.optimizer.param_groups):
+            rates.setdefault(_group_name(group, number).removesuffix(NO_DECAY), float(group["lr"]))
         self._role_rates = rates
         return super()._get_learning_rate()
 
@@ -317,7 +319,32 @@ def _attention_of(model: nn.Module) -> AttentionMap | None:
 
 
 def _group_summaries(optimizer: Any) -> list[tuple[str, float, tuple[str, ...]]]:
-    return [(g["name"], g.get("initial_lr", g["lr"]), tuple(g["param_names"])) for g in optimizer.param_groups]
+    return [
+        (_group_name(group, number), group.get("initial_lr", group["lr"]), _parameter_names(group))
+        for number, group in enumerate(optimizer.param_groups)
+    ]
+
+
+def _group_name(group: dict[str, Any], number: int) -> str:
+    """Return the name that `param_groups` gave, or one by place for a group of somebody else's optimizer."""
+    return group.get("name", f"group{number}")
+
+
+def _parameter_names(group: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(group.get("param_names") or (str(tuple(parameter.shape)) for parameter in group["params"]))
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> None:
+    """Check that all that an optimizer updates trains in this model, since the training would change nothing else."""
+    if optimizer is None:
+        return
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    others = [p for group in optimizer.param_groups for p in group["params"] if id(p) not in trained]
+    if others:
+        raise ConfigError(
+            f"optimizers: {len(others)} of the optimizer's parameters do not train in this model: they are another "
+            "model's, or frozen. Adapt the model first, and make the optimizer of qvtune.param_groups(model, ...)."
+        )
 
 
 def _listed(groups: list[tuple[str, float, tuple[str, ...]]]) -> str:

@@ -50,7 +50,7 @@ def test_a_compiler_that_fails_is_told_of(
 @pytest.mark.usefixtures("with_kernels")
 def test_where_nothing_can_be_cached_they_go_with_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     undo: list[Callable[[], None]] = []
-    monkeypatch.setattr(build, "writable_cache", lambda name: None)
+    monkeypatch.setattr(build, "cached_file", lambda *_: None)
     monkeypatch.setattr(build.atexit, "register", undo.append)
     path = build.compiled_kernels()
     assert path is not None

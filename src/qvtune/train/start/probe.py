@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qvtune.data.metrics import compute_losses
 from qvtune.data.task import CLASSIFICATION, Task
 
 # Weights of the fit in the objective: mean loss + ‖w‖² / (2 strength), on features of unit root mean square.
@@ -157,9 +158,5 @@ def _numbers(
 
 def _losses(task: Task, scores: NDArray, targets: NDArray, weights: NDArray | None) -> NDArray:
     """Return the loss of every example, weighted by class so that the mean over the examples is the objective's."""
-    if task.kind != CLASSIFICATION:
-        return (scores[:, 0] - targets) ** 2
-    from scipy.special import log_softmax
-
-    losses = -log_softmax(scores, axis=1)[np.arange(len(targets)), targets]
+    losses = compute_losses(task, scores, targets)
     return losses if weights is None else losses * weights[targets] / weights[targets].mean()

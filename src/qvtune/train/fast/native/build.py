@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from qvtune.cache import writable_cache
+from qvtune.cache import cached_file
 from qvtune.processor import InstructionSet, instruction_set
 
 SOURCES = Path(__file__).parent
@@ -41,17 +42,13 @@ def compiled_kernels() -> Path | None:
         return None
     architecture = _architecture()
     try:
-        key = _key(compiler, architecture)
-        folder = writable_cache("kernels") or _folder_of_this_process()
-        library = folder / f"{key}.so"
-        if not library.is_file():
-            with tempfile.TemporaryDirectory(dir=folder) as workplace:
-                os.replace(_compile(compiler, architecture, Path(workplace)), library)
+        make = partial(_compile, compiler, architecture)
+        library = cached_file("kernels", _key(compiler, architecture), ".so", make)
+        return library or make(_folder_of_this_process())
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or error
         logging.getLogger(__name__).warning("The kernels could not be compiled, and run slower in torch: %s", reason)
         return None
-    return library
 
 
 def find_compiler() -> str | None:

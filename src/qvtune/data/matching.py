@@ -1,0 +1,120 @@
+"""Files for a task that was learned before: their columns and labels under the names of the run, or GLUE's own."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from datasets import Dataset
+
+from qvtune.data.columns import class_name
+from qvtune.data.glue import COLA_COLUMNS, GLUE, GlueTask, glue_name
+from qvtune.data.hub import GLUE_COLUMNS
+from qvtune.data.records import make_dataset, take_columns
+from qvtune.data.tables import Table, read_table, read_text, table_suffix
+from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.errors import ConfigError, DataError, nearest
+
+
+def read_matching(task: Task, path: Path, text_columns: Sequence[str] | None) -> tuple[Table, tuple[str, ...]]:
+    """Read a file for a task, and tell its text columns.
+
+    A file for a GLUE task may be one of the benchmark's own, CoLA's without a header too, and may have the columns of
+    the benchmark's files, of the hub's, or those of another task with the same classes.
+
+    Args:
+        task: what was learned.
+        path: any of the file formats.
+        text_columns: the names of its text columns, where they are others.
+
+    Raises:
+        ConfigError: if so many text columns are named as the task has not.
+        DataError: if the file cannot be read, or has no such columns.
+    """
+    if text_columns is not None and (len(text_columns), len(set(text_columns))) != (_texts(task), _texts(task)):
+        wanted = "one text, so name one column" if _texts(task) == 1 else "two texts, so name two columns"
+        raise ConfigError(f"--text-column is {', '.join(text_columns)}; the run was trained on {wanted}.")
+    table = _read(task, path)
+    if text_columns is not None:
+        candidates = [tuple(text_columns)]
+    else:
+        layouts = _layouts(task)
+        candidates = [task.text_columns, *(tuple(map(str, g.test_texts or g.texts)) for g in layouts.values())]
+        candidates += [GLUE_COLUMNS[name] for name in layouts if name in GLUE_COLUMNS]
+    return table, _first_present(table, list(dict.fromkeys(candidates)), "--text-column NAME")
+
+
+def labelled(task: Task, table: Table, texts: Sequence[str]) -> tuple[Dataset, list[str]]:
+    """Return the examples of a labelled table that `read_matching` gave, and what is to be said about their labels.
+
+    Raises:
+        DataError: if there is no label column, or a label is missing or none of the task's.
+    """
+    layouts = _layouts(task)
+    candidates = [
+        (name,) for name in (task.label_column, *(g.label for g in layouts.values())) if isinstance(name, str)
+    ]
+    (label,) = _first_present(table, list(dict.fromkeys(candidates)))
+    records, _ = take_columns(str(table.path), table.columns, table.column, table.places, texts, label)
+    if task.kind != CLASSIFICATION or not layouts:
+        return make_dataset(records, task), []
+    layout = next(iter(layouts.values()))
+    names = [_class_of(layout, class_name(v), place) for v, place in zip(records.labels, records.places, strict=True)]
+    by_id = set(map(class_name, records.labels)) & set(_ids(layout)) and not layout.spelled
+    read = ", ".join(f"{i} is {name}" for i, name in enumerate(layout.labels))
+    notes = [f"Labels that are numbers are read as on the hub: {read}."] if by_id else []
+    return make_dataset(replace(records, labels=names), task), notes
+
+
+def same_classes(task: Task, other: Task) -> bool:
+    """Whether what was learned for one task answers the other: the same classes, in any order, and as many texts."""
+    return bool(task.labels) and set(task.labels) == set(other.labels) and _texts(task) == _texts(other)
+
+
+def _texts(task: Task) -> int:
+    return len(task.text_columns)
+
+
+def _layouts(task: Task) -> dict[str, GlueTask]:
+    """Return the layout of a GLUE task, and of the others with the same classes; nothing for one's own task."""
+    own = glue_name(task.name)
+    if own not in GLUE:
+        return {}
+    alike = {
+        name: layout
+        for name, layout in GLUE.items()
+        if layout.labels and set(layout.labels) == set(task.labels) and len(layout.texts) == _texts(task)
+    }
+    return {own: GLUE[own]} | alike
+
+
+def _read(task: Task, path: Path) -> Table:
+    own = GLUE.get(glue_name(task.name) or "")
+    if own is None or own.header or table_suffix(path) != ".tsv" or not path.is_file():
+        return read_table(path)
+    first = read_text(path).split("\n", 1)[0].rstrip("\r").split("\t")
+    is_bare = len(first) == len(COLA_COLUMNS) and first[COLA_COLUMNS.index("label")] in own.spelling
+    return read_table(path, header=COLA_COLUMNS if is_bare else None)
+
+
+def _first_present(table: Table, candidates: Sequence[tuple[str, ...]], option: str = "") -> tuple[str, ...]:
+    found = next((names for names in candidates if set(names) <= set(table.columns)), None)
+    if found is not None:
+        return found
+    missing = next(name for name in candidates[0] if name not in table.columns)
+    others = " or ".join(" and ".join(f"'{name}'" for name in names) for names in candidates[1:])
+    raise DataError(
+        f"{table.path}: has no column '{missing}', which the run was trained on{f', nor {others}' if others else ''}."
+        f"{nearest(missing, table.columns)} The columns are {', '.join(table.columns)}."
+        f"{f' Name yours: {option}' if option else ''}"
+    )
+
+
+def _class_of(layout: GlueTask, name: str, place: str) -> str:
+    for names in (layout.labels, layout.spelling, _ids(layout)):
+        if name in names:
+            return layout.labels[names.index(name)]
+    raise DataError(f"{place}: label '{name}' is none of {', '.join(layout.labels)}. Correct the label.")
+
+
+def _ids(layout: GlueTask) -> tuple[str, ...]:
+    return tuple(str(i) for i in range(len(layout.labels)))

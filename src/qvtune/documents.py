@@ -1,0 +1,52 @@
+"""The small YAML files that a user writes: read without waiting for a pipe, and bounded in what they unfold to."""
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# What the aliases of a file may unfold to, in keys and values; nine lines of nine aliases each unfold to 387 million.
+MOST_NODES = 100_000
+
+
+def read_document(path: Path) -> str:
+    """Return the text of a file.
+
+    Raises:
+        OSError: if it is not there or no file; a pipe is refused, since nobody may ever write into it.
+        UnicodeDecodeError: if it is not UTF-8.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and should be a file", str(path))
+    return path.read_text(encoding="utf-8")
+
+
+def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """Return what a YAML text holds.
+
+    Raises:
+        YAMLError: if it is no YAML, nested too deeply, unfolds to too much, or has a number of too many digits.
+    """
+    try:
+        _count(yaml.compose(text, loader), {})
+        return yaml.load(text, loader)  # a kind of SafeLoader
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply.") from None
+    except ValueError as error:  # int() ends at 4,300 digits
+        raise yaml.YAMLError(str(error)) from None
+
+
+def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """Return the number of keys and values in a node, those behind an alias as often as it occurs."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if known.get(id(node)) == 0:
+        raise yaml.YAMLError("it holds itself by an alias.")
+    if id(node) not in known:
+        known[id(node)] = 0
+        parts = [part for entry in node.value for part in (entry if isinstance(entry, tuple) else (entry,))]
+        known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    if known[id(node)] > MOST_NODES:
+        raise yaml.YAMLError(f"its aliases unfold to more than {MOST_NODES:,} values.")
+    return known[id(node)]

@@ -1,0 +1,69 @@
+"""Predictions as the text of a file, JSONL or CSV, and cells that a spreadsheet would compute."""
+
+import csv
+import io
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from qvtune.data.columns import NUMBER
+from qvtune.data.mistakes import probabilities
+from qvtune.data.tables import read_table
+from qvtune.data.task import CLASSIFICATION, Task
+
+# What a spreadsheet takes for the start of a formula.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def count_formulas(path: Path) -> int:
+    """Count the cells of a CSV file that a spreadsheet would compute, numbers aside."""
+    table = read_table(path)
+    return sum(map(_is_formula, itertools.chain(table.columns, *table.rows)))
+
+
+def _is_formula(cell: Any) -> bool:
+    return isinstance(cell, str) and cell.startswith(FORMULA_STARTS) and not NUMBER.fullmatch(cell)
+
+
+def format_predictions(
+    task: Task, inputs: dict[str, list[Any]], scores: NDArray, suffix: str, spreadsheet_safe: bool
+) -> str:
+    """Return predictions as the text of a file, beside the columns of their input that have other names.
+
+    Args:
+        task: names the classes.
+        inputs: cells by column.
+        scores: (rows, classes) logits or (rows, 1) predictions.
+        suffix: ".jsonl" or ".csv".
+        spreadsheet_safe: put an apostrophe before cells of a CSV file that a spreadsheet would compute.
+    """
+    predicted = _prediction_values(task, scores)
+    if suffix == ".csv":
+        predicted = [_flat(values) for values in predicted]
+    kept = [name for name in inputs if name not in predicted[0]]
+    rows = [{name: inputs[name][i] for name in kept} | values for i, values in enumerate(predicted)]
+    if suffix == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    text = io.StringIO(newline="")
+    table = [list(rows[0]), *(list(row.values()) for row in rows)]
+    if spreadsheet_safe:
+        table = [[f"'{cell}" if _is_formula(cell) else cell for cell in cells] for cells in table]
+    csv.writer(text, lineterminator="\n").writerows(table)
+    return text.getvalue()
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    probabilities = values.pop("probabilities", {})
+    return values | {f"probability_{name}": value for name, value in probabilities.items()}
+
+
+def _prediction_values(task: Task, scores: NDArray) -> list[dict[str, Any]]:
+    if task.kind != CLASSIFICATION:
+        return [{"score": float(score)} for score in scores.reshape(-1)]
+    return [
+        {"label": task.labels[int(row.argmax())], "probabilities": dict(zip(task.labels, map(float, row), strict=True))}
+        for row in probabilities(scores)
+    ]

@@ -1,0 +1,64 @@
+"""Data for other tasks is recognised at once, and what is supported is said."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qvtune.data.load import load_data
+from qvtune.data.options import DataOptions
+from qvtune.errors import DataError
+
+CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+FOREIGN = {
+    "chat": ({"messages": CHAT}, {}, "the column 'messages' holds chats"),
+    "chat of another tool": ({"id": 1, "conversations": [{"from": "human", "value": "hi"}]}, {}, "holds chats"),
+    "chat as the label": (
+        {"id": 1, "messages": CHAT},
+        {"label_column": "messages", "text_column": ["id"]},
+        "of objects",
+    ),
+    "completion": ({"prompt": "a", "completion": "b"}, {}, "columns 'prompt' and 'completion' seem to be for a model"),
+    "instruction": ({"instruction": "a", "input": "", "output": "b"}, {}, "'instruction' and 'output' seem to be"),
+    "preference": ({"prompt": "a", "chosen": "b", "rejected": "c"}, {}, "'prompt' and 'chosen' seem to be"),
+    "tags": ({"tokens": ["a", "b"], "ner_tags": [0, 1]}, {}, "the column 'ner_tags' holds a tag for every word"),
+    "tags under another name": ({"words": ["a", "b"], "bio": ["O", "B"]}, {}, "'bio' holds a tag for every word"),
+    "tags as the label": ({"tokens": ["a", "b"], "labels": ["O", "B"]}, {}, "column 'labels' holds a tag for every"),
+    "tags of a text": ({"text": "a b c", "pos_tags": ["x", "y"]}, {}, "'pos_tags' holds a tag for every word"),
+    "tags that were named": (
+        {"sentence": "a b", "ner_tags": ["O", "B"]},
+        {"label_column": "ner_tags"},
+        "m.jsonl, line 1: column 'ner_tags' holds a tag for every word",
+    ),
+}
+
+
+def load(path: Path, row: dict, **options: object) -> object:
+    path.write_text("".join(json.dumps(row) + "\n" for _ in range(4)))
+    return load_data(DataOptions(data=str(path), **options), seed=0)
+
+
+@pytest.mark.parametrize(("row", "options", "message"), FOREIGN.values(), ids=FOREIGN)
+def test_data_for_another_task(tmp_path: Path, row: dict, options: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message) as error:
+        load(tmp_path / "m.jsonl", row, **options)
+    assert "qvtune learns one label or one number for a text" in str(error.value)
+    assert str(tmp_path / "m.jsonl") in str(error.value)
+
+
+def test_several_labels_are_no_tags(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 1: column 'labels' holds several values. Give every row one label"):
+        load(tmp_path / "m.jsonl", {"text": "a b", "labels": ["x", "y"]})
+
+
+def test_columns_that_hold_labels_are_used_when_named(tmp_path: Path) -> None:
+    rows = [{"prompt": f"t{i}", "completion": "ab"[i % 2]} for i in range(8)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = DataOptions(data=str(tmp_path / "m.jsonl"), label_column="completion", text_column=["prompt"])
+    assert load_data(options, seed=0).task.labels == ("a", "b")
+
+
+def test_tags_beside_a_label_are_no_matter(tmp_path: Path) -> None:
+    rows = [{"text": f"t{i}", "label": "ab"[i % 2], "tokens": ["t"], "ner_tags": [0]} for i in range(8)]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load_data(DataOptions(data=str(tmp_path / "m.jsonl")), seed=0).task.labels == ("a", "b")
