@@ -288,7 +288,7 @@ def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:
             )
         if any(target == name or target.startswith(name + ".") for target in targets):
             raise AdaptError(f"head '{name}' holds projections that are adapted too. Name a module outside attention.")
-        others = [other for other in (*modules, *PEFT_PARTS) if other.endswith(name) and other not in head]
+        others = [other for other in (*(m for m in modules if m not in head), *PEFT_PARTS) if other.endswith(name)]
         if by_peft and others:  # PEFT compares the ends of names
             both = "Name both in the head, or use" if others[0] in modules else "Give it another name, or use"
             raise AdaptError(f"head '{name}' cannot be told from '{others[0]}' by PEFT. {both} method='full'.")

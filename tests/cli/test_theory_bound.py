@@ -162,7 +162,10 @@ def test_bound_and_gap_of_a_run(place: Path, tmp_path: Path, output: pytest.Capt
 
 MODEL = "theory bound --model @bert --examples 100"
 CASES = {
-    "no examples": (f"{MODEL} --examples 0", "--examples is '0'; it should be greater than or equal to 1"),
+    "no examples": (
+        "theory bound --model @bert --examples 0",
+        "--examples is '0'; it should be greater than or equal to 1",
+    ),
     "examples left out": ("theory bound --model @bert", "--examples is required"),
     "neither model nor run": ("theory bound", "error: --model is required.\nerror: --examples is required."),
     "no rank": (f"{MODEL} --rank 0", "--rank is '0'; it should be greater than or equal to 1"),
