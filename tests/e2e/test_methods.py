@@ -1,22 +1,23 @@
 """`qvtune train --method X`: it ends, its run loads as it was, and a killed one ends like a straight one."""
 
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rounding import assert_near
 from safetensors.torch import load_file
 from tiny import make_reviews, save_tiny_bert, save_tiny_gpt2, write_reviews
+from transformers import TrainerCallback
 
 from qvtune.cli.main import main
 from qvtune.data.records import text_dataset
 from qvtune.data.tokens import tokenize
 from qvtune.methods.table import METHODS
+from qvtune.train.config import make_config
 from qvtune.train.inference import load_run, merge_run, score_texts
+from qvtune.train.run import run
 
 # Found by trial: rates at which the tiny models learn in some seconds.
 RATES = {"full": 1e-2, "galore": 3e-3, "sift": 3e-2, "ia3": 3e-2, "vera": 3e-2, "bitfit": 3e-2, "head": 1e-1}
@@ -31,20 +32,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def values(place: Path, out: Path, method: str, model: str = "bert", **changes: object) -> dict[str, object]:
+    return {
+        "model": str(place / model),
+        "data": str(place / "reviews.csv"),
+        "method": method,
+        "epochs": 4,
+        "batch_size": 8,
+        "lr": RATES.get(method, 5e-3),
+        "seed": 1,
+        "precision": "fp32",
+        "out": out,
+    } | changes
+
+
 def words(place: Path, out: Path, method: str, model: str = "bert", **changes: object) -> list[str]:
-    options = {
-        "--model": place / model,
-        "--data": place / "reviews.csv",
-        "--method": method,
-        "--epochs": 4,
-        "--batch-size": 8,
-        "--lr": RATES.get(method, 5e-3),
-        "--seed": 1,
-        "--precision": "fp32",
-        "--out": out,
-    }
-    options |= {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
-    return ["train", *[str(word) for pair in options.items() for word in pair]]
+    options = values(place, out, method, model, **changes)
+    return ["train", *[str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]]
 
 
 @pytest.mark.parametrize("model", ["bert", "gpt2"])
@@ -69,10 +73,10 @@ def test_a_run_by_every_method(
         if model == "bert" and not METHODS[method].steps:  # names and padding come on top
             assert 0 < result["saved_bytes"] - plan["adapter_bytes"] < 5000
         assert f"Method {method}: {METHODS[method].summary}" in (folder / "README.md").read_text()
-    run = load_run(out)
-    found = scores(run.model, run.tokenizer)
+    loaded = load_run(out)
+    found = scores(loaded.model, loaded.tokenizer)
     assert_near(found, live[0])
-    merge_run(run, tmp_path / "merged")
+    merge_run(loaded, tmp_path / "merged")
     assert (tmp_path / "merged" / "model.safetensors").exists()
     assert main(["evaluate", "--run", str(out), "--data", str(place / "reviews.csv")]) == 0
 
@@ -97,19 +101,15 @@ def scores(model, tokenizer) -> np.ndarray:
 def test_a_killed_run_ends_like_a_straight_one(method: str, place: Path, tmp_path: Path) -> None:
     given = {"eval_steps": 7, "logging_steps": 4, "accumulation": 2, "epochs": 8}
     out, straight = tmp_path / "killed", tmp_path / "straight"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "qvtune", *words(place, out, method, **given)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    # In the middle between two checkpoints, and for adalora of its pruning.
-    while not list((out / "checkpoints").glob("checkpoint-14")):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.0005)
-    process.kill()
-    process.communicate()
-    assert not (out / "result.json").exists(), "the run had ended before it was killed"
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 17:  # between two checkpoints, and for adalora in the middle of its pruning
+                raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run(make_config(values(place, out, method, **given)), callbacks=[Kill()])
+    assert [folder.name for folder in (out / "checkpoints").glob("checkpoint-14")] == ["checkpoint-14"]
     for folder in (out, straight):
         assert main(words(place, folder, method, **given)) == 0
     found, wanted = (json.loads((folder / "result.json").read_text()) for folder in (out, straight))

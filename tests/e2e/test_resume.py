@@ -19,7 +19,7 @@ def command(folder: Path, out: Path) -> list[str]:
     options = {
         "--model": folder / "bert",
         "--data": folder / "reviews.csv",
-        "--epochs": 5,
+        "--epochs": 3,
         "--batch-size": 4,
         "--accumulation": 2,
         "--eval-steps": 6,
@@ -87,12 +87,12 @@ def writing(step: int) -> Callable[[Path], bool]:
     return moment
 
 
-# Five epochs of 80 examples, 8 a step: 50 steps, checkpoints every 6 and evaluations beside them.
+# Three epochs of 80 examples, 8 a step: 30 steps, checkpoints every 6 and evaluations beside them.
 MOMENTS = {
     "before the first checkpoint": has_lines(1),
     "while the first checkpoint is written": writing(6),
-    "while a later checkpoint is written": writing(30),
-    "between two checkpoints, in the middle of an epoch": has_lines(18),
+    "while a later checkpoint is written": writing(18),
+    "between two checkpoints, in the middle of an epoch": has_lines(10),
     "while the adapter is saved": lambda out: bool(list(out.glob(".writing-adapter-*")) or (out / "adapter").exists()),
 }
 
@@ -115,7 +115,7 @@ def test_killed_run_ends_like_the_straight_one(
 
 def test_killed_twice(folder: Path, straight: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     out = tmp_path / "run"
-    for lines in (6, 14):
+    for lines in (5, 9):
         process = start(folder, out)
         while not has_lines(lines)(out):
             assert process.poll() is None, process.communicate()[0]
