@@ -30,6 +30,7 @@ from qvtune.device import choose_device, device_of, place
 from qvtune.errors import ConfigError, DataError, RunError
 from qvtune.methods.table import METHODS
 from qvtune.progress import track
+from qvtune.roles.unwrap import unwrap
 from qvtune.train.conclusion import mistakes_by_split
 from qvtune.train.config import TrainConfig
 from qvtune.train.fast.accelerate import accelerate
@@ -37,6 +38,7 @@ from qvtune.train.fast.batches import longest_first
 from qvtune.train.folder import RunFolder, staged_folder, write_text
 from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer, text_length
 from qvtune.train.predictions import format_predictions
+from qvtune.train.readable import check_ends
 from qvtune.train.verdict import Predictions, judge_run
 
 FORMATS = (".jsonl", ".csv")
@@ -127,7 +129,11 @@ def score_texts(
     """Return the model's outputs for tokenised texts, (examples, classes) logits or (examples, 1) predictions.
 
     Progress goes to `console`, standard error when None.
+
+    Raises:
+        DataError: if a text holds what ends texts for this model.
     """
+    check_ends(unwrap(model).config, tokenizer, dataset)
     device = device_of(model)
     columns = [name for name in dataset.column_names if name in tokenizer.model_input_names]
     by_length, order = longest_first(dataset.select_columns(columns))

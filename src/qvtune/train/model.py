@@ -19,6 +19,7 @@ from qvtune.data.packaged import PREFIX, locate_model
 from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.errors import ConfigError, ModelError
 from qvtune.network import hub_is_reachable
+from qvtune.train.readable import input_names
 from qvtune.train.weights import WRAPPERS, check_loaded, forget_wrappers
 
 HEAD_SUFFIX = "ForSequenceClassification"
@@ -85,10 +86,10 @@ def load_config(source: ModelSource) -> Any:
 
 
 def load_tokenizer(source: ModelSource, config: Any) -> PreTrainedTokenizerBase:
-    """Load a tokenizer that pads on the right with a token that exists.
+    """Load a tokenizer that pads on the right with a token that exists, and gives what the model reads.
 
-    Where the tokenizer names no padding token, the end-of-sequence or unknown token pads; nothing is added to the
-    vocabulary and no embedding is resized.
+    Where the tokenizer names no padding token, or one that the model has no embedding for, the end-of-sequence or
+    unknown token pads; nothing is added to the vocabulary and no embedding is resized.
 
     Args:
         source: where it is.
@@ -106,12 +107,13 @@ def load_tokenizer(source: ModelSource, config: Any) -> PreTrainedTokenizerBase:
             "tokenizer (tokenizer.json and the like) seem to be missing: save it beside the model with "
             "tokenizer.save_pretrained."
         )
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None or (isinstance(words, int) and tokenizer.pad_token_id >= words):
         substitute = tokenizer.eos_token or tokenizer.unk_token
         if substitute is None:
             raise ModelError(f"{source.name}: the tokenizer has no padding, end-of-sequence or unknown token.")
         tokenizer.pad_token = substitute
     tokenizer.padding_side = "right"
+    tokenizer.model_input_names = input_names(config, tokenizer.model_input_names)
     return tokenizer
 
 

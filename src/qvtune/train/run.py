@@ -50,6 +50,7 @@ from qvtune.train.model import (
 )
 from qvtune.train.plan import Plan, adapt_for, make_plan
 from qvtune.train.progress import ProgressReport
+from qvtune.train.readable import check_readable
 from qvtune.train.seeds import stream_seed
 from qvtune.train.start.head import HeadStart, start_head
 from qvtune.train.supplies import count_choosing, count_passes, count_steps, first_batches, keeps_best
@@ -175,6 +176,7 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
     model = load_model(source, inputs.model_config, data.task, tokenizer, new_head=config.new_head)
     new = newly_initialised(model)
     model = place(model, choose_device(config.device))
+    check_readable(source.name, model, tokenizer, {"train": inputs.train, **inputs.splits})
     batches = first_batches(config, inputs.train, tokenizer, inputs.longest)
     model = adapt_for(config, model, total_steps=count_steps(config, len(inputs.train)), batches=batches)
     for peft_config in getattr(model, "peft_config", {}).values():

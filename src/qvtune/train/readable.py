@@ -1,0 +1,140 @@
+"""What a model can read: the inputs that it takes, ids that it has embeddings for, texts as long as it bears."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedTokenizerBase
+
+from qvtune.device import CPU, device_of
+from qvtune.errors import DataError, ModelError
+
+SEGMENTS = "token_type_ids"
+# XLNet tells segments apart without a table of them, so that its configuration has no size of one.
+WITHOUT_TABLE = ("xlnet",)
+# Tokens of a text in a message.
+SHOWN = 12
+
+
+def input_names(config: Any, names: list[str]) -> list[str]:
+    """Return what a tokenizer is to give to a model: segment ids where the model has embeddings for them, else none.
+
+    A tokenizer gives what its own class or file lists, which is often that of another model.
+
+    Args:
+        config: configuration of the model.
+        names: what the tokenizer lists.
+    """
+    kind: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if kind is None:
+        return names
+    takes = SEGMENTS in inspect.signature(kind.forward).parameters
+    kinds = getattr(config, "type_vocab_size", None)
+    if takes and (config.model_type in WITHOUT_TABLE or (kinds or 0) > 1):
+        return names if SEGMENTS in names else [names[0], SEGMENTS, *names[1:]]
+    if not takes or kinds is not None:
+        return [name for name in names if name != SEGMENTS]
+    return names
+
+
+def check_ends(config: Any, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
+    """Refuse texts that hold the token at which the head of an encoder-decoder reads, which it does once a text.
+
+    Raises:
+        DataError: if there are some.
+    """
+    end = config.eos_token_id
+    if not getattr(config, "is_encoder_decoder", False) or not isinstance(end, int):
+        return
+    rows = dataset["input_ids"]
+    counts = [ids.count(end) for ids in rows]
+    usual = min(counts, default=0)  # two of them stand between two texts
+    odd = next((ids for ids, count in zip(rows, counts, strict=True) if count > usual), None)
+    if odd is not None:
+        start = tokenizer.decode(odd[:SHOWN], skip_special_tokens=True)
+        raise DataError(
+            f"the text that begins with '{start}' holds '{tokenizer.convert_ids_to_tokens(end)}', with which texts end "
+            "for this model: its head reads there, and wants it as often in every text. Put something else there."
+        )
+
+
+def check_readable(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset]) -> None:
+    """Try a model on what it is going to be given: the largest ids, and the longest text once.
+
+    Args:
+        name: of the model, for messages.
+        model: with a head, where it computes.
+        tokenizer: what made the tokens.
+        sets: tokenised examples.
+
+    Raises:
+        ModelError: if an id has no embedding, or the longest text cannot be read.
+        DataError: if a text holds what ends texts for this model.
+    """
+    _check_ids(name, model, tokenizer, sets)
+    for dataset in sets.values():
+        check_ends(model.config, tokenizer, dataset)
+    dataset, row, length = max(
+        ((dataset, row, len(ids)) for dataset in sets.values() for row, ids in enumerate(dataset["input_ids"])),
+        key=lambda found: found[2],
+    )
+    example = {key: value for key, value in dataset[row].items() if key in tokenizer.model_input_names}
+    if (problem := _try(model, example, length)) is None:
+        return
+    said = f"{name}: the model cannot read a text of {length} tokens ({problem})."
+    if device_of(model) != CPU:  # where one failure may spoil those that follow
+        raise ModelError(f"{said} Give a lower --max-length.")
+    reads, fails = 0, length
+    while fails - reads > 1:
+        middle = (reads + fails) // 2
+        reads, fails = (middle, fails) if _try(model, example, middle) is None else (reads, middle)
+    if not reads:
+        raise ModelError(f"{said} Nor can it read a shorter one: is the tokenizer that of this model?")
+    raise ModelError(f"{said} It reads {reads} of them. Give --max-length {reads}.")
+
+
+def _check_ids(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset]) -> None:
+    table = model.get_input_embeddings()
+    if not isinstance(table, nn.Embedding):
+        return
+    largest = max(_largest(dataset, "input_ids") for dataset in sets.values())
+    if largest >= (rows := table.num_embeddings):
+        raise ModelError(
+            f"{name}: the token '{tokenizer.convert_ids_to_tokens(largest)}' has the id {largest:,}, and the model has "
+            f"embeddings for {rows:,} (0 to {rows - 1:,}). Its tokenizer is that of another model, or has tokens that "
+            "were added later: give the model after resize_token_embeddings and save_pretrained."
+        )
+    kinds = getattr(model.config, "type_vocab_size", None)
+    if kinds and any(SEGMENTS in dataset.column_names for dataset in sets.values()):
+        most = max(_largest(dataset, SEGMENTS) for dataset in sets.values())
+        if most >= kinds:
+            raise ModelError(
+                f"{name}: its tokenizer numbers segments up to {most}, and the model has embeddings for {kinds} (0 to "
+                f"{kinds - 1}): the tokenizer is that of another model."
+            )
+
+
+def _largest(dataset: Dataset, column: str) -> int:
+    return int(pc.max(pc.list_flatten(dataset.with_format("arrow")[:][column])).as_py())
+
+
+def _try(model: Any, example: Mapping[str, list[int]], length: int) -> str | None:
+    """Run the first tokens of an example and its last one, and return what went wrong."""
+    device = device_of(model)
+    inputs = {
+        name: torch.tensor([[*values[: length - 1], values[-1]]], device=device) for name, values in example.items()
+    }
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except (IndexError, RuntimeError, ValueError) as error:
+        return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    finally:
+        model.train(training)
+    return None
