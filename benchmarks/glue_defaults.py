@@ -101,8 +101,8 @@ def main() -> None:
     text = [
         table(found),
         "",
-        f"Mean ± standard deviation over seeds {args.seeds}, of pkg:minilm on the development sets, {args.jobs} runs at "
-        "a time. *Probe alone* is the head as it starts. Beside it, runs of [the evidence](../evidence.md).",
+        f"Mean ± standard deviation over seeds {args.seeds}, of pkg:minilm on the development sets, {args.jobs} at a "
+        "time. *Probe alone* is the head as it starts. Beside it, runs of [the evidence](../evidence.md).",
     ]
     write_results(args.out, "GLUE with defaults", "\n".join(text), {"tasks": numbers})
     print("\n".join(text))
