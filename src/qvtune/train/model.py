@@ -80,9 +80,15 @@ def load_config(source: ModelSource) -> Any:
     """Load a model's configuration.
 
     Raises:
-        ModelError: if there is none, or no network to ask for it.
+        ModelError: if there is none, it names no architectures as a list, or there is no network to ask for it.
     """
-    return _reading(source, AutoConfig.from_pretrained, source.location, **source.options)
+    config = _reading(source, AutoConfig.from_pretrained, source.location, **source.options)
+    named = config.architectures or []
+    if not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+        raise ModelError(
+            f"{source.name}: 'architectures' in its configuration is {named!r}, and should be a list of names."
+        )
+    return config
 
 
 def load_tokenizer(source: ModelSource, config: Any) -> PreTrainedTokenizerBase:
