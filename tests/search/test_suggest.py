@@ -1,7 +1,9 @@
 """`suggest` and `suggest_rates` from end to end on a tiny model."""
 
+import io
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from transformers import AutoModel
 
 import qvtune
 from qvtune.errors import ConfigError, DataError, DivergedError, Interrupted, RunError
+from qvtune.methods.table import METHODS
+from qvtune.report.search_page import SearchReport
 from qvtune.roles.find import find_attention
 from qvtune.search.bench import Bench
 from qvtune.search.budget import parse_budget
@@ -63,16 +67,19 @@ def test_an_interrupted_search_goes_on_to_the_same_end(
         return train(self, *args, **kwargs)
 
     monkeypatch.setattr(Bench, "train", interrupted)
-    stops = 0
+    stops, said = 0, io.StringIO()
     while True:
         try:
-            resumed = qvtune.suggest(options, budget=400, out=tmp_path / "two", console=QUIET)
+            resumed = qvtune.suggest(options, budget=400, out=tmp_path / "two", console=Console(file=said))
             break
         except Interrupted:
             stops += 1
             with open(tmp_path / "two" / MEASURED, "a", encoding="utf-8") as file:
                 file.write('{"name": "cut of')  # as a kill leaves it
     assert stops > 1
+    told = [int(steps) for steps in re.findall(r"Going on: (\d+) steps of it, in \d+ parts", said.getvalue())]
+    assert told == sorted(told)
+    assert len(set(told)) > 1
     one, two = straight.to_dict(), resumed.to_dict()
     for found in (one, two):
         found["cost"].pop("seconds")
@@ -128,8 +135,6 @@ def test_fused_and_grouped_query_models(save: Callable, layout: str, options: di
 @pytest.mark.parametrize(
     ("change", "budget", "message"),
     [
-        ({}, "40", "the budget is 40 steps (22% of a full run of 180); a search of 3 rates needs"),
-        ({"lr": 1e-3, "head_lr": 1e-3}, "40", "a search of one rate needs"),
         ({}, "a lot", "the budget is 'a lot'; it should be a number of steps, as in 500"),
         ({}, "-5%", "the budget is '-5%'"),
         ({"lr": 1e-3, "lr_ratio": 2.0, "head_lr": 1e-3}, None, "every rate is given"),
@@ -146,6 +151,33 @@ def test_bad_input(options: dict, change: dict, budget: str | None, message: str
     with pytest.raises((ConfigError, DataError, ValueError)) as caught:
         qvtune.suggest(options | change, budget=budget, console=QUIET)
     assert message in str(caught.value)
+
+
+def test_a_small_budget_buys_what_it_can(options: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Trials without range tests, and where not even two fit, the method's own rates."""
+    method = METHODS["lora"]
+    own = {"lr": method.lr, "value_lr": method.lr * method.lr_ratio, "head_lr": method.lr}
+    found = qvtune.suggest(options, budget=100, out=tmp_path / "some", console=QUIET)
+    assert found.ranges == ()
+    assert len(found.trials) >= 2
+    assert found.trials[0].rates == own
+    assert len({tuple(trial.rates.values()) for trial in found.trials}) == len(found.trials)
+    assert 0 < found.cost["in_steps"] <= 100
+    assert "too small for range tests, which need" in found.notes[0]
+    assert found.confidence.probability is not None
+    none = qvtune.suggest(options, budget=5, out=tmp_path / "none", console=QUIET)
+    assert (none.ranges, none.trials, none.cost["in_steps"]) == ((), (), 0)
+    assert none.choice.rates == own
+    assert (none.lr, none.lr_ratio, none.head_lr) == (method.lr, method.lr_ratio, method.lr)
+    assert (none.confidence.level, none.confidence.probability) == ("none", None)
+    assert "Nothing was compared: two trials need" in none.notes[1]
+    least = int(re.search(r"need (\d+) steps", none.notes[1])[1])
+    assert len(qvtune.suggest(options, budget=least, console=QUIET).trials) == 2
+    assert qvtune.suggest(options, budget=least - 1, console=QUIET).trials == ()
+    for name, suggestion in (("some", found), ("none", none)):
+        report = SearchReport("reviews", suggestion)
+        assert (tmp_path / name / "report.html") in report.write(tmp_path / name)
+        assert "untested" in " ".join(report.sentences()) or name == "some"
 
 
 def test_options_that_are_none() -> None:

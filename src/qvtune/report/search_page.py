@@ -44,11 +44,16 @@ class SearchReport:
         cost, sure = found.cost, found.confidence
         draws = "" if found.choice.again is None else ", over two draws of batches"
         balance = [] if found.balance is None else [_balance(found.balance, found.lr_ratio)]
+        told = (
+            "nothing was compared."
+            if sure.probability is None
+            else f"better than the next best trial with probability {sure.probability:.2f} by the held-out "
+            f"examples{draws}. {_limits(sure.limits)}"
+        )
         return [
             f"Suggested: {', '.join(self._rates())}.",
             _source(found),
-            f"Confidence {sure.level}: better than the next best trial with probability {sure.probability:.2f} by the "
-            f"held-out examples{draws}. {_limits(sure.limits)}",
+            f"Confidence {sure.level}: {told}",
             f"Cost: {cost['in_steps']:.0f} steps, {cost['part']:.0%} of a full run ({cost['steps']} of training and "
             f"{cost['forwards']:.0f} batches forward alone, a third of a step each), {cost['seconds']:.0f} s.",
             *balance,
@@ -66,7 +71,7 @@ class SearchReport:
         """The range test of every side, and the trials in the plane of the two rates where both were searched."""
         found, best = self.suggestion, self.suggestion.choice
         charts = [_range_chart(test, best.rates[test.rate]) for test in found.ranges]
-        if LR in best.rates and VALUE_LR in best.rates:
+        if found.trials and LR in best.rates and VALUE_LR in best.rates:
             charts.append(_trial_chart(found))
         return charts
 
@@ -78,14 +83,19 @@ class SearchReport:
             "short runs from the same start, over the same batches, the first at the method's own rates. A whole run "
             "gets lower rates than the trial that was chosen, since it is longer."
         )
-        pictures = Pictures("Range tests and trials", [plot(chart) for chart in self.charts], text)
-        parts: list[Any] = [pictures, _range_table(self.suggestion.ranges), _trial_table(self.suggestion.trials)]
+        ranges, trials = self.suggestion.ranges, self.suggestion.trials
+        parts: list[Any] = []
+        if self.charts:
+            parts.append(Pictures("Range tests and trials", [plot(chart) for chart in self.charts], text))
+        parts += [_range_table(ranges)] if ranges else []
+        parts += [_trial_table(trials)] if trials else []
         return Page(f"Rates for {self.name}", self.sentences(), list(self.suggestion.notes), parts)
 
     def write(self, path: Path) -> list[Path]:
         """Write `report.html` and the picture `search` into a folder that exists, and return their paths."""
         write_text(path / "report.html", render(self.page()))
-        return [path / "report.html", *save_figures(path, {"search": draw_charts(self.charts, columns=2)})]
+        figures = {"search": draw_charts(self.charts, columns=2)} if self.charts else {}
+        return [path / "report.html", *save_figures(path, figures)]
 
 
 def _range_chart(test: RangeTest, rate: float) -> Chart:
@@ -190,6 +200,8 @@ def _usable(test: RangeTest) -> str:
 
 def _source(found: Suggestion) -> str:
     trial = ", ".join(f"{_symbol(name)} {label_text(rate)}" for name, rate in found.choice.rates.items())
+    if not found.trials:
+        return "These are the method's own rates, untested."
     if found.choice is found.trials[0]:
         return f"These are the method's own rates; none of {len(found.trials)} trials was better by a standard error."
     less = f" The whole run gets {found.shrunk:.2f} times its rates, since it is longer." if found.shrunk < 1 else ""

@@ -10,8 +10,8 @@ DEFAULT_PART, DEFAULT_STEPS = 0.25, 600
 # Parts of the budget that the range tests take, that they may take where it is small, and that the evaluations of
 # trials may take; trials take the rest.
 RANGE_PART, MOST_RANGE_PART, VALIDATION_PART = 0.2, 0.35, 0.2
-# A curve over rates says nothing with fewer points, and a trial learns nothing in fewer steps.
-FEWEST_POINTS, FEWEST_TRIAL_STEPS = 20, 8
+# A curve over rates says nothing with fewer points, a trial learns nothing in fewer steps, and one alone says nothing.
+FEWEST_POINTS, FEWEST_TRIAL_STEPS, FEWEST_COMPARED = 20, 8, 2
 
 
 @dataclass(frozen=True)

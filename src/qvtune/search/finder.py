@@ -12,7 +12,14 @@ from torch import Tensor
 
 from qvtune.errors import ConfigError, DivergedError
 from qvtune.search.bench import FORWARD_SHARE, Bench
-from qvtune.search.budget import FEWEST_POINTS, FEWEST_TRIAL_STEPS, MOST_RANGE_PART, RANGE_PART, Budget
+from qvtune.search.budget import (
+    FEWEST_COMPARED,
+    FEWEST_POINTS,
+    FEWEST_TRIAL_STEPS,
+    MOST_RANGE_PART,
+    RANGE_PART,
+    Budget,
+)
 from qvtune.search.given import HEAD, QUERY_KEY, VALUE
 from qvtune.search.journal import Journal
 from qvtune.search.ranges import LEAST_DROP, RISES, RangeTest, changes, rising_rates
@@ -78,22 +85,30 @@ class Finder:
         self.cost = {"steps": 0, "forwards": 0.0, "seconds": 0.0}
         self._start: dict[str, Tensor] = {}
         self._ratio = lr_ratio
+        self._notes: list[str] = []
 
     def find(self) -> Suggestion:
-        """Run the range tests and the trials, and choose.
+        """Run the range tests and the trials that the budget allows, and choose.
+
+        Where it is too small for range tests trials alone are made, near the method's own rates; where it is too small
+        for two trials these rates are returned, untested.
 
         Raises:
-            ConfigError: if the budget is too small, or there is nothing to find.
+            ConfigError: if there is nothing to find.
             DivergedError: if the loss is not finite before any step, or no rate that was tried left it finite.
         """
         if not self.free:
             raise ConfigError("every rate is given, so there is nothing to find. Leave out one of them.")
         self._start = self.bench.keep()
         points = self._points()
-        ranges = [self._test_head(points)] if HEAD in self.free else []
-        head_rate = (self.fixed | centre(ranges)).get(HEAD, 0.0)
-        ranges += self._test_sides([s for s in self.sides if s.rate in self.free and s.rate != HEAD], points, head_rate)
-        balance = self._balance()
+        ranges: list[RangeTest] = []
+        balance = None
+        if points:
+            ranges = [self._test_head(points)] if HEAD in self.free else []
+            head_rate = (self.fixed | centre(ranges)).get(HEAD, 0.0)
+            sides = [side for side in self.sides if side.rate in self.free and side.rate != HEAD]
+            ranges += self._test_sides(sides, points, head_rate)
+            balance = self._balance()
         trials = self._try(ranges, balance)
         return self._choose(ranges, trials, balance)
 
@@ -103,19 +118,17 @@ class Finder:
         return self.cost["steps"] + self.cost["forwards"] * FORWARD_SHARE
 
     def _points(self) -> int:
-        """Return at how many rates each range test looks."""
+        """Return at how many rates each range test looks, or 0 where the budget is too small for a curve."""
         sides = sum(name != HEAD for name in self.free)
         head = 1 + FORWARD_SHARE if HEAD in self.free else 0
         warm = 1 if HEAD in self.default else 0
         per_point = head + warm + (sides + FORWARD_SHARE) * PASSES * bool(sides)
         points = max(FEWEST_POINTS, int(RANGE_PART * self.budget.steps / per_point))
-        if points * per_point > MOST_RANGE_PART * self.budget.steps:
-            least = math.ceil(FEWEST_POINTS * per_point / MOST_RANGE_PART)
-            raise ConfigError(
-                f"the budget is {self.budget}; a search of {_rates(len(self.free))} needs {least} steps at least. Give "
-                f"a larger one{', or give one of the rates' * (len(self.free) > 1)}."
-            )
-        return points
+        if points * per_point <= MOST_RANGE_PART * self.budget.steps:
+            return points
+        least = math.ceil(FEWEST_POINTS * per_point / MOST_RANGE_PART)
+        self._notes.append(f"The budget is too small for range tests, which need {least} steps in all.")
+        return 0
 
     def _test_head(self, points: int) -> RangeTest:
         side = next(side for side in self.sides if side.rate == HEAD)
@@ -179,23 +192,26 @@ class Finder:
         return self.bench.train(side.groups, len(rates), number, course=rates)
 
     def _try(self, ranges: Sequence[RangeTest], balance: float | None) -> list[Trial]:
-        left = self.budget.steps - self._spent
-        number, steps = trial_length(left, self.bench.evaluation_cost, self.budget.full_steps)
+        left, evaluation = self.budget.steps - self._spent, self.bench.evaluation_cost
+        number, steps = trial_length(left, evaluation, self.budget.full_steps)
         if steps < FEWEST_TRIAL_STEPS:
-            raise ConfigError(
-                f"the budget is {self.budget}, and the {left:.0f} steps left by the range tests make trials of "
-                f"{max(steps, 0)}; {FEWEST_TRIAL_STEPS} are needed. Give a larger one, or give one of the rates."
-            )
+            number, steps = int(left / (FEWEST_TRIAL_STEPS + evaluation)), FEWEST_TRIAL_STEPS
+        if number < FEWEST_COMPARED:
+            least = math.ceil(self._spent + FEWEST_COMPARED * (FEWEST_TRIAL_STEPS + evaluation))
+            self._notes.append(f"Nothing was compared: two trials need {least} steps in all.")
+            return []
 
         def run(rates: Rates, number: int = TRIAL_PASS) -> tuple[float, ...]:
             name = f"trial/{number}/" + "/".join(f"{rate}={value:g}" for rate, value in rates.items())
             return tuple(self._piece(name, partial(self._trial, rates, steps, number)))
 
         repeats = REPEATS if number >= USUAL else 0
-        usual, read = self.default | self.fixed, self.fixed | centre(ranges, balance)
+        usual = self.default | self.fixed
+        read = usual | self.fixed | centre(ranges, balance)
         between = {name: rounded(math.sqrt(rate * read[name])) for name, rate in usual.items()}
+        starts = (usual, between) if ranges else (usual,)
         trials = compass_search(
-            (usual, between), self.free, number - repeats, lambda rates: Trial(dict(rates), steps, run(rates))
+            starts, self.free, number - repeats, lambda rates: Trial(dict(rates), steps, run(rates))
         )
         again = rivals(trials)[:repeats]
         return [replace(trial, again=run(trial.rates, TRIAL_PASS + 1)) if trial in again else trial for trial in trials]
@@ -211,14 +227,14 @@ class Finder:
         return course(steps, recipe.warmup, decays=recipe.schedule != "constant")
 
     def _choose(self, ranges: Sequence[RangeTest], trials: Sequence[Trial], balance: float | None) -> Suggestion:
-        best = chosen(trials)
-        if best.diverged:
+        best = chosen(trials) if trials else Trial(self.default | self.fixed, 0, ())
+        if trials and best.diverged:
             tried = "; ".join(", ".join(f"{name} {rate:g}" for name, rate in trial.rates.items()) for trial in trials)
             raise DivergedError(
                 f"every trial diverged, at {tried}. Check the data and the precision, or give lower rates by hand."
             )
         # The method's own rates, of the first trial, are for whole runs.
-        own = best is trials[0]
+        own = not trials or best is trials[0]
         shrunk = 1.0 if own else shrinkage(self._course(best.steps), self.bench.full_course(self.budget.full_steps))
         rates = {name: rounded(rate * shrunk) if name in self.free else rate for name, rate in best.rates.items()}
         value = rates.get(VALUE)
@@ -236,7 +252,7 @@ class Finder:
             shrunk=shrunk,
             ranges=tuple(ranges),
             trials=tuple(trials),
-            notes=tuple(note for test in ranges for note in remarks(test)),
+            notes=(*self._notes, *(note for test in ranges for note in remarks(test))),
         )
 
     def _piece(self, name: str, function: Callable[[], list[float]]) -> list[float]:
@@ -253,10 +269,6 @@ class Finder:
         for part, amount in piece["cost"].items():
             self.cost[part] += amount
         return list(piece["values"])
-
-
-def _rates(number: int) -> str:
-    return "one rate" if number == 1 else f"{number} rates"
 
 
 def make_sides(groups: Sequence[str], lr_ratio: float | None) -> list[Side]:
@@ -295,6 +307,8 @@ def make_range(
 
 def judge_choice(best: Trial, trials: Sequence[Trial]) -> Confidence:
     """Say how sure a choice is, from the validation examples that all trials share."""
+    if not trials:
+        return Confidence("none", None, {})
     others = [probability_below(best, trial) for trial in trials if trial is not best]
     probability = min(others, default=0.5)
     near = not_told_apart(best, trials)

@@ -1,7 +1,7 @@
 """`Journal`: what a search has measured, so that one that was interrupted goes on."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,10 @@ class Journal:
                 self._append({"name": name, "value": value})
             self._pieces[name] = value
         return self._pieces[name]
+
+    def values(self) -> Iterator[Any]:
+        """Return what every piece gave."""
+        return iter(self._pieces.values())
 
     def __contains__(self, name: str) -> bool:
         return name in self._pieces

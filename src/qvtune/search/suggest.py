@@ -21,7 +21,7 @@ from qvtune.device import choose_device, device_of
 from qvtune.errors import ConfigError, Interrupted
 from qvtune.methods.table import METHODS
 from qvtune.progress import Meter
-from qvtune.search.bench import FORWARD_SHARE, Batch, Bench, Loss, Recipe, borrowed
+from qvtune.search.bench import FORWARD_SHARE, Batch, Bench, Cost, Loss, Recipe, borrowed
 from qvtune.search.budget import VALIDATION_PART, Budget, parse_budget
 from qvtune.search.finder import Finder
 from qvtune.search.given import HEAD, QUERY_KEY, VALUE, checked_rate, given_rates, without_auto
@@ -168,8 +168,14 @@ def _search(
     console = console or Console(stderr=True)
     more = ", more than the run itself" if budget.part > 1 else ""
     console.out(f"Searching for rates with {budget} at most{more}.", highlight=False)
-    with borrowed(bench.model), Meter("searching, step", budget.steps, console, unit="steps") as meter:
-        bench.spent = meter.show
+    costs = [piece["cost"] for piece in journal.values()]
+    before = sum(Cost(cost["steps"], cost["forwards"]).in_steps for cost in costs)
+    if costs:
+        console.out(
+            f"Going on: {before:.0f} steps of it, in {len(costs)} parts, were measured before.", highlight=False
+        )
+    with borrowed(bench.model), Meter("searching, step", budget.steps, console, unit="steps", done=before) as meter:
+        bench.spent = lambda spent: meter.show(before + spent)
         return Finder(bench, budget, default, fixed, ratio, journal).find()
 
 

@@ -12,15 +12,15 @@ class Confidence:
     """How sure a choice is.
 
     Attributes:
-        level: "high", "medium" or "low".
+        level: "high", "medium", "low", or "none" where nothing was compared.
         probability: that the chosen rates are better than the next best, by the validation examples; how much
-            another draw of training batches would change is not in it.
+            another draw of training batches would change is not in it; None where nothing was compared.
         limits: by the name of a rate, the lowest and the highest of the trials that the choice is not better than by
             a standard error.
     """
 
     level: str
-    probability: float
+    probability: float | None
     limits: dict[str, tuple[float, float]]
 
 
@@ -37,10 +37,10 @@ class Suggestion:
         confidence: how sure the choice is.
         balance: how many times as much the model's first step changes attention's output through the value as through
             query and key, at equal rates: |δ²| / |δ¹| of Theorem 2; None where one of them does not train.
-        choice: the trial that the rates are from.
+        choice: the trial that the rates are from; of no steps where none was made.
         shrunk: the part of that trial's rates that the suggested ones are, since a whole run is longer.
-        ranges: the range tests, the head's first.
-        trials: the short runs, in the order in which they were made.
+        ranges: the range tests, the head's first; none where the budget was too small for them.
+        trials: the short runs, in the order in which they were made; none where the budget was too small for two.
         notes: what else was seen, in sentences.
     """
 

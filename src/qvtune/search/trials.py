@@ -105,14 +105,14 @@ def moves(free: Sequence[str], best: Rates, other: Rates) -> list[tuple[str, flo
 
 
 def compass_search(
-    starts: tuple[Rates, Rates], free: Sequence[str], most: int, run: Callable[[Rates], Trial]
+    starts: Sequence[Rates], free: Sequence[str], most: int, run: Callable[[Rates], Trial]
 ) -> list[Trial]:
     """Move one rate at a time from the better start as long as there are trials left, and return all trials.
 
     A move is taken if the trial there is better. Where none is they become half as long, in the logarithm.
 
     Args:
-        starts: rates of the first two trials.
+        starts: rates of the first two trials, or of the first.
         free: names of the rates that move.
         most: how many trials.
         run: makes one.
