@@ -1,5 +1,6 @@
 """`adapt`: decide which parameters of a model train, by role and method, and make it so."""
 
+import warnings
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qvtune.arguments import check_model, check_names
 from qvtune.errors import AdaptError, nearest
 from qvtune.methods.heads import PEFT_PARTS, callable_parts, head_modules
 from qvtune.methods.method import Adaptation, Batches
@@ -98,8 +100,7 @@ def adapt(
         >>> counts.by_role, counts.head
         ({'query': 512, 'value': 512}, 66)
     """
-    if not isinstance(model, nn.Module):
-        raise AdaptError(f"model is a {type(model).__name__}; load it first, as with AutoModel.from_pretrained.")
+    check_model(model)
     options = resolve_options(
         method, roles=roles, layers=layers, rank=rank, alpha=alpha, dropout=dropout, density=density
     )
@@ -108,8 +109,8 @@ def adapt(
     check_layers(layers)
     check_fresh(model)
     inner = unwrap(model)
-    if isinstance(head, str):
-        raise AdaptError(f"head is '{head}'; it must be a list of names, as in ['{head}'].")
+    if head is not None:
+        check_names("head", head)
     if attention is not None and (problem := misfit(inner, attention)) is not None:
         raise AdaptError(f"the attention map is of another model: this one {problem}.")
     attention = attention or find_attention(model)
@@ -169,6 +170,7 @@ def restore(model: nn.Module, *, merge: bool = True) -> nn.Module:
     Raises:
         AdaptError: if the model was not adapted.
     """
+    check_model(model)
     undo = unwrap(model).__dict__.get(UNDO)
     if undo is not None:
         undo(model)
@@ -200,7 +202,12 @@ def _undo(adapted: Any, adaptation: Adaptation, *, merge: bool) -> nn.Module:
 
 
 def adaptation_of(model: nn.Module) -> Adaptation | None:
-    """Return what `adapt` did to `model` (also below data parallel wrappers and compile), or None."""
+    """Return what `adapt` did to `model` (also below data parallel wrappers and compile), or None.
+
+    Raises:
+        AdaptError: if it is no model.
+    """
+    check_model(model)
     holder = _holder(model)
     return None if holder is None else holder.__dict__[_MARK]
 
@@ -314,7 +321,10 @@ def _apply_peft(inner: Any, adaptation: Adaptation, total_steps: int | None) -> 
     assert make_config is not None
     structure = [(module, _copied(module.__dict__)) for module in inner.modules()]
     try:
-        adapted = get_peft_model(inner, make_config(common, adaptation, total_steps))
+        with warnings.catch_warnings():
+            # PEFT asks transformers' models by the name that this had before.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            adapted = get_peft_model(inner, make_config(common, adaptation, total_steps))
     except BaseException:  # PEFT has no way back from the middle
         for module, attributes in structure:
             module.__dict__.clear()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from qvtune.adaptation import adaptation_of, apply, check_fresh
+from qvtune.arguments import check_model, checked_folder
 from qvtune.errors import AdaptError, ModelError, RoleError
 from qvtune.methods.method import Adaptation
 from qvtune.methods.start import Factors, Start, begin_at, start_of
@@ -68,7 +69,7 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
     Raises:
         AdaptError: if the model was not adapted by such a method, or in a way that PEFT does not compute.
     """
-    adaptation = adaptation_of(model)
+    folder, adaptation = checked_folder(folder), adaptation_of(model)
     if adaptation is None or METHODS[adaptation.method].saves == "model":
         raise AdaptError(
             "only a model that qvtune.adapt gave LoRA or another adapter has an adapter to save. Save this one with "
@@ -77,7 +78,6 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
     peft_model: Any = unwrap_wrappers(model)
     method = METHODS[adaptation.method]
     fused = dict(split_modules(unwrap(model)))
-    folder = Path(folder)
     if method.config is None:
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: value.detach().cpu().contiguous() for name, value in trained_state(model).items()}
@@ -156,7 +156,8 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
         ModelError: if the folder holds no adapter of qvtune's, or one for another model; the text names what differs.
         AdaptError: if the model is adapted already.
     """
-    folder = Path(folder)
+    check_model(model)
+    folder = checked_folder(folder)
     recorded = _read_adaptation(folder)
     check_fresh(model)
     problem = misfit(unwrap(model), recorded.attention) or _other_layers(unwrap(model), recorded.attention)

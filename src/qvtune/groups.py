@@ -1,12 +1,12 @@
 """`param_groups`: named optimizer groups, one learning rate per role and one for the head."""
 
 import math
-from numbers import Real
 from typing import Any
 
 from torch import nn
 
 from qvtune.adaptation import Adaptation, adaptation_of, dead_copies
+from qvtune.arguments import check_number
 from qvtune.errors import RateError
 from qvtune.methods.galore import projection_settings
 from qvtune.methods.method import Method
@@ -81,11 +81,13 @@ def param_groups(
         value_lr=value_lr,
         output_lr=output_lr,
     )
+    check_number("weight_decay", weight_decay, RateError)
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
         raise RateError(f"weight_decay is {weight_decay}; it must be a finite number, at least 0.")
     groups: dict[str, dict[str, Any]] = {}
     owners = _owners(model, attention)
     ratio = 1.0 if b_lr_ratio is None else b_lr_ratio
+    check_number("b_lr_ratio", ratio, RateError)
     if not (math.isfinite(ratio) and ratio > 0):
         raise RateError(f"b_lr_ratio is {ratio}; it must be a finite number above 0.")
     for name, (owner, parameter) in owners.items():
@@ -144,9 +146,11 @@ def role_rates(
         "output_lr": output_lr,
     }
     for name, value in given.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
-            raise RateError(f"{name} is {value!r}, a {type(value).__name__}; it must be a number.")
-        if value is not None and not (math.isfinite(value) and value > 0):
+        if value is None and name not in ("lr", "lr_ratio"):
+            continue
+        check_number(name, value, RateError)
+        number: Any = value
+        if not (math.isfinite(number) and number > 0):
             raise RateError(f"{name} is {value}; it must be a finite number above 0.")
     if value_lr is not None and lr_ratio != 1.0:
         raise RateError(f"value_lr {value_lr} and lr_ratio {lr_ratio} both set the value's rate. Give one of them.")

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
+from qvtune.arguments import check_number
 from qvtune.errors import AdaptError, nearest
 from qvtune.methods.galore import load_galore
 from qvtune.methods.method import Batches
 from qvtune.methods.table import METHODS
 from qvtune.roles.attention import Projection
 from qvtune.roles.layouts import ROLES
+
+# VeRA's matrices may have a higher rank than what they change; above this none fits any model.
+MOST_RANK = 2**16
 
 
 def resolve_options(method: str, *, roles: Any, layers: Any, **given: Any) -> dict[str, Any]:
@@ -20,7 +23,7 @@ def resolve_options(method: str, *, roles: Any, layers: Any, **given: Any) -> di
         AdaptError: for an unknown method, a bad number, or an option that the method does not take.
     """
     if method not in METHODS:
-        raise AdaptError(f"unknown method '{method}'.{nearest(method, METHODS)} Methods are {', '.join(METHODS)}.")
+        raise AdaptError(f"unknown method '{method}'.{nearest(str(method), METHODS)} Methods are {', '.join(METHODS)}.")
     for name, value in given.items():
         if value is not None:
             _check_number(name, value)
@@ -92,11 +95,12 @@ def check_rank(rank: int, projections: Sequence[Projection]) -> None:
 
 
 def _check_number(name: str, value: Any) -> None:
+    check_number(name, value, AdaptError)
     number: Any = value  # Real is no type that compares
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise AdaptError(f"{name} is {value!r}, a {type(value).__name__}; it must be a number.")
     if name == "rank" and (number < 1 or number != int(number)):
         raise AdaptError(f"rank is {value}; it must be at least 1, and whole.")
+    if name == "rank" and number > MOST_RANK:
+        raise AdaptError(f"rank is {value}; it must be at most {MOST_RANK}.")
     if name == "alpha" and not 0 < number < math.inf:
         raise AdaptError(f"alpha is {value}; it must be above 0, and finite.")
     if name == "dropout" and not 0 <= number < 1:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from qvtune.arguments import check_model
 from qvtune.errors import RoleError
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
 from qvtune.roles.fused import taken_apart
@@ -48,8 +49,7 @@ def find_attention(
         >>> find_attention(model).layers[1]["v"].module
         'encoder.layer.1.attention.self.value'
     """
-    if not isinstance(model, nn.Module):
-        raise RoleError(f"model is a {type(model).__name__}; load it first, as with AutoModel.from_pretrained.")
+    check_model(model, RoleError)
     inner = unwrap(model)
     attention = locate(inner)
     measured = not _is_on_meta(inner) if verify is None else verify

@@ -13,6 +13,7 @@ from qvtune.data.options import BALANCED, DataOptions
 from qvtune.documents import load_yaml, read_document
 from qvtune.errors import ConfigError, nearest
 from qvtune.methods.method import OPTIONS, Method
+from qvtune.methods.options import MOST_RANK
 from qvtune.methods.table import METHODS
 from qvtune.options import Options, option_name, parse_options
 from qvtune.roles.attention import parse_roles
@@ -66,7 +67,7 @@ class AdaptOptions(Options):
     method: MethodName = Field(
         "lora", description="; ".join(f"{method.name}: {method.summary}" for method in METHODS.values()) + "."
     )
-    rank: int = Field(LORA.rank, ge=1, le=2**16, description=f"Rank of the factors. {_others('rank')}")
+    rank: int = Field(LORA.rank, ge=1, le=MOST_RANK, description=f"Rank of the factors. {_others('rank')}")
     alpha: float = Field(
         LORA.alpha,
         gt=0,

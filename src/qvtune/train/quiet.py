@@ -9,8 +9,6 @@ def quiet_libraries() -> None:
     """Take off the libraries' own bars, but for that of tokenising on a terminal, and noise; their warnings stay."""
     # bitsandbytes, which PEFT imports where it is installed, tells of kernels for quantised models.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # PEFT asks transformers by a name that transformers has deprecated.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     import datasets
     import transformers
 

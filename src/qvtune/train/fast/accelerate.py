@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 
 from qvtune.adaptation import UNDO
+from qvtune.arguments import check_model
 from qvtune.device import device_of
 from qvtune.errors import ConfigError
 from qvtune.roles.unwrap import unwrap
@@ -40,10 +41,12 @@ def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
         `model`.
 
     Raises:
+        AdaptError: if `model` is no model.
         ConfigError: for another precision.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is '{precision}'; it is one of {', '.join(PRECISIONS)}.")
+    check_model(model)
     inner: Any = unwrap(model)
     device = device_of(inner)
     is_narrow = precision != "fp16" and resolve_precision(precision, device) == "bf16"
@@ -68,7 +71,12 @@ def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
 
 
 def decelerate(model: nn.Module) -> nn.Module:
-    """Undo `accelerate`: every module computes as its library wrote it, with the weights it had or has learned."""
+    """Undo `accelerate`: every module computes as its library wrote it, with the weights it had or has learned.
+
+    Raises:
+        AdaptError: if `model` is no model.
+    """
+    check_model(model)
     inner: Any = unwrap(model)
     inner.__dict__.pop(UNDO, None)
     widen(model)
