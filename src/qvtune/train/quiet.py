@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import warnings
 
 
 def quiet_libraries() -> None:
