@@ -174,7 +174,7 @@ def middle(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def save_as_folder(name: str, folder: Path) -> str:
     """Save a packaged model as a folder, which is read faster than a GGUF file, and return its path."""
-    from transformers import AutoModel
+    from transformers import AutoModel, GgufConfig
 
     from qvtune.train.model import find_model, load_config, load_tokenizer
 
@@ -182,8 +182,8 @@ def save_as_folder(name: str, folder: Path) -> str:
     if "gguf_file" not in source.options:
         return name
     load_tokenizer(source, load_config(source)).save_pretrained(folder)
-    model = AutoModel.from_pretrained(source.location, gguf_file=source.options["gguf_file"], dtype="float32")
-    model.hf_quantizer.remove_quantization_config(model)  # the weights are plain, which transformers does not note
+    plain = GgufConfig(dequantize=True)
+    model = AutoModel.from_pretrained(source.location, quantization_config=plain, dtype="float32", **source.options)
     model.save_pretrained(folder)
     return str(folder)
 

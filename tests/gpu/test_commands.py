@@ -13,7 +13,7 @@ import pytest
 import torch
 from on_device import command, losses, make_place, measured, read, train, without_dropout
 from tiny import GOOD, write_reviews
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GgufConfig, TrainerCallback
 
 import qvtune
 from qvtune.methods.table import METHODS
@@ -111,8 +111,9 @@ def real_model(name: str, factory: pytest.TempPathFactory) -> tuple[Path, list[f
         config = load_config(source)
         if "gguf_file" in source.options:  # which transformers takes its time to read
             load_tokenizer(source, config).save_pretrained(folder)
+            plain = GgufConfig(dequantize=True)
             AutoModelForSequenceClassification.from_pretrained(
-                source.location, gguf_file=source.options["gguf_file"], dtype=torch.float32
+                source.location, quantization_config=plain, dtype=torch.float32, **source.options
             ).model.save_pretrained(folder)
         else:
             shutil.copytree(source.location, folder, dirs_exist_ok=True)

@@ -47,8 +47,11 @@ def show_results(store: Store, table: pd.DataFrame) -> None:
     end = list(table.columns).index("status")
     shown = Table()
     columns = [*table.columns[1:end], *COLUMNS_AFTER]
+    metrics = table["metric_name"].dropna().unique()
+    titles = {"metric": str(metrics[0])} if len(metrics) == 1 else {}
     for name in columns:
-        shown.add_column(name.replace("_", " "), justify="right" if name != "status" else "left")
+        title = titles.get(name, name).replace("_", " ")
+        shown.add_column(title, justify="right" if name != "status" else "left")
     for _, row in ordered.head(MOST_ROWS).iterrows():
         mark = f"{UNLEARNED} " if row["learned"] is False else ""
         shown.add_row(*((mark if name == "metric" else "") + _cell(name, row[name]) for name in columns))
