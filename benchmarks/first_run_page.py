@@ -39,7 +39,7 @@ does not. Development sets decided the defaults; confirmation sets did not.
 SECONDS = """\
 Time of the processor, all threads together, which what else the machine did does not change much: of training, or
 extraction of features, and of prediction of the test set; for qvtune of the whole command `qvtune train`, with imports,
-evaluations and the report. At the same number of threads all methods can be compared.
+evaluations and the report. Every cell had one thread, and several ran side by side, on processors of one kind.
 """
 
 
