@@ -149,6 +149,16 @@ def test_interrupt_saves_and_goes_on_to_the_same_adapter(
     assert evaluations[0] == evaluations[1]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_first_step_ends_like_one_after_it(folder: Path, tmp_path: Path, number: int) -> None:
+    process = start(folder, tmp_path / "run")
+    assert process.stdout.readline()  # it has read the data, and loads the model
+    process.send_signal(number)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+
+
 def test_finished_run_is_found_and_not_trained_again(
     folder: Path, straight: Path, capfd: pytest.CaptureFixture
 ) -> None:

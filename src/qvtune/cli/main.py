@@ -4,8 +4,10 @@ import argparse
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from qvtune import __version__
 from qvtune.cli.options import Parser
@@ -59,7 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_and_exit() -> None:
-    """Entry point of the installed command."""
+    """Entry point of the installed command. SIGTERM ends it as Ctrl-C does, also before a run can save."""
+
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
     sys.exit(main())
 
 
