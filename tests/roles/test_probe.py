@@ -4,7 +4,15 @@ import pytest
 import torch
 from models import assert_same_state, batch, build, cases, snapshot
 from torch import nn
-from transformers import PretrainedConfig, Siglip2VisionConfig, Siglip2VisionModel
+from transformers import (
+    ChameleonConfig,
+    ChameleonModel,
+    PegasusXConfig,
+    PegasusXModel,
+    PretrainedConfig,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
+)
 
 from qvtune.errors import RoleError
 from qvtune.roles.find import find_attention
@@ -334,3 +342,48 @@ def _hooks(model):
         for kind in kinds
         if getattr(module, kind)
     ]
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-12, 1e-9, 1e-6])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_weights_of_next_to_nothing_are_measured(family, spread):
+    """With noise in what the projections give; otherwise nothing would move anything, or rounding would."""
+    model, usual = build(family), find_attention(build(family))
+    with torch.no_grad():
+        for layer in usual:
+            for projection in layer.projections:
+                weight = model.get_submodule(projection.module).weight
+                weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)) * spread)
+    found = find_attention(model)
+    assert found == usual
+    assert all(layer.verified for layer in found)
+
+
+def test_a_block_that_is_longer_than_the_text():
+    """Pegasus-X shifts every second block of 512 by half of it, so that most positions are padding."""
+    config = PegasusXConfig(
+        vocab_size=100, d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, num_global_tokens=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    found = find_attention(PegasusXModel(config))
+    assert config.block_size == 512
+    assert [(layer.name, layer.heads, layer.head_dim) for layer in found][:2] == [
+        ("encoder.layers.0.self_attn", 2, 8),
+        ("encoder.layers.1.self_attn", 2, 8),
+    ]
+
+
+def test_blocks_of_convolutions_bar_nothing():
+    """Chameleon's encoder of images has attention made of convolutions, beside the layers of its decoder."""
+    image = {
+        "embed_dim": 16, "num_embeddings": 10, "latent_channels": 16, "resolution": 32, "base_channels": 32,
+        "channel_multiplier": [1, 2], "num_res_blocks": 1, "attn_resolutions": [16], "attn_type": "vanilla",
+    }  # fmt: skip
+    config = ChameleonConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, vq_config=image, vocabulary_map={"<image>": 4},
+    )  # fmt: skip
+    found = find_attention(ChameleonModel(config))
+    assert [layer.name for layer in found] == ["layers.0.self_attn", "layers.1.self_attn"]
+    assert {other.reason for other in found.others} == {"made of convolutions over an image"}

@@ -190,7 +190,7 @@ WITHOUT_ROLES_BY_CLASS = {
     "ChannelAttention": "attention over channels, not over positions",
     "^Aimv2AttentionPoolingHead": "pooling with a learned query",
     "BiMultiHeadAttention": "a two-way fusion of image and text with one product for both",
-    "VQVAEAttn": "made of convolutions over an image",
+    "VQVAE(Encoder)?Attn": "made of convolutions over an image",
     "PatchTSMixerGatedAttention": "a gate: no query and key product",
     "LinearSelfAttention$": "linear attention: a scalar query",
     "SqueezeBertSelfAttention": "made of grouped convolutions, into which PEFT can merge no adapter",

@@ -33,6 +33,8 @@ from qvtune.roles.multihead import SplitMultihead
 UNTOUCHED = 1e-6
 # Relative error within which a doubled projection counts as having doubled the context (bfloat16 has 8 bits).
 LINEAR = 1e-2
+# The largest weight of a projection below which what it gives is lost in rounding; what trained has larger ones.
+TINY = 1e-4
 # Perturbations are these many times the projection's own root mean square. One alone may vanish in bfloat16's rounding
 # (a fresh model's attention hardly moves) or overflow float16, so what any of them moves counts.
 STRENGTHS = (8.0, -64.0, 512.0)
@@ -160,7 +162,9 @@ def _probe_layer(inner: nn.Module, layer: AttentionLayer, calls: _Calls) -> Prob
     parts = {p.role: _part(inner, p) for p in reversed(layer.projections)}  # a role's first one
 
     plain = partial(_context, attention, parts, calls.first)
-    scattered = partial(_context, attention, parts, calls.first, scatter=_noise(1.0))
+    # Through weights of next to nothing no input shows anything: noise is added to what they give.
+    noise = "lift" if any(_is_next_to_nothing(part.module) for part in parts.values()) else "scatter"
+    scattered = partial(_context, attention, parts, calls.first, **{noise: _noise(1.0)})
     claimed = [role for role in "qkv" if role in parts]
     honest = {role: ROLES[role] for role in claimed}
     roles = _measure_roles(plain, claimed)
@@ -180,6 +184,11 @@ def _probe_layer(inner: nn.Module, layer: AttentionLayer, calls: _Calls) -> Prob
         width, head_dim, group = _measure_heads(scattered, reference, layer)
     same_input = _inputs_are_same(attention, parts, calls.first)
     return Probed(roles, "self" if same_input else "cross", calls.count, width, head_dim, group)
+
+
+def _is_next_to_nothing(projection: nn.Module) -> bool:
+    weight = getattr(projection, "weight", None)
+    return isinstance(weight, Tensor) and bool(weight.abs().max() < TINY)
 
 
 def _measure_roles(context: Callable[..., Tensor], claimed: Sequence[str]) -> dict[str, str]:
@@ -235,10 +244,11 @@ def _is_relative(context: Callable[..., Tensor], reference: Tensor, role: str) -
 def _telling_positions(positions: int) -> list[int]:
     """List positions to change one after another, until one has an effect.
 
-    Causal attention sees nothing from the first position and little from the last, and some positions are padding.
+    Causal attention sees nothing from the first position and little from the last, and some positions are padding: all
+    but those from a quarter on, where Pegasus-X shifts its blocks.
     """
     middle = min(positions, POSITIONS) // 2
-    return list(dict.fromkeys((middle, positions // 2, min(1, positions - 1), positions // 3)))
+    return list(dict.fromkeys((middle, positions // 2, min(1, positions - 1), positions // 3, positions // 4)))
 
 
 def _is_affine(context: Callable[..., Tensor], reference: Tensor, role: str) -> bool:
@@ -304,8 +314,11 @@ def _context(
     call: Call,
     changes: Mapping[str, Change] | None = None,
     scatter: Change | None = None,
+    lift: Change | None = None,
 ) -> Tensor:
-    """Return the context, (positions, d) in float64, with the projections' outputs changed, and their inputs scattered.
+    """Return the context, (positions, d) in float64, with the projections' outputs changed.
+
+    Before that `scatter` changes their inputs, or `lift` their outputs.
 
     It is the input of the output projection, all inputs where a module has several streams, as ProphetNet's decoder;
     or where there is no output projection what the attention module returns.
@@ -322,6 +335,9 @@ def _context(
         if scatter:
             for module in {parts[role].module for role in "qkv" if role in parts}:
                 hooks.callback(module.register_forward_pre_hook(lambda module, args: (scatter(args[0]),)).remove)
+        if lift:
+            for module in {parts[role].module for role in "qkv" if role in parts}:
+                hooks.callback(module.register_forward_hook(_first_call_only(lift)).remove)
         for role, change in (changes or {}).items():
             hook = _first_call_only(_on_rows(change, parts[role].rows))
             hooks.callback(parts[role].module.register_forward_hook(hook).remove)
