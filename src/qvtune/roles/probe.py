@@ -163,9 +163,10 @@ def _probe_layer(inner: nn.Module, layer: AttentionLayer, calls: _Calls) -> Prob
 
     plain = partial(_context, attention, parts, calls.first)
     # Through weights of next to nothing no input shows anything: noise is added to what they give.
-    noise = "lift" if any(_is_next_to_nothing(part.module) for part in parts.values()) else "scatter"
-    scattered = partial(_context, attention, parts, calls.first, **{noise: _noise(1.0)})
     claimed = [role for role in "qkv" if role in parts]
+    is_lost = any(_is_next_to_nothing(parts[role].module) for role in claimed)
+    noise: dict[str, Any] = {"lift" if is_lost else "scatter": _noise(1.0)}
+    scattered = partial(_context, attention, parts, calls.first, **noise)
     honest = {role: ROLES[role] for role in claimed}
     roles = _measure_roles(plain, claimed)
     if roles != honest and _measure_roles(scattered, claimed) == honest:
