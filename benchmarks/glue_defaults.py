@@ -2,11 +2,11 @@
 
     python benchmarks/glue_defaults.py --glue-dir GLUE --runs runs/glue --out docs/benchmarks/glue_defaults --jobs 2
 
-Every run is `qvtune train --model pkg:minilm --data glue/TASK --glue-dir GLUE --seed SEED --out RUNS/TASK-SEED`, on all
-training examples, and measured on the development set; the checkpoint is chosen on a part of the training examples.
-Beside it stand the runs of docs/evidence/runs.csv: a head that starts at random with a rate of its own, one to three
-epochs, 10,000 examples of SST-2, the last weights. The same command goes on where it was interrupted; jobs side by
-side have a thread each, and their seconds are those of a run that shares the machine.
+Every run is `qvtune train --model pkg:minilm --data glue/TASK --glue-dir GLUE --seed SEED --out RUNS/TASK-SEED`, with
+10,000 training examples at most, as the evidence has, measured on the development set, which also chooses the
+checkpoint. Beside it stand the runs of docs/evidence/runs.csv: a head that starts at random with a rate of its own, one
+to three epochs, the last weights. The same command goes on where it was interrupted; jobs side by side have a thread
+each, and their seconds are those of a run that shares the machine.
 """
 
 import argparse
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "docs/evidence/runs.csv"
 TASKS = ("rte", "mrpc", "cola", "sst2", "stsb")
 RATIOS = ("1.0", "4.0")
+MOST_EXAMPLES = 10_000
 
 
 def train(task: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def train(task: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     out = args.runs / f"{task}-{seed}"
     if not (out / "result.json").is_file():
         words = ["--model", "pkg:minilm", "--data", f"glue/{task}", "--glue-dir", args.glue_dir, "--seed", seed]
+        words += ["--max-train-samples", MOST_EXAMPLES]
         one = {"OMP_NUM_THREADS": "1"} if args.jobs > 1 else {}
         done = subprocess.run(
             [sys.executable, "-m", "qvtune", "train", *map(str, [*words, "--out", out])],
@@ -102,7 +104,9 @@ def main() -> None:
         table(found),
         "",
         f"Mean ± standard deviation over seeds {args.seeds}, of pkg:minilm on the development sets, {args.jobs} at a "
-        "time. *Probe alone* is the head as it starts. Beside it, runs of [the evidence](../evidence.md).",
+        f"time, with {MOST_EXAMPLES:,} training examples at most. The same sets chose the checkpoint, as in every run "
+        "on a GLUE task, and the evidence's is the last; *probe alone* is the head as it starts. Beside it, runs "
+        "of [the evidence](../evidence.md).",
     ]
     write_results(args.out, "GLUE with defaults", "\n".join(text), {"tasks": numbers})
     print("\n".join(text))
