@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import (
     BartConfig,
     BartModel,
     BertConfig,
+    BertModel,
     DebertaV2Config,
     DistilBertConfig,
     FunnelConfig,
@@ -23,7 +25,6 @@ from transformers import (
     RobertaConfig,
     RobertaModel,
     RoFormerConfig,
-    SplinterConfig,
     XLNetConfig,
 )
 
@@ -33,16 +34,18 @@ from qvtune.train.readable import input_names
 PLAIN, WITH_SEGMENTS = ["input_ids", "attention_mask"], ["input_ids", "token_type_ids", "attention_mask"]
 
 
-@pytest.mark.parametrize(
-    "config", [AlbertConfig, BertConfig, FunnelConfig, RemBertConfig, RoFormerConfig, SplinterConfig, XLNetConfig]
-)
+@pytest.mark.parametrize("config", [AlbertConfig, BertConfig, FunnelConfig, RemBertConfig, RoFormerConfig, XLNetConfig])
 def test_models_with_segments_are_given_them(config: type) -> None:
     assert input_names(config(), PLAIN) == input_names(config(), WITH_SEGMENTS) == WITH_SEGMENTS
 
 
-@pytest.mark.parametrize("config", [DebertaV2Config, DistilBertConfig, LlamaConfig, RobertaConfig])
-def test_models_without_segments_are_not(config: type) -> None:
-    assert input_names(config(), PLAIN) == input_names(config(), WITH_SEGMENTS) == PLAIN
+@pytest.mark.parametrize(
+    "config",
+    [DebertaV2Config(), DistilBertConfig(), LlamaConfig(), RobertaConfig(type_vocab_size=1)],
+    ids=lambda config: config.model_type,
+)
+def test_models_without_segments_are_not(config: Any) -> None:
+    assert input_names(config, PLAIN) == input_names(config, WITH_SEGMENTS) == PLAIN
 
 
 def test_nothing_is_added_to_what_takes_segments_for_words() -> None:
@@ -63,6 +66,12 @@ def train(model: Path, data: Path, out: Path, *words: str) -> int:
 def test_pairs_keep_their_segments_whatever_the_tokenizer_lists(tmp_path: Path) -> None:
     """Beside plain transformers, which is told to make them."""
     bert = save_tiny_bert(tmp_path / "bert")
+    telling = BertModel.from_pretrained(bert)
+    with torch.no_grad():
+        for weight in telling.parameters():
+            if weight.ndim == 2:
+                weight *= 10.0  # what a fresh model gives hangs on next to nothing that it is given
+    telling.save_pretrained(bert)
     file = bert / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_input_names": PLAIN}))
     data = write_pairs(tmp_path / "pairs.jsonl")

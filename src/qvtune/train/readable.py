@@ -14,8 +14,8 @@ from qvtune.device import CPU, device_of
 from qvtune.errors import DataError, ModelError
 
 SEGMENTS = "token_type_ids"
-# XLNet tells segments apart without a table of them, so that its configuration has no size of one.
-WITHOUT_TABLE = ("xlnet",)
+# These tell segments apart without a table of them, so that their configurations have no size of one.
+WITHOUT_TABLE = ("funnel", "xlnet")
 # Tokens of a text in a message.
 SHOWN = 12
 
