@@ -1,6 +1,7 @@
 """Fixtures of all tests: a cache of their own, and the real GLUE data where it is at hand."""
 
 import os
+import signal
 from pathlib import Path
 
 # Tiny models run faster on one thread, and a run is compared bit for bit with one in a process of its own.
@@ -25,6 +26,8 @@ import torch
 from qvtune.train.fast.native.library import load_kernels
 
 torch.set_num_threads(1)
+# A suite that a script runs in the background is started to ignore SIGINT, and what it starts would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:

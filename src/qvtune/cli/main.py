@@ -4,7 +4,6 @@ import argparse
 import importlib
 import os
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 from qvtune import __version__
 from qvtune.cli.options import Parser
 from qvtune.errors import ConfigError, DivergedError, Interrupted, QVTuneError
+from qvtune.interrupts import answering_signals
 from qvtune.options import UNWRITABLE
 from qvtune.processor import instruction_set
 
@@ -62,12 +62,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_and_exit() -> None:
     """Entry point of the installed command. SIGTERM ends it as Ctrl-C does, also before a run can save."""
+    caught: list[int] = []
 
     def interrupt(number: int, frame: Any) -> NoReturn:
+        caught.append(number)
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
-    sys.exit(main())
+    with answering_signals(interrupt):
+        try:
+            code = main()
+        except Exception:
+            if not caught:
+                raise
+            # A library that calls back into Python, such as pydantic, made an error of its own of the interruption.
+            code = _fail("interrupted.", INTERRUPTED, "")
+    sys.exit(INTERRUPTED if caught and code else code)
 
 
 def build_parser() -> argparse.ArgumentParser:

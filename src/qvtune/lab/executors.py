@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.errors import ConfigError, Interrupted
+from qvtune.interrupts import answering_signals
 from qvtune.lab.execution import Execution
 from qvtune.lab.work import LOST, Job, work
 
@@ -192,13 +193,5 @@ def _stopping_workers(futures: Iterable[Any]) -> Iterator[list[bool]]:
             if process.pid is not None:
                 os.kill(process.pid, kind)
 
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, where signals cannot be caught
+    with answering_signals(stop):
         yield stopped
-        return
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

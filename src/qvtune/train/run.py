@@ -1,7 +1,6 @@
 """`run`: one configuration becomes one run folder."""
 
 import json
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from qvtune.data.tokens import count_cut, tokenize, unknown_share
 from qvtune.data.weights import class_weights, describe_weights
 from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, nearest
+from qvtune.interrupts import answering_signals
 from qvtune.methods.heads import newly_initialised
 from qvtune.methods.table import METHODS
 from qvtune.train.balance import SideWatch
@@ -529,13 +529,5 @@ def _stopping_on_signals(trainer: RunTrainer, console: Console) -> Iterator[None
         trainer.stop_requested = True
         console.out("Saving after this step, then stopping. Once more ends at once.", highlight=False)
 
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, where signals cannot be caught
+    with answering_signals(stop):
         yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,30 @@
+"""SIGINT and SIGTERM, answered by a handler of ours for a while."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def answering_signals(answer: Callable[[int, Any], None]) -> Iterator[None]:
+    """Let `answer` have SIGINT and SIGTERM.
+
+    A signal that the process was started to ignore, as a shell starts what a script puts into the background, stays
+    ignored; and outside the main thread, where signals cannot be caught, nothing changes.
+
+    Args:
+        answer: is called with the signal's number and the frame that it met.
+    """
+    before: dict[signal.Signals, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, answer)
+    except ValueError:
+        pass  # not in the main thread
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
