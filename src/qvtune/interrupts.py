@@ -6,6 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 
+def comes_of_interruption(error: BaseException | None) -> bool:
+    """Whether an error was made of a KeyboardInterrupt by a library that called back into Python."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 @contextmanager
 def answering_signals(answer: Callable[[int, Any], None]) -> Iterator[None]:
     """Let `answer` have SIGINT and SIGTERM.

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from qvtune.cli.main import main
 from qvtune.errors import ConfigError, DataError, Interrupted, RunError
 from qvtune.lab.estimate import estimate
 from qvtune.lab.execution import DEFAULT_EXECUTION, Execution
@@ -167,7 +168,7 @@ def test_submitit_gives_the_same_numbers(done: tuple[Path, pd.DataFrame], option
     pd.testing.assert_frame_equal(numbers(table), numbers(done[1]).head(2))
 
 
-def test_a_killed_worker_costs_its_own_run(options: dict, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_its_own_run(options: dict, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """One worker is killed in its run; the other run finishes, and the next call ends the first one."""
     axes, slow = {"lr": [1e-3, 2e-3]}, options | {"epochs": 30}
     killed: list[str] = []
@@ -186,10 +187,15 @@ def test_a_killed_worker_costs_its_own_run(options: dict, tmp_path: Path) -> Non
 
     thread = threading.Thread(target=kill_one)
     thread.start()
-    table = sweep(slow, axes, out=tmp_path, execution=execution(workers=2), console=QUIET)
+    words = [word for name, value in slow.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words += ["--axis", "lr=1e-3,2e-3", "--workers", "2"]
+    assert main(["sweep", *words, "--out", str(tmp_path)]) == 2  # the sweep has not come to its end
     over.set()
     thread.join()
     assert killed
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"error: {tmp_path}: 1 run did not end, since the process died: lr=0.00")
+    table = pd.read_csv(tmp_path / "results.csv")
     status = dict(zip(table["run"], table["status"], strict=True))
     assert status.pop(killed[0]) == "pending"
     assert list(status.values()) == ["finished"]

@@ -39,7 +39,7 @@ def execute(args: argparse.Namespace) -> None:
     """Train what is missing, and print the table."""
     from rich.console import Console
 
-    from qvtune.cli.lab import show_estimate, show_summary
+    from qvtune.cli.lab import check_ended, show_estimate, show_summary
     from qvtune.lab.compare import plan_comparison, run_comparison
     from qvtune.lab.store import Store
 
@@ -55,3 +55,4 @@ def execute(args: argparse.Namespace) -> None:
         return
     summary = run_comparison(comparison, Store(out), execution)
     show_summary(Store(out), summary, comparison.baseline)
+    check_ended(Store(out), comparison.cells)

@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from qvtune.amounts import count, format_seconds
+from qvtune.errors import RunError
 from qvtune.lab.cells import Cell
 from qvtune.lab.execution import Execution
-from qvtune.lab.outcome import FINISHED, STOPPED, UNLEARNED, Outcome
+from qvtune.lab.outcome import FINISHED, PENDING, STOPPED, UNLEARNED, Outcome, read_outcome
 from qvtune.lab.progress import describe
 from qvtune.lab.store import Store
 
@@ -78,6 +79,22 @@ def show_summary(store: Store, summary: pd.DataFrame, baseline: str) -> None:
     show_unlearned(console, store.outcomes())
     show_failures(console, store.outcomes())
     console.out(f"Tables: {store.path / 'table'}.csv, .md, .tex and .html; page: {store.report}", highlight=False)
+
+
+def check_ended(store: Store, cells: Sequence[Cell]) -> None:
+    """Check that every run came to an end, if only to a failure.
+
+    Raises:
+        RunError: if the processes of some died.
+    """
+    ends = [read_outcome(store.run_folder(cell.name), cell.labels) for cell in cells]
+    pending = [describe(outcome.labels) for outcome in ends if outcome.status == PENDING]
+    if pending:
+        more = f" and {len(pending) - 1} more" if pending[1:] else ""
+        raise RunError(
+            f"{store.path}: {count(len(pending), 'run')} did not end, since the process died: {pending[0]}{more}. The "
+            "same command again goes on where they were."
+        )
 
 
 def show_failures(console: Console, outcomes: Sequence[Outcome]) -> None:

@@ -36,7 +36,7 @@ def execute(args: argparse.Namespace) -> None:
     """Train what is missing, and print the table."""
     from rich.console import Console
 
-    from qvtune.cli.lab import show_estimate, show_failures
+    from qvtune.cli.lab import check_ended, show_estimate, show_failures
     from qvtune.lab.formats import TERMINAL, costs, print_table
     from qvtune.lab.presets import find_preset, row_name
     from qvtune.lab.reproduce import beside, explain, plan_reproduction, run_reproduction
@@ -72,3 +72,4 @@ def execute(args: argparse.Namespace) -> None:
         console.out(line, highlight=False)
     show_failures(console, store.outcomes())
     console.out(f"Tables: {store.path / 'table'}.csv and .md; page: {store.report}", highlight=False)
+    check_ended(store, plan.cells)

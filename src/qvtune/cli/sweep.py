@@ -46,7 +46,7 @@ def add_run_options(parser: argparse.ArgumentParser, config_help: str) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Train what is missing, and print the results."""
-    from qvtune.cli.lab import show_estimate, show_results
+    from qvtune.cli.lab import check_ended, show_estimate, show_results
     from qvtune.lab.axes import parse_axes, read_axes
     from qvtune.lab.store import Store
     from qvtune.lab.sweep import sweep, sweep_cells
@@ -59,11 +59,14 @@ def execute(args: argparse.Namespace) -> None:
         axes = read_axes(from_file, args.config) | axes
     if listed is not None:
         axes = list_of_runs(listed, args.config, axes)
+    store = Store(out)
+    cells = sweep_cells(store, options, axes)
     if args.dry_run:
-        show_estimate(Store(out), sweep_cells(Store(out), options, axes), execution)
+        show_estimate(store, cells, execution)
         return
     table = sweep(options, axes, out=out, execution=execution)
-    show_results(Store(out), table)
+    show_results(store, table)
+    check_ended(store, cells)
 
 
 def run_options(args: argparse.Namespace, also: tuple[str, ...] = ()) -> tuple[dict[str, Any], Execution, Path]:

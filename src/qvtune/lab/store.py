@@ -14,7 +14,7 @@ from qvtune.errors import RunError
 from qvtune.lab.outcome import Outcome, read_outcome
 from qvtune.stored import read_stored
 from qvtune.train.config import TrainConfig
-from qvtune.train.folder import LOCK, RunFolder, check_free, write_json, writing
+from qvtune.train.folder import LOCK, RunFolder, check_free, remove_leftovers, write_json, writing
 
 MANIFEST = "store.json"
 # Raised when a store of this version can no longer be read as one of the last.
@@ -112,6 +112,7 @@ class Store:
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path / LOCK):
+                remove_leftovers(self.manifest)
                 before = self._before(kind)
                 labels = _merged(self.path, before, runs, given)
                 _check_given(self.path, before["given"], given, labels)

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from qvtune.errors import DivergedError, Interrupted, QVTuneError
+from qvtune.interrupts import comes_of_interruption
 from qvtune.lab.cells import Cell
 from qvtune.lab.outcome import DIVERGED, FAILED, FINISHED, STOPPED, end_file, read_outcome
 from qvtune.lab.store import Store
@@ -106,6 +107,8 @@ def _train(job: Job, folder: RunFolder) -> str:
         # Raised by a callback of ours, which knows more than the text.
         return _end(folder, getattr(error, "status", FAILED), str(error), started, **getattr(error, "known", {}))
     except Exception as error:
+        if comes_of_interruption(error):
+            raise KeyboardInterrupt from error
         # Whatever it is, the other runs go on; the trace is kept for whoever looks into it.
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         return _end(folder, FAILED, reason, started, traceback=traceback.format_exc())

@@ -25,6 +25,8 @@ SUGGESTION = "suggestion"
 NUMBERS = re.compile(r"\[\n\s*((?:-?[0-9][0-9.eE+-]*,\n\s*)*-?[0-9][0-9.eE+-]*)\n\s*\]")
 # What is under construction; it gets its name when it is whole.
 STAGING = ".writing-"
+# Of the names that `tempfile` gives.
+RANDOM_LETTERS = 8
 # What to do about files of a run that are damaged.
 AGAIN = "Put it back from a copy, or train again in another --out."
 
@@ -209,9 +211,11 @@ class RunFolder:
         return steps[max(steps)] if steps else None
 
     def remove_unfinished(self) -> None:
-        """Remove the folders that this run was still writing when it was killed."""
+        """Remove what this run was still writing when it was killed; to be called by the process that trains here."""
         for folder in (*self.path.glob(f"{STAGING}*"), *self.checkpoints.glob(f"{STAGING}*")):
             shutil.rmtree(folder)
+        for written in (self.config, self.plan, self.environment, self.metrics, self.mistakes, self.result):
+            remove_leftovers(written)
 
     def compare_task(self, task: dict[str, Any]) -> None:
         """Check that the task is the one that the run's checkpoint was trained on: the same classes by the same ids.
@@ -323,6 +327,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         except BaseException:
             os.unlink(name)
             raise
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what those who wrote a file left beside it when they were killed; for whoever alone may write it now."""
+    for leftover in path.parent.glob(f".{path.name}.{'?' * RANDOM_LETTERS}"):
+        leftover.unlink()
 
 
 @contextmanager
