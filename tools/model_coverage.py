@@ -144,6 +144,8 @@ def _default(model_type: str) -> Any:
     config = CONFIG_MAPPING[model_type]()
     if getattr(config, "vocab_size", 0) is None:  # ESM names no vocabulary of its own
         config.vocab_size, config.pad_token_id, config.mask_token_id = VOCABULARY, 0, 1
+    if isinstance(getattr(config, "backbone_config", None), transformers.TimmBackboneConfig):  # of a library of its own
+        config.backbone_config = transformers.ResNetConfig(out_features=["stage2", "stage3", "stage4"])
     return config
 
 

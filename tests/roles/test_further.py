@@ -186,3 +186,69 @@ def test_a_longformer_adapter_in_plain_peft(tmp_path: Path) -> None:
         back = load_adapter(build("longformer"), tmp_path).eval()
         assert_near(back(**given).logits, ours)
     assert_same_state(snapshot(build("longformer")), restore(back, merge=False))
+
+
+_BACKBONE = {"embedding_size": 8, "hidden_sizes": [8, 16, 16, 16], "depths": [1] * 4, "out_features": ["stage4"]}
+_DETR = {
+    "use_timm_backbone": False, "use_pretrained_backbone": False, "encoder_layers": 1, "decoder_layers": 2,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48,
+    "num_queries": 5,
+}  # fmt: skip
+# By role, the projections of both layers of the decoder; the first layer alone has those that are listed last.
+DETRS = {
+    "ConditionalDetr": (
+        {**_DETR, "d_model": 32},
+        {
+            "q": ["self_attn.q_content_proj", "self_attn.q_pos_proj", "encoder_attn.q_content_proj",
+                  "encoder_attn.q_pos_sine_proj"],
+            "k": ["self_attn.k_content_proj", "self_attn.k_pos_proj", "encoder_attn.k_content_proj",
+                  "encoder_attn.k_pos_proj"],
+            "v": ["self_attn.v_proj", "encoder_attn.v_proj"],
+            "o": ["self_attn.o_proj", "encoder_attn.o_proj"],
+        },
+        "decoder.layers.0.encoder_attn.q_pos_proj",
+    ),
+    "DabDetr": (
+        {**_DETR, "hidden_size": 32},
+        {
+            "q": ["self_attn.self_attn_query_content_proj", "self_attn.self_attn_query_pos_proj",
+                  "cross_attn.cross_attn_query_content_proj", "cross_attn.cross_attn_query_pos_sine_proj"],
+            "k": ["self_attn.self_attn_key_content_proj", "self_attn.self_attn_key_pos_proj",
+                  "cross_attn.cross_attn_key_content_proj", "cross_attn.cross_attn_key_pos_proj"],
+            "v": ["self_attn.self_attn_value_proj", "cross_attn.cross_attn_value_proj"],
+            "o": ["self_attn.self_attn.output_proj", "cross_attn.cross_attn.output_proj"],
+        },
+        "decoder.layers.0.cross_attn.cross_attn_query_pos_proj",
+    ),
+}  # fmt: skip
+
+
+def build_detr(family: str) -> nn.Module:
+    options, _, _ = DETRS[family]
+    config_class = getattr(transformers, f"{family}Config")
+    config = config_class(**options, backbone=None, backbone_config=transformers.ResNetConfig(**_BACKBONE))
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}Model")(config).eval()
+    stir(model.named_parameters())
+    return model
+
+
+@pytest.mark.parametrize("family", list(DETRS))
+def test_projections_of_what_is_read_and_of_its_place(family: str) -> None:
+    """One step of each role moves its projections, those of the query's place too, and nothing else."""
+    _, names, first = DETRS[family]
+    attention = find_attention(build_detr(family))
+    assert attention.verified
+    assert [layer.kind for layer in attention] == ["self", "self", "cross", "self", "cross"]
+    pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for role, paths in names.items():
+        expected = {f"decoder.layers.{layer}.{path}" for layer in (0, 1) for path in paths}
+        expected |= {first} if role == "q" else set()
+        assert {p.module for p in attention.projections(role) if p.module.startswith("decoder")} == expected
+        model = adapt(build_detr(family), roles=role, method="full", head=[])
+        before = snapshot(model)
+        model(pixels).last_hidden_state.square().sum().backward()
+        torch.optim.AdamW(param_groups(model, lr=0.01, weight_decay=0.1)).step()
+        moved = {name.rpartition(".")[0] for name, value in model.state_dict().items() if not value.equal(before[name])}
+        assert {name for name in moved if name.startswith("decoder")} == expected
+        assert len(moved - expected) == 1  # of the encoder's layer

@@ -7,6 +7,8 @@ from torch import nn
 from transformers import (
     ChameleonConfig,
     ChameleonModel,
+    MusicgenDecoderConfig,
+    MusicgenModel,
     PegasusXConfig,
     PegasusXModel,
     PretrainedConfig,
@@ -387,3 +389,19 @@ def test_blocks_of_convolutions_bar_nothing():
     found = find_attention(ChameleonModel(config))
     assert [layer.name for layer in found] == ["layers.0.self_attn", "layers.1.self_attn"]
     assert {other.reason for other in found.others} == {"made of convolutions over an image"}
+
+
+def test_codes_are_given_a_row_for_each_codebook() -> None:
+    """MusicGen's decoder reads the codes of a sound as rows of a batch; read otherwise, keys look like queries."""
+    config = MusicgenDecoderConfig(
+        vocab_size=64, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, pad_token_id=0,
+        bos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    found = find_attention(MusicgenModel(config))
+    assert config.num_codebooks == 4
+    assert [(layer.name.rpartition(".")[2], layer.kind) for layer in found] == [
+        ("self_attn", "self"),
+        ("encoder_attn", "cross"),
+    ] * 2
+    assert found.verified

@@ -11,7 +11,7 @@ from qvtune.data.options import DataOptions
 from qvtune.data.records import Records, make_dataset, make_task, take_columns
 from qvtune.data.remarks import remarks
 from qvtune.data.samples import stratified_sample
-from qvtune.data.tables import SUFFIXES, Table, read_table, table_name, table_suffix
+from qvtune.data.tables import SUFFIXES, Table, data_name, read_table, table_suffix
 from qvtune.data.task import CLASSIFICATION, REGRESSION, Task, TextData
 from qvtune.errors import DataError
 
@@ -77,7 +77,7 @@ def _load(options: DataOptions, seed: int) -> TextData:
         raise DataError(f"{data}: no such file. Did you mean '{path.with_suffix(named)}'?")
     if path.exists() or table_suffix(path) in SUFFIXES or data.startswith((".", "/", "~")):
         train, note = read_records(path, options)
-        return _from_records(table_name(path), train, None, [note] if note else [], options, seed)
+        return _from_records(data_name(path), train, None, [note] if note else [], options, seed)
     return _from_records(data, *hub.from_splits(options, hub.load_hub(data, options.data_config), data), options, seed)
 
 

@@ -20,6 +20,8 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 GZIP_SUFFIX, GZIP_START = ".gz", b"\x1f\x8b"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+# Names of files that say nothing of what is in them.
+NAMELESS = ("train", "training", "data", "dataset")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ def table_suffix(path: Path) -> str:
 def table_name(path: Path) -> str:
     """Return the name of a table's file without its suffixes."""
     return (path.with_suffix("") if path.suffix.lower() == GZIP_SUFFIX else path).stem
+
+
+def data_name(path: Path) -> str:
+    """Return what to call the data of a file: its name, behind that of its folder where many are called so."""
+    name, folder = table_name(path), path.absolute().parent.name
+    return f"{folder}/{name}" if name.lower() in NAMELESS and folder else name
 
 
 def read_text(path: Path) -> str:

@@ -158,6 +158,11 @@ def _ids(source: Source) -> Tensor:
     return ids
 
 
+def _codebook_rows(source: Source) -> Tensor:
+    """Return the codes of one sound, a row for each codebook, as MusicGen's decoder takes them."""
+    return torch.randint(2, 30, (source.config.num_codebooks, source.positions), generator=source.generator)
+
+
 def _codes(source: Source) -> Tensor:
     """Return a text token and one of each codebook of a sound at every position."""
     many = source.config.num_codebooks + 1
@@ -281,7 +286,7 @@ def _corners(source: Source) -> Tensor:
 PATCHES: list[Make] = [_patches, _patch_rows, _patch_images, _merged_patches,
                        lambda source: _patch_images(source)[None]]  # fmt: skip
 MAKERS: dict[str, list[Make]] = {
-    "input_ids": [_ids, _codes],
+    "input_ids": [_ids, _codebook_rows, _codes],
     "task_inputs": [_ids],
     "inputs": [lambda source: source.random(1, source.positions, source.config.d_model)],
     "audio_mel": [_spectrogram],

@@ -125,6 +125,11 @@ SEPARATE_LAYOUTS = (
     SeparateLayout("project_q", "project_k", "project_v"),  # CPM-Ant
     SeparateLayout("projection_query", "projection_key", "projection_value"),  # CvT
     SeparateLayout("to_q", "to_k", "to_v"),
+    SeparateLayout("q_content_proj", "k_content_proj", "v_proj"),  # Conditional DETR
+    *(  # DAB-DETR
+        SeparateLayout(f"{which}_query_content_proj", f"{which}_key_content_proj", f"{which}_value_proj")
+        for which in ("self_attn", "cross_attn")
+    ),
 )
 
 FUSED_LAYOUTS = (
@@ -143,14 +148,15 @@ FUSED_LAYOUTS = (
 )
 
 # Projections that a role has beside its first one, for some of the tokens or a part of what is known of them: with
-# global attention in Longformer and LED, between words and entities in LUKE, of the place on the page in LiLT. They are
-# named from the module of query, key and value.
+# global attention in Longformer and LED, between words and entities in LUKE, of the place on the page in LiLT or in the
+# image in Conditional and DAB-DETR. They are named from the module of query, key and value.
 FURTHER = {
-    "q": ("query_global", "w2e_query", "e2w_query", "e2e_query", "layout_query"),
-    "k": ("key_global", "layout_key"),
+    "q": ("query_global", "w2e_query", "e2w_query", "e2e_query", "layout_query", "q_pos_proj", "q_pos_sine_proj",
+          "self_attn_query_pos_proj", "cross_attn_query_pos_proj", "cross_attn_query_pos_sine_proj"),
+    "k": ("key_global", "layout_key", "k_pos_proj", "self_attn_key_pos_proj", "cross_attn_key_pos_proj"),
     "v": ("value_global", "layout_value"),
     "o": ("../layout_output.dense",),
-}
+}  # fmt: skip
 
 # Biases that are parameters beside the projections, in DeBERTa, LayoutLMv2 and GPT-NeoX-Japanese.
 BIASES = {"q": "q_bias", "k": "k_bias", "v": "v_bias", "o": "dense_bias"}
@@ -173,7 +179,7 @@ LATENT_QUERIES = ("q_b_proj", "q_proj")
 OUTPUTS = (
     "o_proj", "out_proj", "out_lin", "o", "linear_out", "c_proj", "Wo", "proj", "projection", "projection_layer",
     "to_out", "attention_out", "output_proj", "post_proj", "proj_out", "dense", "linear", "output", "../output.dense",
-    "../output", "../out_proj", "../post", "../dense",
+    "../output", "../out_proj", "../post", "../dense", "self_attn.output_proj", "cross_attn.output_proj",
 )  # fmt: skip
 
 # Children of a decoder layer that attend to the encoder; a hint only, the probe looks at the inputs.
@@ -203,6 +209,7 @@ WITHOUT_ROLES_BY_CLASS = {
     "AXK2Attention": "attention with one matrix for a query and its gate, of two inputs",
     "^xLSTMLayer$": "a recurrent matrix memory: no softmax over keys",
     "FNetFourierTransform|FNetBasicFourierTransform": "a Fourier transform",
+    "^DabDetrAttention$": "the product of query and key alone, whose projections its parent has",
     "Attention.*(MLP|Merger)$": "no attention but part of a layer that has some",
     "RelativeAttentionBias$|AttentionResidual$": "a bias or residual of attention",
 }

@@ -220,6 +220,8 @@ class RunFolder:
     def compare_task(self, task: dict[str, Any]) -> None:
         """Check that the task is the one that the run's checkpoint was trained on: the same classes by the same ids.
 
+        Its name may differ, which follows a file that was moved.
+
         Raises:
             RunError: if it is another.
         """
@@ -230,7 +232,7 @@ class RunFolder:
         differing = [
             f"{key} ({_listed(before.get(key))} there, {_listed(now[key])} here)"
             for key in now
-            if before.get(key) != now[key]
+            if key != "name" and before.get(key) != now[key]
         ]
         if differing:
             raise RunError(
