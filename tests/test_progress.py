@@ -49,6 +49,21 @@ def test_lines_are_rare(now: SimpleNamespace) -> None:
     ]
 
 
+def test_a_slow_first_part_counts_for_no_speed(now: SimpleNamespace) -> None:
+    """The first step of a run compiles and fills caches."""
+    out = console()
+    meter = Meter("step", 100, out, unit="examples", size=8)
+    now.seconds = 12
+    meter.show(1)  # nothing else is known yet
+    for step in range(2, 13):
+        now.seconds += 1
+        meter.show(step)
+    assert out.file.getvalue().splitlines() == [
+        "step 1/100, 0.7 examples/s, 19 min 48 s left",
+        "step 11/100, 8.0 examples/s, 1 min 29 s left",
+    ]
+
+
 def test_what_was_done_before_counts_for_no_speed(now: SimpleNamespace) -> None:
     out = console()
     meter = Meter("step", 140, out, unit="examples", size=8, done=100)
@@ -63,7 +78,7 @@ def test_parts_of_steps_count(now: SimpleNamespace) -> None:
         for spent in (1.0, 1.5, 15.0):
             search.show(spent)
             now.seconds += 6
-    assert out.file.getvalue() == "searching, step 15/30, 1.2 steps/s, 12 s left\n"
+    assert out.file.getvalue() == "searching, step 15/30, 1.2 steps/s, 13 s left\n"
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -83,7 +98,7 @@ def test_training_and_its_evaluations(terminal: bool, now: SimpleNamespace) -> N
     report.on_evaluate(None, state, None, metrics={"eval_accuracy": 0.75})
     report.on_train_end(None, state, None)
     lines = [line.removeprefix("\x1b[2K") for line in out.file.getvalue().splitlines()]
-    assert lines.count("evaluating, batch 3/4, 3.3 s left") == 2
+    assert lines.count("evaluating, batch 3/4, 5.0 s left") == 2
     assert "epoch 0.50, step 5: accuracy 0.7500" in lines
     assert ("step 5/20, loss 0.2500, 2.0 examples/s, 30 s left" in lines) is not terminal
     assert any("step" in line and "loss 0.2500, 2.0 examples/s" in line for line in lines)

@@ -20,6 +20,8 @@ LINE_SECONDS = 10.0
 class Meter:
     """Shows how many of a total are done, how fast, and the time left.
 
+    The speed is that since the first time it was shown anything done, as the first of many takes longest.
+
     Args:
         what: the words in front, as in "scoring".
         total: of what is counted.
@@ -44,6 +46,7 @@ class Meter:
         self.what, self.total, self.console, self.unit, self.size = what, total, console, unit, size
         self._first = done
         self._started = self._printed = time.monotonic()
+        self._warm: tuple[float, float] | None = None  # when something was done first, and how much
         self._bar: Progress | None = None
         if has_bar and console.is_terminal:
             columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[notes]}"))
@@ -63,7 +66,10 @@ class Meter:
     def show(self, done: float, note: str = "") -> None:
         """Show that so many of the total are done, and a note where there is one."""
         now = time.monotonic()
-        rate = max(done - self._first, 1e-9) / max(now - self._started, 1e-9)
+        since, first = self._warm if self._warm and done > self._warm[1] else (self._started, self._first)
+        if self._warm is None and done > self._first:
+            self._warm = (now, done)
+        rate = max(done - first, 1e-9) / max(now - since, 1e-9)
         notes = [note] if note else []
         if self.unit:
             speed = rate * self.size

@@ -2,12 +2,13 @@ import csv
 import gzip
 import os
 import re
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from qvtune.data.tables import read_table, table_name
+from qvtune.data.tables import data_name, read_table, table_name
 from qvtune.errors import DataError
 
 
@@ -120,6 +121,20 @@ def test_a_compressed_file_is_read_whatever_its_name(tmp_path, name):
     path = write(tmp_path, name, gzip.compress("text,label\ncafé,x\n".encode()))
     assert read_table(path).rows == [("café", "x")]
     assert table_name(path) == "mine"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("tickets/train.csv", "tickets/train"),
+        ("tickets/Data.jsonl", "tickets/Data"),
+        ("tickets/train.csv.gz", "tickets/train"),
+        ("tickets/mine.csv", "mine"),
+        ("/train.csv", "train"),
+    ],
+)
+def test_data_are_called_after_the_folder_where_the_file_says_nothing(path, name):
+    assert data_name(Path(path)) == name
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-12], lambda b: b[:12] + b"xxxx" + b[16:]], ids=["cut", "changed"])

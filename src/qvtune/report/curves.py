@@ -1,8 +1,11 @@
 """The curves of a run: loss, metric, the rate of every group, and how far each role has moved."""
 
+import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from qvtune.report.chart import Chart, Series, draw_charts
@@ -40,7 +43,7 @@ def run_charts(records: list[dict[str, Any]], metric: str) -> list[Chart]:
     validation, tuning = f"eval_{metric}", f"eval_tuning_{metric}"
     word = metric.replace("_", " ")
     charts = [
-        Chart("loss", "step", "loss", _series(records, {"loss": "training", "eval_loss": "validation"})),
+        Chart("loss", "step", "loss", _losses(records)),
         Chart(word, "step", word, _series(records, {validation: "validation", tuning: "tuning"})),
         Chart("learning rate", "step", "learning rate", _prefixed(records, RATE)),
     ]
@@ -58,6 +61,33 @@ def draw_curves(records: list[dict[str, Any]], metric: str) -> Figure:
 def save_figure(figure: Figure, path: Path) -> None:
     """Save a figure as PNG or SVG, by the suffix."""
     figure.savefig(path, dpi=110)
+
+
+def _losses(records: list[dict[str, Any]]) -> list[Series]:
+    """Return the losses, those of the training over windows of at least the usual length.
+
+    A checkpoint holds no half-summed loss, so the one before it is of fewer steps than the others, and so is the next.
+    """
+    series = _series(records, {"loss": "training", "eval_loss": "validation"})
+    if not series or series[0].name != "training":
+        return series
+    training = series[0]
+    lengths = np.diff([0, *training.x])
+    usual = statistics.mode(lengths.tolist())
+    windows: list[list[int]] = [[]]
+    for place in range(len(lengths)):
+        windows[-1].append(place)
+        if lengths[windows[-1]].sum() >= usual:
+            windows.append([])
+    if not windows[-1]:
+        windows.pop()
+    elif len(windows) > 1:  # fewer steps are left at the end than a window has
+        left = windows.pop()
+        windows[-1] += left
+    values = np.asarray(training.y)
+    means = [float(np.average(values[window], weights=lengths[window])) for window in windows]
+    steps = [training.x[window[-1]] for window in windows]
+    return [replace(training, x=steps, y=means), *series[1:]]
 
 
 def _prefixed(records: list[dict[str, Any]], prefix: str) -> list[Series]:
