@@ -113,18 +113,21 @@ def test_a_head_that_is_named(head, method):
 
 
 def test_a_head_that_peft_cannot_tell_from_another_module():
-    text = "head 'classifier' cannot be told from 'pre_classifier' by PEFT. Name both in the head, or use method='full'"
+    text = (
+        "head 'classifier' cannot be told from 'pre_classifier' by PEFT, which compares the ends of names. Name both in "
+        "the head, or use method='full'"
+    )
     assert_refused(build("distilbert"), AdaptError, text, head=["classifier"])
     model = build("distilbert")
     expected = expected_trainable(model, BY_ID["distilbert"], "v", "full", ["classifier"])
     assert changed_after_a_step(adapt(model, roles="v", method="full", head=["classifier"])) == expected
 
 
-@pytest.mark.parametrize("name", ["A", "B", "dropout", "default"])
+@pytest.mark.parametrize("name", ["A", "B", "out", "dropout", "default"])
 def test_a_head_that_is_called_like_a_part_of_an_adapter(name):
     model = build("bert")
     model.add_module(name, nn.Linear(32, 2))
-    assert_refused(model, AdaptError, f"head '{name}' cannot be told from", head=[name])
+    assert_refused(model, AdaptError, "Give its module another name, or use method='full'", head=[name])
     assert count_parameters(adapt(model, method="full", head=[name])).head == 66
 
 

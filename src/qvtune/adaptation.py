@@ -296,9 +296,13 @@ def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:
         if any(target == name or target.startswith(name + ".") for target in targets):
             raise AdaptError(f"head '{name}' holds projections that are adapted too. Name a module outside attention.")
         others = [other for other in (*(m for m in modules if m not in head), *PEFT_PARTS) if other.endswith(name)]
-        if by_peft and others:  # PEFT compares the ends of names
-            both = "Name both in the head, or use" if others[0] in modules else "Give it another name, or use"
-            raise AdaptError(f"head '{name}' cannot be told from '{others[0]}' by PEFT. {both} method='full'.")
+        if by_peft and others:
+            both = others[0] in modules and any(True for _ in modules[others[0]].parameters())
+            advice = "Name both in the head" if both else "Give its module another name"
+            raise AdaptError(
+                f"head '{name}' cannot be told from '{others[0]}' by PEFT, which compares the ends of names. {advice}, "
+                "or use method='full'."
+            )
     for name in () if by_peft else (*targets, *head):
         for path, parameter in inner.named_parameters():
             is_its_own = path == name or path.startswith(f"{name}.")
