@@ -297,7 +297,8 @@ def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:
             raise AdaptError(f"head '{name}' holds projections that are adapted too. Name a module outside attention.")
         others = [other for other in (*(m for m in modules if m not in head), *PEFT_PARTS) if other.endswith(name)]
         if by_peft and others:
-            both = others[0] in modules and any(True for _ in modules[others[0]].parameters())
+            other = modules.get(others[0]) if others[0] != name else None  # else a part of PEFT's, or without weights
+            both = other is not None and any(True for _ in other.parameters())
             advice = "Name both in the head" if both else "Give its module another name"
             raise AdaptError(
                 f"head '{name}' cannot be told from '{others[0]}' by PEFT, which compares the ends of names. {advice}, "
