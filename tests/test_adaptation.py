@@ -114,8 +114,8 @@ def test_a_head_that_is_named(head, method):
 
 def test_a_head_that_peft_cannot_tell_from_another_module():
     text = (
-        "head 'classifier' cannot be told from 'pre_classifier' by PEFT, which compares the ends of names. Name both in "
-        "the head, or use method='full'"
+        "head 'classifier' cannot be told from 'pre_classifier' by PEFT, which compares the ends of names. Name both "
+        "in the head, or use method='full'"
     )
     assert_refused(build("distilbert"), AdaptError, text, head=["classifier"])
     model = build("distilbert")
