@@ -183,6 +183,10 @@ def test_store_without_a_finished_run(tmp_path: Path) -> None:
     text = Reader(store.report).text
     assert "No run has finished with a metric yet." in text
     assert "0 of 4 runs finished, 4 pending." in text
+    # What is the same in every row takes no column.
+    assert "The same for all: status pending." in text
+    assert {"lr", "value lr", "run"} <= set(text)
+    assert not {"status", "pending"} & set(text)
 
 
 def test_comparison_page_has_the_table_and_escapes_it(comparison: Store) -> None:

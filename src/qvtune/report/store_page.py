@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,12 @@ def _runs(outcomes: Sequence[Outcome]) -> Table:
     # The name of a run is the longest of its columns and the one that is read least.
     frame = frame[[*(column for column in frame if column != "run"), "run"]]
     marks = [f"{UNLEARNED} nothing" if outcome.learned is False else None for outcome in outcomes]
-    frame = frame.assign(learned=marks)
-    return _table("All runs", frame.dropna(axis="columns", how="all"))
+    frame = frame.assign(learned=marks).dropna(axis="columns", how="all")
+    kept = {*varied(outcomes), "run", "metric", "learned"}
+    alike = [name for name in frame if name not in kept and len(frame) > 1 and frame[name].map(str).nunique() == 1]
+    shared = [f"{name.replace('_', ' ')} {_entry(name, frame[name].iloc[0]).text}" for name in alike]
+    table = _table("All runs", frame.drop(columns=alike))
+    return replace(table, text=f"The same for all: {_listed(shared)}." if shared else "")
 
 
 def _table(caption_text: str, frame: pd.DataFrame) -> Table:
