@@ -4,6 +4,7 @@ import random
 import re
 import subprocess
 import sys
+from decimal import Decimal
 
 import pytest
 
@@ -82,6 +83,8 @@ KINDS = {
     "numbers without a digit before the point": ([".5", "-.5", "1."], "regression"),
     "hexadecimal": (["0x1", "0x2"], "classification"),
     "superscript digit": (["²", "1"], "classification"),
+    "decimals": ([Decimal("1.50"), Decimal("2.00")], "regression"),
+    "whole decimals": ([Decimal(1), Decimal(2)], "classification"),
 }
 
 
@@ -100,6 +103,7 @@ def test_class_names(value, name):
 
 def test_integer_classes_are_in_numeric_order_and_others_in_alphabetical():
     assert class_names([10, 9, 2, 10, -1]) == ("-1", "2", "9", "10")
+    assert class_names([Decimal(10), Decimal(9)]) == ("9", "10")
     assert class_names(["10", "9", "2"]) == ("2", "9", "10")
     assert class_names(["10", "9", "2", "x"]) == ("10", "2", "9", "x")
     assert class_names([True, False, True]) == ("false", "true")

@@ -46,6 +46,13 @@ def test_data_for_another_task(tmp_path: Path, row: dict, options: dict, message
     assert str(tmp_path / "m.jsonl") in str(error.value)
 
 
+def test_chats_of_which_some_have_more_keys(tmp_path: Path) -> None:
+    rows = [{"messages": CHAT}, {"messages": CHAT, "tools": []}]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"m\.jsonl, line 2: keys differ .* Besides, the column 'messages' holds chats"):
+        load_data(DataOptions(data=str(tmp_path / "m.jsonl")), seed=0)
+
+
 def test_several_labels_are_no_tags(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 1: column 'labels' holds several values. Give every row one label"):
         load(tmp_path / "m.jsonl", {"text": "a b", "labels": ["x", "y"]})

@@ -72,7 +72,9 @@ def guess_kind(values: Sequence[Any]) -> str:
     """Return "regression" if the labels are floats, or strings that all are numbers and not all whole ones.
 
     A missing number, as nan, is refused later with its line; it makes no regression where no number has a fraction.
+    Decimals, as of a Parquet file, count as they are written.
     """
+    values = [str(value) if isinstance(value, Decimal) else value for value in values]
     if any(isinstance(value, float) for value in values):
         return REGRESSION
     if not all(isinstance(value, str) for value in values):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qvtune.data.foreign import foreign_task
 from qvtune.errors import DataError
 
 # A JSON escape such as \ud83d without its second half. Neither UTF-8 nor Arrow can hold it.
@@ -193,7 +194,11 @@ def _read_jsonl(path: Path, text: str) -> Table:
             raise DataError(f"{place}: a key occurs twice. Keep each key once.")
         if set(record) != set(columns):
             odd = sorted(set(record) ^ set(columns))
-            raise DataError(f"{place}: keys differ from the first row's ({', '.join(columns)}) in {', '.join(odd)}.")
+            other = foreign_task(columns, lambda name: rows[0][columns.index(name)])
+            raise DataError(
+                f"{place}: keys differ from the first row's ({', '.join(columns)}) in {', '.join(odd)}. Give every row "
+                f"the same.{f' Besides, {other}' if other else ''}"
+            )
         rows.append(tuple(record[name] for name in columns))
         places.append(place)
     return Table(path, columns, rows, places)
