@@ -167,7 +167,8 @@ def _from_cells(path: Path, numbered: Iterator[tuple[int, list[str]]], header: S
 
 def _read_jsonl(path: Path, text: str) -> Table:
     columns: tuple[str, ...] = ()
-    rows, places = [], []
+    rows: list[tuple[Any, ...]] = []
+    places = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -194,7 +195,7 @@ def _read_jsonl(path: Path, text: str) -> Table:
             raise DataError(f"{place}: a key occurs twice. Keep each key once.")
         if set(record) != set(columns):
             odd = sorted(set(record) ^ set(columns))
-            other = foreign_task(columns, lambda name: rows[0][columns.index(name)])
+            other = foreign_task(columns, dict(zip(columns, rows[0], strict=True)).__getitem__)
             raise DataError(
                 f"{place}: keys differ from the first row's ({', '.join(columns)}) in {', '.join(odd)}. Give every row "
                 f"the same.{f' Besides, {other}' if other else ''}"
