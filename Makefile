@@ -9,14 +9,16 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 demo: install
 	$(BIN)/qvtune demo --out runs/demo
 
-# Tests run on one thread each, so that two processes share two cores; the tests of a file stay together.
+# Tests run on one thread each, so that two processes share two cores; the tests of a file stay together, in the order of
+# tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: install lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 # The same with fewer instructions than the processor has, as an older one computes: ISA is avx512, avx2 or sse4.
 ISA ?= avx2
 test-narrow: install lint
-	QVTUNE_ISA=$(ISA) $(BIN)/python -m pytest -n 2 --dist loadfile
+	QVTUNE_ISA=$(ISA) $(PYTEST)
 
 # Half an hour and more, on a machine that does nothing else. GLUE=DIR says where GLUE is.
 GLUE ?= glue

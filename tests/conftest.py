@@ -1,5 +1,6 @@
 """Fixtures of all tests: a cache of their own, and the real GLUE data where it is at hand."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -34,6 +35,22 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hide a GPU from all tests but those marked for it: the others compare numbers that the CPU gives."""
     if "gpu" not in config.getoption("markexpr"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+# Files that take minutes come first, so that no process waits for another at the end.
+LONG = ("test_docs.py", "test_device.py", "test_resume.py", "test_sweep.py", "test_real_models.py", "test_first_run.py",
+        "test_methods.py", "test_generated_inputs.py")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what all these imports made out of every later garbage collection; each run begins with two of them."""
+    gc.collect()
+    gc.freeze()
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]

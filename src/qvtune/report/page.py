@@ -51,6 +51,9 @@ def save_figures(path: Path, figures: Mapping[str, Figure]) -> list[Path]:
     """Save figures as `NAME.png` and `NAME.svg` in the folder `path`, and return the paths."""
     paths = []
     for name, figure in figures.items():
+        with as_it_stands():
+            figure.draw_without_rendering()  # lays it out, which takes as long as drawing it, once for both files
+            figure.set_layout_engine("none")
         for suffix in ("png", "svg"):
             file = io.BytesIO()
             with as_it_stands(), writing(path):
