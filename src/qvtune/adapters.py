@@ -313,17 +313,17 @@ def _fill(adapted: Any, weights: dict[str, Tensor], recorded: Adaptation, folder
     try:
         result: Any = set_peft_model_state_dict(adapted, weights)
     except RuntimeError as error:  # torch's, of shapes that differ
-        problem = str(error).splitlines()[-1].strip()
-        raise ModelError(
-            f"{folder}: the adapter's weights are not those of what it says it adapted: {problem} {SAVE_AGAIN}"
-        ) from error
+        raise _other_weights(folder, str(error).splitlines()[-1].strip()) from error
     own = ("lora_", "ia3_", "vera_lambda_", "modules_to_save")
     missing = [key for key in result.missing_keys if any(word in key for word in own) and "ranknum" not in key]
     if missing or result.unexpected_keys:
-        name = (missing or result.unexpected_keys)[0]
-        raise ModelError(
-            f"{folder}: the adapter's weights are not those of what it says it adapted: '{name}'. {SAVE_AGAIN}"
-        )
+        raise _other_weights(folder, f"'{(missing or result.unexpected_keys)[0]}'.")
+
+
+def _other_weights(folder: Path, problem: str) -> ModelError:
+    return ModelError(
+        f"{folder}: the adapter's weights are not those of what it says it adapted: {problem} {SAVE_AGAIN}"
+    )
 
 
 def _take_apart(name: str, module: Split, weights: dict[str, Tensor], rank: int, folder: Path) -> None:
