@@ -85,8 +85,8 @@ def test_other_versions_are_refused(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     store.add(SWEEP, RUN, {}, {})
     manifest = json.loads(store.manifest.read_text())
-    store.manifest.write_text(json.dumps(manifest | {"options": ["lr"], "qvtune": "0.0.1"}))
-    with pytest.raises(RunError, match=r"written by qvtune 0\.0\.1, which had other options"):
+    store.manifest.write_text(json.dumps(manifest | {"options": ["lr", "novel"], "qvtune": "8.1"}))
+    with pytest.raises(RunError, match=r"written by qvtune 8\.1, which has options that .* lacks: novel\. Use that"):
         store.add(SWEEP, RUN, {}, {})
     assert len(store.outcomes()) == 1  # still read
     store.manifest.write_text(json.dumps(manifest | {"format": 99, "qvtune": "9.0"}))

@@ -80,6 +80,42 @@ def test_a_run_of_a_sweep_is_a_run(done: tuple[Path, pd.DataFrame], options: dic
     assert lines == losses(out)[row["run"]]
 
 
+# The next version of qvtune, with one option more, and what was asked of it.
+NEXT_VERSION = """
+import json, sys
+from pydantic import Field, create_model
+from qvtune.train import config
+
+config.TrainConfig = create_model("TrainConfig", __base__=config.TrainConfig, novel=(int, Field(3, description="New.")))
+config.LATER["novel"] = 3
+from qvtune.lab.sweep import sweep
+
+options, axes, out = json.loads(sys.argv[1])
+table = sweep(options, axes, out=out)
+print(json.dumps(table[["run", "status"]].to_dict("records")))
+"""
+
+
+def test_a_store_goes_on_after_an_option_was_added(options: dict, tmp_path: Path) -> None:
+    options = options | {"max_steps": 2}
+    before = sweep(options, {"lr": [1e-3]}, out=tmp_path, console=QUIET)
+    trained = run_files(tmp_path)
+
+    def later(options: dict, axes: dict) -> dict:
+        words = [sys.executable, "-c", NEXT_VERSION, json.dumps([options, axes, str(tmp_path)])]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        return {row["run"]: row["status"] for row in json.loads(done.stdout)}
+
+    # Its runs are known by their names, and a new value adds one.
+    found = later(options, {"lr": [1e-3, 2e-3]})
+    assert len(found) == 2
+    assert set(before["run"]) < set(found)
+    assert set(found.values()) == {"finished"}
+    # What the new option changes is another run.
+    assert len(later(options, {"lr": [1e-3, 2e-3], "novel": [3, 4]})) == 4
+    assert trained.items() < run_files(tmp_path).items()
+
+
 def test_a_second_call_trains_nothing(done: tuple[Path, pd.DataFrame], options: dict) -> None:
     out, table = done
     before = run_files(out)

@@ -137,11 +137,11 @@ class Store:
         before = self.read()
         if before["kind"] != kind:
             raise RunError(f"{self.path}: holds a {before['kind']}, and this is a {kind}. Give another --out.")
-        if before["options"] != sorted(TrainConfig.model_fields):
+        if unknown := sorted(set(before["options"]) - set(TrainConfig.model_fields)):
             raise RunError(
-                f"{self.path}: was written by qvtune {before['qvtune']}, which had other options, so its runs would be "
-                "repeated under other names. Use that version, or give another --out; 'qvtune report' and 'qvtune "
-                "runs' still read it."
+                f"{self.path}: was written by qvtune {before['qvtune']}, which has options that {VERSION} lacks: "
+                f"{', '.join(unknown)}. Use that version, or give another --out; 'qvtune report' and 'qvtune runs' "
+                "still read it."
             )
         return before
 

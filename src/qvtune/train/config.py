@@ -31,6 +31,9 @@ NOT_IN_FINGERPRINT = {
     "out", "report_to", "log_updates", "num_workers", "data", "glue_dir", "model", "validation", "attention", "device",
     "class_weights",
 }  # fmt: skip
+# Options that came after the first stores were written, each with the value at which a run is what it was before. They
+# count in a run's name where they are another, so that a new option leaves every store its runs.
+LATER: dict[str, Any] = {}
 # Options that mean nothing where no role trains.
 ROLE_OPTIONS = ("roles", "layers", "lr_ratio", *(f"{name}_lr" for name in ROLES.values()))
 # A range is written out, and a slip of the pen should not fill the memory.
@@ -266,9 +269,13 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
         return max(self.batch_tokens or self.batch_size * length, length)
 
     def fingerprint(self) -> str:
-        """Return a hash of every option that can change a result, the same wherever files are."""
+        """Return a hash of every option that can change a result, the same wherever files are.
+
+        It is the name of a run in a store, and stays what it is when an option is added: see `LATER`.
+        """
         values = self.model_dump(mode="json")
         kept = {name: value for name, value in values.items() if name not in NOT_IN_FINGERPRINT}
+        kept = {name: value for name, value in kept.items() if name not in LATER or value != LATER[name]}
         kept |= {name: Path(values[name]).name for name in PATHS if values[name] is not None}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
