@@ -10,6 +10,18 @@ import pytest
 
 from qvtune.interrupts import answering_signals
 
+# What takes a second or two before any command begins: its modules are imported.
+IMPORTING = """
+import os, signal, sys, time
+from qvtune.cli import main as cli
+
+def build_parser():
+    os.kill(os.getpid(), int(sys.argv[1]))
+    time.sleep(60)
+
+cli.build_parser = build_parser
+cli.run_and_exit()
+"""
 # What a library does that calls back into Python: it makes an error of its own of the interruption.
 TRANSLATED = """
 import os, signal, sys, time
@@ -27,9 +39,10 @@ cli.run_and_exit()
 """
 
 
+@pytest.mark.parametrize("script", [TRANSLATED, IMPORTING], ids=["translated", "importing"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_error_made_of_a_signal_is_the_interruption(number: int) -> None:
-    words = [sys.executable, "-c", TRANSLATED, str(int(number))]
+def test_a_signal_is_the_interruption_wherever_it_comes(number: int, script: str) -> None:
+    words = [sys.executable, "-c", script, str(int(number))]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted.\n")
 

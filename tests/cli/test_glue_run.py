@@ -47,6 +47,9 @@ def test_a_run_is_evaluated_on_files_of_its_task(place: Path, capsys: pytest.Cap
     assert evaluated("--run @rte --data @hub.csv", place, capsys)["notes"][0].startswith("Labels that are numbers")
     named = evaluated("--run @rte --data @odd.csv --text-column left --text-column right", place, capsys)
     assert named["examples"] == {"file": 1}
+    (place / "verdict.csv").write_text(f"sentence1,sentence2,verdict\ngood,{PAIR},entailment\n")
+    both = evaluated("--run @rte --data @verdict.csv --label-column verdict", place, capsys)
+    assert both["examples"] == {"file": 1}
 
 
 def test_a_run_is_evaluated_on_a_task_with_the_same_classes(place: Path, capsys: pytest.CaptureFixture) -> None:
@@ -72,6 +75,9 @@ REFUSED = {
     "no columns to predict": ("predict --data @odd.csv --out @p.csv", "Name yours: --text-column NAME"),
     "columns of a task": ("evaluate --data glue/qnli --text-column a --text-column b", "--text-column is for a file"),
     "columns of a test set": ("predict --data glue/rte --text-column a --text-column b", "--text-column is for a file"),
+    "no labels": ("evaluate --data @glue/RTE/test.tsv", "Texts without labels are for 'qvtune predict'"),
+    "no such labels": ("evaluate --data @hub.csv --label-column lable", "has no column 'lable'. Did you mean 'label'?"),
+    "labels of a task": ("evaluate --data glue/qnli --label-column a", "--label-column is for a file"),
     "no file": ("evaluate --data @nowhere.csv", "no such file"),
     "no suffix for predictions": ("predict --data @hub.csv --out @p.xlsx", "predictions are written as"),
     "predictions of another task": ("predict --data glue/cola --glue-dir @glue", "predictions are asked for glue/cola"),

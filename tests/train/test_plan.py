@@ -7,10 +7,10 @@ import torch
 from safetensors import safe_open
 from tiny import save_tiny_bert, save_tiny_llama
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import XLNetConfig, XLNetForSequenceClassification
+from transformers import AutoConfig, AutoTokenizer, XLNetConfig, XLNetForSequenceClassification
 
 from qvtune.train.config import make_config
-from qvtune.train.model import build_on_meta, find_model
+from qvtune.train.model import build_on_meta, find_model, text_length
 from qvtune.train.plan import TWO_CLASSES, plan_without_weights
 
 
@@ -25,6 +25,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan_of(place: Path, model: str, **options: object):
     config = make_config({"model": str(place / model), "data": "none", "out": "none", "max_length": 32} | options)
     return plan_without_weights(config, with_data=False)
+
+
+def test_with_data_the_longest_text_counts(place: Path, tmp_path: Path) -> None:
+    text = "the film was good"
+    (tmp_path / "mine.csv").write_text("text,label\n" + "".join(f"{text},{'xyz'[i % 3]}\n" for i in range(30)))
+    options = {"model": str(place / "bert"), "data": str(tmp_path / "mine.csv"), "out": "none"}
+    plan = plan_without_weights(make_config(options), with_data=True)
+    tokenizer = AutoTokenizer.from_pretrained(place / "bert")
+    assert plan.text_tokens == len(tokenizer(text)["input_ids"])
+    assert plan.parameters_head == 3 * (64 + 1)
+    # A configuration has no tokenizer with it.
+    alone = plan_without_weights(make_config(options | {"model": str(place / "bert/config.json")}), with_data=True)
+    assert alone.text_tokens == text_length(None, AutoConfig.from_pretrained(place / "bert"))
 
 
 @pytest.mark.parametrize("model", ["bert", "llama"])

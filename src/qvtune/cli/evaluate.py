@@ -48,6 +48,12 @@ def add_command(commands: Any) -> None:
         help="A labelled file, or glue/TASK with the classes of the run; the run's own data otherwise.",
     )
     add_text_column(parser)
+    parser.add_argument(
+        "--label-column",
+        default=None,
+        metavar="NAME",
+        help="Column of the file with the label, where it has another name than in training.",
+    )
     parser.add_argument("--glue-dir", type=Path, default=None, metavar="PATH", help="Where GLUE is, if it has moved.")
     parser.add_argument("--batch-size", type=positive, default=None, metavar="N", help="Examples per forward pass.")
     add_device(parser)
@@ -80,6 +86,7 @@ def execute(args: argparse.Namespace) -> None:
         data=args.data,
         glue_dir=args.glue_dir,
         text_columns=args.text_column,
+        label_column=args.label_column,
         batch_size=args.batch_size,
         mistakes=args.mistakes,
     )

@@ -71,6 +71,8 @@ def run_and_exit() -> None:
     with answering_signals(interrupt):
         try:
             code = main()
+        except KeyboardInterrupt:  # while the commands were imported
+            code = _fail("interrupted.", INTERRUPTED, "")
         except Exception:
             if not caught:
                 raise

@@ -153,7 +153,7 @@ def show_result(console: Console, result: dict[str, Any], folder: RunFolder) -> 
     checkpoint = result["checkpoint"]
     chosen = f"{checkpoint['chosen']} checkpoint, step {checkpoint['step']} of {result['steps']}"
     if checkpoint["chosen_on"]:
-        chosen += f", chosen by {checkpoint['chosen_by']} on the {checkpoint['chosen_on']} set"
+        chosen += f", chosen by {checkpoint['chosen_by']}, on the {checkpoint['chosen_on']} set"
     alone = (result.get("head_start") or {}).get("metrics")
     print_metrics(console, result["metrics"], f"{', '.join(result['reported_on'])}: {chosen}", alone)
     speed = result["train_samples_per_second"]
@@ -164,4 +164,6 @@ def show_result(console: Console, result: dict[str, Any], folder: RunFolder) -> 
         highlight=False,
     )
     if "hardware" in result:  # runs of earlier versions have none
-        console.out(hardware_sentence(result["hardware"]), highlight=False)
+        precision = result["hardware"]["precision"]
+        exact = "" if precision == "fp32" else " The metrics above are in fp32, those during the training were not."
+        console.out(hardware_sentence(result["hardware"]) + exact, highlight=False)

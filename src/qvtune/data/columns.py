@@ -46,11 +46,7 @@ def choose_columns(
     if text_columns is not None and len(set(text_columns)) != len(text_columns):
         raise DataError(f"{source}: the text column '{text_columns[0]}' was named twice. Name two, or it once.")
     label = label_column or next((lower[name] for name in LABELS if name in lower), None)
-    if len(columns) == 1 and (separator := next((s for s in ";\t|" if s in columns[0]), None)):
-        raise DataError(
-            f"{source}: its one column is {columns[0]!r}, so its fields seem to be separated by {separator!r}. "
-            "A .csv file has commas between fields, a .tsv file tabs."
-        )
+    check_separator(source, columns)
     if label is None:
         raise DataError(
             f"{source}: which column is the label? The columns are {', '.join(columns)}. Name it: --label-column NAME"
@@ -66,6 +62,19 @@ def choose_columns(
     guessed = [] if text_columns else [f"text is {' and '.join(repr(name) for name in texts)}"]
     guessed += [] if label_column else [f"label is {label!r}"]
     return texts, label, f"Guessed from the column names: {', '.join(guessed)}." if guessed else None
+
+
+def check_separator(source: str, columns: Sequence[str]) -> None:
+    """Check that a header is not one column because another separator stands between its names.
+
+    Raises:
+        DataError: if it seems so.
+    """
+    if len(columns) == 1 and (separator := next((s for s in ";\t|" if s in columns[0]), None)):
+        raise DataError(
+            f"{source}: its one column is {columns[0]!r}, so its fields seem to be separated by {separator!r}. "
+            "A .csv file has commas between fields, a .tsv file tabs."
+        )
 
 
 def guess_kind(values: Sequence[Any]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
+from qvtune.amounts import count
 from qvtune.data import glue, hub, packaged
 from qvtune.data.columns import explain_regression
 from qvtune.data.options import DataOptions
@@ -73,7 +74,8 @@ def _load(options: DataOptions, seed: int) -> TextData:
     path = Path(data)
     if path.is_dir() and hub.is_saved_folder(path):
         return _from_records(path.name, *hub.from_splits(options, hub.load_saved(path), data), options, seed)
-    if named := next((s for s in SUFFIXES if not path.suffix and path.with_suffix(s).is_file()), None):
+    # Folders such as "." and ".." have no name that a suffix could be put to.
+    if named := next((s for s in SUFFIXES if path.name and not path.suffix and path.with_suffix(s).is_file()), None):
         raise DataError(f"{data}: no such file. Did you mean '{path.with_suffix(named)}'?")
     if path.exists() or table_suffix(path) in SUFFIXES or data.startswith((".", "/", "~")):
         train, note = read_records(path, options)
@@ -123,7 +125,8 @@ def _from_records(
         return TextData(task, dataset, {"validation": make_dataset(validation, task)}, tuple(notes))
     dataset, held_out = _hold_out(dataset, task, options.validation_fraction, seed)
     kind = "stratified, " if task.kind == CLASSIFICATION else ""
-    notes.append(f"The validation set is {len(held_out):,} examples held out of {train.source} ({kind}seed {seed}).")
+    size = count(len(held_out), "example")
+    notes.append(f"The validation set is {size} held out of {train.source} ({kind}seed {seed}).")
     return TextData(task, dataset, {"validation": held_out}, tuple(notes))
 
 

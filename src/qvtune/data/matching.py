@@ -40,11 +40,20 @@ def read_matching(task: Task, path: Path, text_columns: Sequence[str] | None) ->
         layouts = _layouts(task)
         candidates = [task.text_columns, *(tuple(map(str, g.test_texts or g.texts)) for g in layouts.values())]
         candidates += [GLUE_COLUMNS[name] for name in layouts if name in GLUE_COLUMNS]
-    return table, _first_present(table, list(dict.fromkeys(candidates)), "--text-column NAME")
+    advice, is_named = "Name yours: --text-column NAME", text_columns is not None
+    return table, _first_present(table, list(dict.fromkeys(candidates)), advice, is_named=is_named)
 
 
-def labelled(task: Task, table: Table, texts: Sequence[str]) -> tuple[Dataset, list[str]]:
+def labelled(
+    task: Task, table: Table, texts: Sequence[str], label_column: str | None = None
+) -> tuple[Dataset, list[str]]:
     """Return the examples of a labelled table that `read_matching` gave, and what is to be said about their labels.
+
+    Args:
+        task: what was learned.
+        table: the file.
+        texts: its text columns.
+        label_column: the name of its label column, where it is another.
 
     Raises:
         DataError: if there is no label column, or a label is missing or none of the task's.
@@ -53,7 +62,9 @@ def labelled(task: Task, table: Table, texts: Sequence[str]) -> tuple[Dataset, l
     candidates = [
         (name,) for name in (task.label_column, *(g.label for g in layouts.values())) if isinstance(name, str)
     ]
-    (label,) = _first_present(table, list(dict.fromkeys(candidates)))
+    candidates = list(dict.fromkeys(candidates)) if label_column is None else [(label_column,)]
+    advice = "Name yours: --label-column NAME. Texts without labels are for 'qvtune predict'."
+    (label,) = _first_present(table, candidates, advice, is_named=label_column is not None)
     records, _ = take_columns(str(table.path), table.columns, table.column, table.places, texts, label)
     if task.kind != CLASSIFICATION or not layouts:
         return make_dataset(records, task), []
@@ -96,16 +107,18 @@ def _read(task: Task, path: Path) -> Table:
     return read_table(path, header=COLA_COLUMNS if is_bare else None)
 
 
-def _first_present(table: Table, candidates: Sequence[tuple[str, ...]], option: str = "") -> tuple[str, ...]:
+def _first_present(
+    table: Table, candidates: Sequence[tuple[str, ...]], advice: str, *, is_named: bool
+) -> tuple[str, ...]:
     found = next((names for names in candidates if set(names) <= set(table.columns)), None)
     if found is not None:
         return found
     missing = next(name for name in candidates[0] if name not in table.columns)
     others = " or ".join(" and ".join(f"'{name}'" for name in names) for names in candidates[1:])
+    trained = "" if is_named else f", which the run was trained on{f', nor {others}' if others else ''}"
     raise DataError(
-        f"{table.path}: has no column '{missing}', which the run was trained on{f', nor {others}' if others else ''}."
-        f"{nearest(missing, table.columns)} The columns are {', '.join(table.columns)}."
-        f"{f' Name yours: {option}' if option else ''}"
+        f"{table.path}: has no column '{missing}'{trained}.{nearest(missing, table.columns)} The columns are "
+        f"{', '.join(table.columns)}.{'' if is_named else f' {advice}'}"
     )
 
 

@@ -29,7 +29,10 @@ def remarks(task: Task, train: Dataset, evaluation: Mapping[str, Dataset]) -> li
         if shared:
             found.append(f"{shared:,} of {len(dataset):,} {split} examples have the text of a training example.")
         if len(dataset) < FEW_EXAMPLES:
-            found.append(f"The {split} set is small ({len(dataset)}): its metrics are coarse.")
+            found.append(
+                f"The {split} set is small ({len(dataset)}): its metrics are coarse. Give more by --validation or "
+                "--validation-fraction."
+            )
     empty = sum(not text.strip() for text in train["text"])
     if empty:
         found.append(f"{empty:,} of {len(train):,} training texts are empty.")

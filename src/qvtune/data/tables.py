@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qvtune.data.columns import check_separator
 from qvtune.data.foreign import foreign_task
 from qvtune.errors import DataError
 
@@ -156,6 +157,7 @@ def _from_cells(path: Path, numbered: Iterator[tuple[int, list[str]]], header: S
     rows, places = [], []
     for number, cells in numbered:
         if len(cells) != len(columns):
+            check_separator(str(path), columns)
             raise DataError(
                 f"{path}, line {number}: has {len(cells)} fields where the header has {len(columns)} "
                 f"({', '.join(columns)}). Quote or remove stray separators."

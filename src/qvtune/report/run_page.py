@@ -122,7 +122,7 @@ def _checkpoint(result: dict[str, Any]) -> str:
     text = f"Of the {checkpoint['chosen']} checkpoint, step {checkpoint['step']}, reported on "
     text += ", ".join(result["reported_on"])
     if checkpoint["chosen_on"]:
-        text += f"; it was chosen by {checkpoint['chosen_by']} on the {checkpoint['chosen_on']} set"
+        text += f"; it was chosen by {checkpoint['chosen_by']}, on the {checkpoint['chosen_on']} set"
     return text + "."
 
 

@@ -16,6 +16,9 @@ from qvtune.train.config import TrainConfig
 from qvtune.train.loop import Measured
 from qvtune.train.verdict import NOTHING_LEARNED, Predictions, judge_run
 
+# Fewer predictions than these do not show that anything was learned, though they may show that nothing was.
+FEWEST_TO_JUDGE = 10
+
 
 @dataclass(frozen=True)
 class Conclusion:
@@ -26,16 +29,19 @@ class Conclusion:
         mistakes: the worst, see `worst_mistakes`; each with its `split` where there are several.
         verdict: warnings by what they are about.
         warnings: those of the log, and the verdict.
+        examples: how many were predicted.
     """
 
     classes: dict[str, Any]
     mistakes: list[dict[str, Any]]
     verdict: dict[str, str]
     warnings: list[str]
+    examples: int
 
     def to_result(self) -> dict[str, Any]:
-        """Return the parts of `result.json`."""
-        learned = not NOTHING_LEARNED & self.verdict.keys()
+        """Return the parts of `result.json`; a few examples do not tell whether anything was learned."""
+        nothing = bool(NOTHING_LEARNED & self.verdict.keys())
+        learned = False if nothing else True if self.examples >= FEWEST_TO_JUDGE else None
         return {"warnings": self.warnings, "learned": learned, **self.classes}
 
 
@@ -64,6 +70,7 @@ def conclude(
         mistakes=mistakes_by_split(data.task, measured.scores, data.evaluation),
         verdict=verdict,
         warnings=[*list_warnings(records, ended=True), *verdict.values()],
+        examples=len(labels),
     )
 
 

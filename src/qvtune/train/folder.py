@@ -246,7 +246,7 @@ class RunFolder:
             return
         old, new = before.model_dump(mode="json"), config.model_dump(mode="json")
         differing = [
-            f"{key} ({old[key]} there, {new[key]} here)"
+            f"{key} ({_shown(old[key])} there, {_shown(new[key])} here)"
             for key in new
             if old[key] != new[key] and (key not in NOT_IN_FINGERPRINT or (key in PATHS and _other_name(old, new, key)))
         ]
@@ -289,6 +289,10 @@ def check_free(path: Path, record: str, what: str | None = None, beside: Collect
 
 def _other_name(old: dict[str, Any], new: dict[str, Any], key: str) -> bool:
     return Path(old[key] or "").name != Path(new[key] or "").name
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else _listed(value)
 
 
 def _listed(value: Any) -> str:

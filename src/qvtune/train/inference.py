@@ -155,6 +155,7 @@ def evaluate_run(
     data: str | None = None,
     glue_dir: Path | None = None,
     text_columns: Sequence[str] | None = None,
+    label_column: str | None = None,
     batch_size: int | None = None,
     mistakes: int = 0,
 ) -> dict[str, Any]:
@@ -166,6 +167,7 @@ def evaluate_run(
             task with the same classes; the run's own data when None.
         glue_dir: where GLUE is, if it has moved.
         text_columns: the text columns of the file, where they have other names.
+        label_column: its label column, likewise.
         batch_size: examples per forward pass; the run's own when None.
         mistakes: how many of the worst mistakes to return.
 
@@ -174,7 +176,7 @@ def evaluate_run(
         where they say that the model has learned nothing; of a classification also `classes` and `confusion`, see
         `describe_classes`, of MNLI over both sets together; `mistakes`, see `worst_mistakes`, if any were asked for.
     """
-    splits, notes = _evaluation_sets(run, data, glue_dir, text_columns)
+    splits, notes = _evaluation_sets(run, data, glue_dir, text_columns, label_column)
     batch_size = batch_size or run.config.eval_batch_size
     by_split, scores = {}, {}
     for split, dataset in splits.items():
@@ -305,16 +307,21 @@ def merge_run(run: TrainedRun, out: Path) -> None:
 
 
 def _evaluation_sets(
-    run: TrainedRun, data: str | None, glue_dir: Path | None, text_columns: Sequence[str] | None
+    run: TrainedRun,
+    data: str | None,
+    glue_dir: Path | None,
+    text_columns: Sequence[str] | None,
+    label_column: str | None,
 ) -> tuple[dict[str, Dataset], list[str]]:
     """Return the examples by split, and what is to be said about their labels."""
     name = glue_name(data) if data is not None else None
     if data is not None and name is None:
         table, texts = read_matching(run.task, Path(data), text_columns)
-        dataset, notes = labelled(run.task, table, texts)
+        dataset, notes = labelled(run.task, table, texts, label_column)
         return {"file": dataset}, notes
-    if text_columns is not None:
-        raise ConfigError(f"--text-column is for a file, and --data is {data or 'the data of the run'}. Leave it out.")
+    for option, value in (("--text-column", text_columns), ("--label-column", label_column)):
+        if value is not None:
+            raise ConfigError(f"{option} is for a file, and --data is {data or 'the data of the run'}. Leave it out.")
     if name is None or data == run.task.name:
         own = own_data(run, glue_dir).evaluation
         return {split: dataset for split, dataset in own.items() if split != TUNING}, []

@@ -305,7 +305,7 @@ def _reading(source: ModelSource, function: Any, *args: Any, **kwargs: Any) -> A
         # A folder can be broken in as many ways as there are libraries that read it, each with errors of its own.
         hint = "Check the spelling or the folder."
         if source.options.get("local_files_only"):
-            hint = "The hub cannot be reached and its cache here does not hold the model. Check the network."
+            hint = "The hub cannot be reached and its cache here does not hold it. Check its name and the network."
         raise ModelError(f"model '{source.name}' cannot be loaded: {_first_line(error)} {hint}") from error
 
 

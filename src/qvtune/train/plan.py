@@ -1,5 +1,6 @@
 """`Plan`: what would train, and what a step costs, before anything runs."""
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ from transformers.pytorch_utils import Conv1D
 from qvtune.adaptation import ParameterCounts, adapt, adaptation_of, count_parameters
 from qvtune.data.load import load_data
 from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.data.tokens import tokenize
+from qvtune.errors import ModelError
 from qvtune.groups import B_FACTORS, role_rates
 from qvtune.methods.method import Adaptation, Batches
 from qvtune.methods.table import METHODS
@@ -18,7 +21,7 @@ from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.unwrap import base_layer, unwrap
 from qvtune.train.config import AdaptOptions, TrainConfig
-from qvtune.train.model import build_on_meta, find_model, text_length
+from qvtune.train.model import build_on_meta, find_model, load_tokenizer, text_length
 
 TWO_CLASSES = Task("none", CLASSIFICATION, ("0", "1"), "classes", "accuracy", ("text",), "label")
 
@@ -97,12 +100,18 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
 
     Args:
         config: every option.
-        with_data: read the data for the number of labels; two classes otherwise.
+        with_data: read the data for the number of labels and, where the model has its tokenizer with it, the longest
+            text; two classes and texts as long as they may be otherwise.
     """
     source = find_model(config.model, config.trust_remote_code, config_alone=True)
-    task = load_data(config, config.seed).task if with_data else TWO_CLASSES
-    model = build_on_meta(source, task)
+    data = load_data(config, config.seed) if with_data else None
+    model = build_on_meta(source, TWO_CLASSES if data is None else data.task)
     text_tokens = text_length(config.max_length, model.config)
+    if data is not None:
+        with suppress(ModelError):  # a configuration alone has no tokenizer
+            tokenizer = load_tokenizer(source, model.config)
+            tokens = tokenize(data.train, tokenizer, text_length(config.max_length, model.config, tokenizer))
+            text_tokens = max(map(len, tokens["input_ids"]))
     adapted = adapt_for(config, model, verify=False, total_steps=2, batches=())
     return make_plan(adapted, config, text_tokens)
 

@@ -465,7 +465,8 @@ def _result(
 
 
 def _chosen_by(trainer: RunTrainer, metric: str) -> str:
-    return metric.removeprefix("eval_") + (", within half its standard error by loss" if trainer.choosing else "")
+    name = metric.removeprefix("eval_")
+    return f"the lowest loss within half a standard error of the best {name}" if trainer.choosing else name
 
 
 def _precision(arguments: TrainingArguments) -> str:
