@@ -35,12 +35,25 @@ def add_command(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Train and print the result."""
     config = _config(args)
+    _check_paths(config)
     from qvtune.train.quiet import quiet_libraries
 
     quiet_libraries()
     from qvtune.cli.show import train_and_show
 
     train_and_show(config)
+
+
+def _check_paths(config: TrainConfig) -> None:
+    """Refuse a folder or a file before the libraries are imported, which takes seconds."""
+    from qvtune.data.tables import SUFFIXES, check_file, table_suffix
+    from qvtune.train.folder import RunFolder
+
+    RunFolder(config.out).claim(config)
+    files = [Path(config.data), *([config.validation] if config.validation else [])]
+    for path in files:
+        if table_suffix(path) in SUFFIXES:
+            check_file(path)
 
 
 def _config(args: argparse.Namespace) -> TrainConfig:

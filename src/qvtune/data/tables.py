@@ -54,12 +54,7 @@ def read_table(path: Path, header: tuple[str, ...] | None = None) -> Table:
     Raises:
         DataError: for a file that is missing, empty, binary, not UTF-8, of another format, or malformed.
     """
-    if not path.exists():
-        raise DataError(f"{path}: no such file. Check the path.")
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder, not a file. Name a file that ends in {', '.join(SUFFIXES)}.")
-    if not path.is_file():
-        raise DataError(f"{path}: is a pipe or a device, not a file. Write what it gives into a file.")
+    check_file(path)
     suffix = table_suffix(path)
     if suffix not in SUFFIXES:
         raise DataError(f"{path}: unknown format '{suffix}'. Use a file that ends in {', '.join(SUFFIXES)}.")
@@ -76,6 +71,20 @@ def read_table(path: Path, header: tuple[str, ...] | None = None) -> Table:
     if not table.rows:
         raise DataError(f"{path}: has {'only blank lines' if suffix == '.jsonl' else 'a header and no rows'}.")
     return table
+
+
+def check_file(path: Path) -> None:
+    """Check that there is a file.
+
+    Raises:
+        DataError: if there is none, or something else.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file. Check the path.")
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not a file. Name a file that ends in {', '.join(SUFFIXES)}.")
+    if not path.is_file():
+        raise DataError(f"{path}: is a pipe or a device, not a file. Write what it gives into a file.")
 
 
 def table_suffix(path: Path) -> str:
