@@ -9,7 +9,11 @@ there are no products in bfloat16, autocast makes every step several times slowe
 measurement is a process of its own, the ways take turns, and medians over the rounds count. An epoch is trained on a
 sample of the examples and scaled to all of them.
 
-The files are named for the kind of processor, docs/benchmarks/speed-amx.md and so on, so that each keeps its table.
+The files are named for the kind of processor, docs/benchmarks/speed-amx.md and so on, so that each keeps its table. A
+processor is held to fewer instructions, the rival's libraries too, by variables:
+
+    QVTUNE_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \\
+        python benchmarks/speed.py --glue-dir glue --cases sst2,rte --rounds 1 --out docs/benchmarks/speed
 """
 
 import argparse
