@@ -12,8 +12,8 @@ sample of the examples and scaled to all of them.
 The files are named for the kind of processor, docs/benchmarks/speed-amx.md and so on, so that each keeps its table. A
 processor is held to fewer instructions, the rival's libraries too, by variables:
 
-    QVTUNE_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \\
-        python benchmarks/speed.py --glue-dir glue --cases sst2,rte --rounds 1 --out docs/benchmarks/speed
+    export QVTUNE_ISA=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+    python benchmarks/speed.py --glue-dir glue --cases sst2,rte --rounds 1 --out docs/benchmarks/speed
 """
 
 import argparse
