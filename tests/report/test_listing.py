@@ -37,6 +37,18 @@ def test_ratio_is_known_also_where_both_rates_were_given(sweep: Store) -> None:
     assert by_run["ffffffffffffffff"]["method"] == "lora"
 
 
+def test_a_run_that_was_stopped_says_at_which_step(
+    single: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(single.path, tmp_path / "stopped")
+    (tmp_path / "stopped" / "result.json").unlink()
+    step = max(int(path.name.rpartition("-")[2]) for path in single.checkpoints.glob("checkpoint-*"))
+    (row,) = list_runs([tmp_path])
+    assert (row["status"], row["steps"]) == ("pending", step)
+    assert main(["runs", str(tmp_path)]) == 0
+    assert f"pending, saved at step {step}" in capsys.readouterr().out
+
+
 def test_a_damaged_run_is_listed_and_foreign_files_are_not(single: RunFolder, tmp_path: Path) -> None:
     for name in ("config", "result"):
         shutil.copytree(single.path, tmp_path / name)

@@ -75,6 +75,7 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def _print(rows: Sequence[dict[str, Any]], columns: Sequence[str], args: argparse.Namespace, empty: str) -> None:
+    from qvtune.lab.outcome import PENDING
     from qvtune.report.listing import plain_text
 
     if args.json:
@@ -95,6 +96,7 @@ def _print(rows: Sequence[dict[str, Any]], columns: Sequence[str], args: argpars
             numeric = all(isinstance(row.get(name), (int, float, type(None))) for row in rows)
             table.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(Text(plain_text(row.get(name))) for name in columns))
+            steps = f", saved at step {row['steps']}" if row.get("status") == PENDING and row.get("steps") else ""
+            table.add_row(*(Text(plain_text(row.get(name)) + (steps if name == "status" else "")) for name in columns))
         # A pipe has no width to fit into.
         Console(width=None if sys.stdout.isatty() else 10_000).print(table)

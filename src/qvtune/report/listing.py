@@ -199,11 +199,17 @@ def _results(outcome: Outcome) -> Row:
         "learned": outcome.learned,
         "reason": outcome.reason,
         "seconds": result.get("seconds"),
-        "steps": result.get("steps"),
+        "steps": result.get("steps", _saved_steps(outcome.folder)),
         "parameters": result.get("trainable_parameters", {}).get("total"),
         "peak_memory_bytes": result.get("peak_memory_bytes"),
     }
     return {**result.get("metrics", {}), **results}
+
+
+def _saved_steps(folder: RunFolder) -> int | None:
+    """Return the step from which a run would go on that has not come to its end."""
+    checkpoint = folder.last_checkpoint()
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else None
 
 
 def _number(text: str) -> float | None:
