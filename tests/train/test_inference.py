@@ -12,6 +12,7 @@ from rich.console import Console
 from rounding import assert_near
 from tiny import make_reviews, save_tiny_bert, save_tiny_llama, write_reviews
 
+from qvtune.cli.main import main
 from qvtune.data.glue import GLUE
 from qvtune.data.records import text_dataset
 from qvtune.data.tables import read_table
@@ -139,6 +140,16 @@ def test_decoder_pools_at_the_last_token(place: Path) -> None:
     assert_near(loaded.model(**batch).logits, expected)
 
 
+def test_rows_without_any_text_are_counted(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "new.csv").write_text('text,id\n"",1\na film,2\n"  ",3\n')
+    assert main(f"predict --run {place}/bert-lora --data {tmp_path}/new.csv --out {tmp_path}/out.jsonl".split()) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        f"Wrote 3 predictions to {tmp_path}/out.jsonl",
+        "2 rows without any text: what is predicted for them means nothing.",
+    ]
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_prediction_files(suffix: str, place: Path, tmp_path: Path) -> None:
     source = tmp_path / "new.csv"
@@ -146,7 +157,7 @@ def test_prediction_files(suffix: str, place: Path, tmp_path: Path) -> None:
     with open(source, "w", newline="") as file:
         csv.writer(file).writerows(rows)
     loaded = load_run(place / "bert-lora")
-    assert predict_file(loaded, source, tmp_path / f"out{suffix}") == 2
+    assert predict_file(loaded, source, tmp_path / f"out{suffix}") == (2, 0)
     logits = logits_of(place, "bert-lora", [row[1] for row in rows[1:]])
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     if suffix == ".jsonl":

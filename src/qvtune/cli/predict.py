@@ -44,6 +44,7 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.train.quiet import quiet_libraries
 
     quiet_libraries()
+    from qvtune.amounts import count
     from qvtune.data.glue import glue_name
     from qvtune.data.packaged import PREFIX
     from qvtune.data.tables import table_name
@@ -56,7 +57,7 @@ def execute(args: argparse.Namespace) -> None:
     run = load_run(args.run, args.model, args.device)
     if name is None:
         out = args.out or run.folder.predictions / f"{table_name(Path(args.data))}.jsonl"
-        count = predict_file(
+        rows, empty = predict_file(
             run,
             Path(args.data),
             out,
@@ -65,7 +66,9 @@ def execute(args: argparse.Namespace) -> None:
             overwrite=args.overwrite,
             spreadsheet_safe=args.spreadsheet_safe,
         )
-        print(f"Wrote {count:,} predictions to {out}")
+        print(f"Wrote {count(rows, 'prediction')} to {out}")
+        if empty:
+            print(f"{count(empty, 'row')} without any text: what is predicted for them means nothing.")
         if out.suffix.lower() == ".csv" and (formulas := count_formulas(out)):
             print(
                 f"{formulas:,} cells begin as formulas do (=, +, -, @), and a spreadsheet would compute them: "

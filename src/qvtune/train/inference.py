@@ -212,7 +212,7 @@ def predict_file(
     text_columns: Sequence[str] | None = None,
     overwrite: bool = False,
     spreadsheet_safe: bool = False,
-) -> int:
+) -> tuple[int, int]:
     """Predict every row of a file and write labels and probabilities, or scores, beside its columns.
 
     Args:
@@ -226,7 +226,7 @@ def predict_file(
         spreadsheet_safe: put an apostrophe before cells of a CSV file that a spreadsheet would compute.
 
     Returns:
-        Number of rows.
+        The number of rows, and how many of them are without any text, which are predicted too.
 
     Raises:
         ConfigError: for another format, or if `out` exists.
@@ -246,7 +246,7 @@ def predict_file(
     scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
     inputs = {name: table.column(name) for name in table.columns}
     write_text(out, format_predictions(run.task, inputs, scores, out.suffix.lower(), spreadsheet_safe))
-    return len(scores)
+    return len(scores), sum(not "".join(row).strip() for row in zip(*texts, strict=True))
 
 
 def predict_glue(
