@@ -16,6 +16,16 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_paths(args: argparse.Namespace) -> None:
+    """Refuse a run or a file that is not there before the libraries are imported, which takes seconds."""
+    from qvtune.data.tables import check_table
+    from qvtune.train.folder import RunFolder
+
+    RunFolder(args.run).read_finished()
+    if getattr(args, "data", None):
+        check_table(args.data)
+
+
 def add_text_column(parser: argparse.ArgumentParser) -> None:
     """Add the option that names the text columns of a file."""
     parser.add_argument(
@@ -70,6 +80,7 @@ def add_command(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Evaluate and print the metrics, class by class too, and what to warn of."""
+    check_paths(args)
     from qvtune.train.quiet import quiet_libraries
 
     quiet_libraries()

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from qvtune.cli.evaluate import add_run_options
+from qvtune.cli.evaluate import add_run_options, check_paths
 
 
 def add_command(commands: Any) -> None:
@@ -22,6 +22,7 @@ def add_command(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Merge and say where the checkpoint is."""
+    check_paths(args)
     from qvtune.train.quiet import quiet_libraries
 
     quiet_libraries()

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from qvtune.cli.evaluate import add_device, add_run_options, add_text_column
+from qvtune.cli.evaluate import add_device, add_run_options, add_text_column, check_paths
 from qvtune.cli.options import positive
 from qvtune.errors import ConfigError
 
@@ -41,6 +41,7 @@ def add_command(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Predict and say what was written."""
+    check_paths(args)
     from qvtune.train.quiet import quiet_libraries
 
     quiet_libraries()

@@ -46,14 +46,13 @@ def execute(args: argparse.Namespace) -> None:
 
 def _check_paths(config: TrainConfig) -> None:
     """Refuse a folder or a file before the libraries are imported, which takes seconds."""
-    from qvtune.data.tables import SUFFIXES, check_file, table_suffix
+    from qvtune.data.tables import check_table
     from qvtune.train.folder import RunFolder
 
     RunFolder(config.out).claim(config)
-    files = [Path(config.data), *([config.validation] if config.validation else [])]
-    for path in files:
-        if table_suffix(path) in SUFFIXES:
-            check_file(path)
+    for data in (config.data, config.validation):
+        if data is not None:
+            check_table(data)
 
 
 def _config(args: argparse.Namespace) -> TrainConfig:

@@ -87,6 +87,16 @@ def check_file(path: Path) -> None:
         raise DataError(f"{path}: is a pipe or a device, not a file. Write what it gives into a file.")
 
 
+def check_table(data: str | Path) -> None:
+    """Check that there is a file, of what is called like one and is not the name of anything else.
+
+    Raises:
+        DataError: if there is none.
+    """
+    if table_suffix(Path(data)) in SUFFIXES:
+        check_file(Path(data))
+
+
 def table_suffix(path: Path) -> str:
     """Return the suffix that tells a table's format: that of mine.csv.gz is .csv."""
     return (path.with_suffix("") if path.suffix.lower() == GZIP_SUFFIX else path).suffix.lower()

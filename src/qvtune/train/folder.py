@@ -136,6 +136,19 @@ class RunFolder:
             raise RunError(f"{self.path}: is no run folder; it has no config.yaml. Give the --out of a 'qvtune train'.")
         return make_config({}, self.config)
 
+    def read_finished(self) -> TrainConfig:
+        """Return the configuration of a run that has come to its end.
+
+        Raises:
+            RunError: if there is no run here, or it has not.
+        """
+        config = self.read_config()
+        if not self.is_finished:
+            raise RunError(
+                f"{self.path}: the run has not finished. Give 'qvtune train --resume {self.path}' to end it first."
+            )
+        return config
+
     def read_plan(self) -> dict[str, Any]:
         """Return what the run set out to do.
 

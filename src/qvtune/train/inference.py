@@ -107,9 +107,7 @@ def load_run(path: Path, model: str | None = None, device: str = "auto") -> Trai
     """
     place_of_model = choose_device(device)
     folder = RunFolder(path)
-    config = folder.read_config()
-    if not folder.is_finished:
-        raise RunError(f"{path}: the run has not finished. Give 'qvtune train --resume {path}' to end it first.")
+    config = folder.read_finished()
     task = Task.from_dict(folder.read_plan()["task"])
     is_adapter = METHODS[config.method].saves == "adapter"
     saved = folder.adapter if is_adapter else folder.model
