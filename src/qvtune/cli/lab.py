@@ -90,10 +90,9 @@ def check_ended(store: Store, cells: Sequence[Cell]) -> None:
     ends = [read_outcome(store.run_folder(cell.name), cell.labels) for cell in cells]
     pending = [describe(outcome.labels) for outcome in ends if outcome.status == PENDING]
     if pending:
-        more = f" and {len(pending) - 1} more" if pending[1:] else ""
         raise RunError(
-            f"{store.path}: {count(len(pending), 'run')} did not end, since the process died: {pending[0]}{more}. The "
-            "same command again goes on where they were."
+            f"{store.path}: {count(len(pending), 'run')} did not end, since the process died: {_first_of(pending)}. "
+            "The same command again goes on where they were."
         )
 
 
@@ -104,8 +103,11 @@ def show_failures(console: Console, outcomes: Sequence[Outcome]) -> None:
         if outcome.status != FINISHED:
             alike.setdefault((outcome.status, outcome.reason), []).append(describe(outcome.labels))
     for (status, reason), runs in alike.items():
-        more = f" and {len(runs) - 1} more" if runs[1:] else ""
-        console.out(f"{runs[0]}{more}: {status}{f', {reason}' if reason else ''}", highlight=False)
+        console.out(f"{_first_of(runs)}: {status}{f', {reason}' if reason else ''}", highlight=False)
+
+
+def _first_of(runs: Sequence[str]) -> str:
+    return runs[0] + (f" and {len(runs) - 1} more" if runs[1:] else "")
 
 
 def show_unlearned(console: Console, outcomes: Sequence[Outcome]) -> None:

@@ -199,7 +199,7 @@ def _results(outcome: Outcome) -> Row:
         "learned": outcome.learned,
         "reason": outcome.reason,
         "seconds": result.get("seconds"),
-        "steps": result.get("steps", _saved_steps(outcome.folder)),
+        "steps": result["steps"] if "steps" in result else _saved_steps(outcome.folder),
         "parameters": result.get("trainable_parameters", {}).get("total"),
         "peak_memory_bytes": result.get("peak_memory_bytes"),
     }
