@@ -3,7 +3,7 @@
     python benchmarks/cost.py --out docs/benchmarks/cost
 
 Trains LoRA of rank 8 on query and value, and the head, of a random BERT of six layers on random tokens, nothing padded.
-"flags" is plain PEFT, under bfloat16 autocast where that is faster; "qvtune" is `adapt` and `accelerate`. Loop,
+"flags" is plain PEFT, under bfloat16 autocast where that is faster; "qvtune" is `adapt` and `make_fast`. Loop,
 optimizer and clipping are the same. One of length, batch and width varies while the others stay. Every point is a
 process of its own, whose peak memory counts Python and its libraries too, and the ways take turns. Speed is that of the
 median step.
@@ -110,11 +110,11 @@ def make_qvtune(model: Any) -> Ready:
     """Adapt and accelerate a model by qvtune."""
     import qvtune
     from qvtune.device import device_of
-    from qvtune.train.fast.lean import kept_memory
-    from qvtune.train.fast.precision import resolve_precision
+    from qvtune.fast.cpu.memory import kept_memory
+    from qvtune.fast.precision import resolve_precision
 
     model = qvtune.adapt(model, roles="qv", rank=RANK, alpha=RANK, dropout=DROPOUT)
-    model = qvtune.accelerate(model, precision="auto")
+    model = qvtune.make_fast(model, precision="auto")
     is_narrow = resolve_precision("auto", device_of(model)) == "bf16"
     return Ready(model, qvtune.param_groups(model, lr=LR), is_narrow, kept_memory())
 

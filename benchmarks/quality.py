@@ -226,7 +226,7 @@ def table(summary: dict[str, Any], cases: list[Case], samples: int | None, preci
 def report(cases: list[Case], outcomes: list[Outcome], args: argparse.Namespace) -> None:
     """Print the table, and write it and all numbers."""
     from qvtune.device import choose_device
-    from qvtune.train.fast.precision import resolve_precision
+    from qvtune.fast.precision import resolve_precision
 
     precision = resolve_precision(WAYS["fast"]["precision"], choose_device())
     summary = summarize(cases, outcomes)

@@ -24,7 +24,7 @@ os.environ.update(
 import pytest
 import torch
 
-from qvtune.train.fast.native.library import load_kernels
+from qvtune.fast.cpu.native.library import load_kernels
 
 torch.set_num_threads(1)
 # A suite that a script runs in the background is started to ignore SIGINT, and what it starts would too.

@@ -2,8 +2,8 @@
 
 import pytest
 
-from qvtune.train.fast import frozen
-from qvtune.train.fast.native import library
+from qvtune.fast import frozen
+from qvtune.fast.cpu.native import library
 
 
 def leave_out_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,4 +226,4 @@ def test_the_trainer_saves_an_adapter_that_loads(tmp_path: Path) -> None:
     trainer.train()
     trainer.save_model(str(tmp_path / "final"))
     back = load_adapter(family.build(), tmp_path / "final").eval()
-    assert torch.equal(outputs(back), outputs(qvtune.decelerate(trainer.model).eval()))
+    assert torch.equal(outputs(back), outputs(qvtune.undo_fast(trainer.model).eval()))

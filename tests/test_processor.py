@@ -12,10 +12,10 @@ import torch
 
 from qvtune.cli.main import main
 from qvtune.errors import ConfigError
+from qvtune.fast.cpu.native import build
+from qvtune.fast.frozen import has_bf16_products
+from qvtune.fast.precision import has_fast_bf16
 from qvtune.processor import instruction_set
-from qvtune.train.fast.frozen import has_bf16_products
-from qvtune.train.fast.native import build
-from qvtune.train.fast.precision import has_fast_bf16
 
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 needs_avx2 = pytest.mark.skipif(not ON_X86 or not torch.cpu._is_avx2_supported(), reason="this processor has no AVX2")

@@ -9,16 +9,15 @@ import pytest
 import qvtune
 
 FUNCTIONS = [
-    "accelerate",
     "adapt",
     "adaptation_of",
     "compare",
     "count_parameters",
-    "decelerate",
     "declare_attention",
     "find_attention",
     "generalization_bound",
     "load_adapter",
+    "make_fast",
     "param_groups",
     "reproduce",
     "restore",
@@ -27,6 +26,7 @@ FUNCTIONS = [
     "suggest",
     "suggest_rates",
     "sweep",
+    "undo_fast",
     "write_report",
 ]
 
@@ -128,3 +128,9 @@ def test_star_import():
     names = {}
     exec("from qvtune import *", names)
     assert set(qvtune.__all__) <= set(names)
+
+
+@pytest.mark.parametrize(("former", "now"), {"accelerate": "make_fast", "decelerate": "undo_fast"}.items())
+def test_former_names_are_found_with_a_warning(former, now):
+    with pytest.warns(DeprecationWarning, match=f"qvtune.{former} is called qvtune.{now} now"):
+        assert getattr(qvtune, former) is getattr(qvtune, now)

@@ -1,12 +1,14 @@
 """Fine-tune the attention of pretrained transformers where it pays: query and value, each at its own rate."""
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qvtune.adaptation import Adaptation, ParameterCounts, adapt, adaptation_of, count_parameters, restore
     from qvtune.adapters import load_adapter, save_adapter
     from qvtune.errors import QVTuneError
+    from qvtune.fast.fast_path import make_fast, undo_fast
     from qvtune.groups import param_groups
     from qvtune.lab.compare import compare
     from qvtune.lab.reproduce import reproduce
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from qvtune.search.suggest import suggest, suggest_rates
     from qvtune.theory.bound import generalization_bound
     from qvtune.theory.scaling import scaling_experiment
-    from qvtune.train.fast.accelerate import accelerate, decelerate
     from qvtune.train.trainer import Trainer, TrainingArguments
 
 __version__ = "0.1.0"
@@ -32,21 +33,20 @@ _HOMES = {
     "AttentionMap": "qvtune.roles.attention",
     "ParameterCounts": "qvtune.adaptation",
     "Projection": "qvtune.roles.attention",
-    "Recipe": "qvtune.search.bench",
     "QVTuneError": "qvtune.errors",
+    "Recipe": "qvtune.search.bench",
     "Rows": "qvtune.roles.layouts",
     "Trainer": "qvtune.train.trainer",
     "TrainingArguments": "qvtune.train.trainer",
-    "accelerate": "qvtune.train.fast.accelerate",
     "adapt": "qvtune.adaptation",
     "adaptation_of": "qvtune.adaptation",
     "compare": "qvtune.lab.compare",
     "count_parameters": "qvtune.adaptation",
-    "decelerate": "qvtune.train.fast.accelerate",
     "declare_attention": "qvtune.roles.declare",
     "find_attention": "qvtune.roles.find",
     "generalization_bound": "qvtune.theory.bound",
     "load_adapter": "qvtune.adapters",
+    "make_fast": "qvtune.fast.fast_path",
     "param_groups": "qvtune.groups",
     "reproduce": "qvtune.lab.reproduce",
     "restore": "qvtune.adaptation",
@@ -55,8 +55,11 @@ _HOMES = {
     "suggest": "qvtune.search.suggest",
     "suggest_rates": "qvtune.search.suggest",
     "sweep": "qvtune.lab.sweep",
+    "undo_fast": "qvtune.fast.fast_path",
     "write_report": "qvtune.report.page",
 }
+# Names of earlier versions.
+_FORMER = {"accelerate": "make_fast", "decelerate": "undo_fast"}
 
 __all__ = [
     "Adaptation",
@@ -69,16 +72,15 @@ __all__ = [
     "Rows",
     "Trainer",
     "TrainingArguments",
-    "accelerate",
     "adapt",
     "adaptation_of",
     "compare",
     "count_parameters",
-    "decelerate",
     "declare_attention",
     "find_attention",
     "generalization_bound",
     "load_adapter",
+    "make_fast",
     "param_groups",
     "reproduce",
     "restore",
@@ -87,11 +89,15 @@ __all__ = [
     "suggest",
     "suggest_rates",
     "sweep",
+    "undo_fast",
     "write_report",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _FORMER:
+        warnings.warn(f"qvtune.{name} is called qvtune.{_FORMER[name]} now", DeprecationWarning, stacklevel=2)
+        name = _FORMER[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'qvtune' has no attribute '{name}'")
     value = getattr(importlib.import_module(_HOMES[name]), name)

@@ -129,9 +129,9 @@ def test_fast_and_plain_have_the_same_loss_and_gradients(name: str) -> None:
         loss.backward()
         return {"loss": loss.detach()} | {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
-    plain, fast = loss_and_gradients(model), loss_and_gradients(qvtune.accelerate(model))
+    plain, fast = loss_and_gradients(model), loss_and_gradients(qvtune.make_fast(model))
     assert any(hasattr(type(module), "qvtune_plain") for module in model.modules())
-    wide = qvtune.decelerate(model).double()
+    wide = qvtune.undo_fast(model).double()
     Exact.of(lambda: loss_and_gradients(wide)).accept(fast, plain)
 
 

@@ -245,7 +245,7 @@ def test_narrowed_weights_take_half_the_memory() -> None:
     """The originals are in the host's memory: what bfloat16 spares is the device's."""
     from transformers import BertConfig, BertForSequenceClassification
 
-    from qvtune.train.fast.precision import narrow, widen
+    from qvtune.fast.precision import narrow, widen
 
     gc.collect()
     others = torch.cuda.memory_allocated()

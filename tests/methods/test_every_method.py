@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from qvtune.adaptation import adaptation_of, count_parameters, restore
 from qvtune.adapters import load_adapter, loads_in_peft, save_adapter
 from qvtune.errors import AdaptError, RateError
+from qvtune.fast.fast_path import make_fast, undo_fast
 from qvtune.groups import param_groups
 from qvtune.methods.galore import galore_adamw
 from qvtune.methods.ranks import allocate
 from qvtune.methods.table import METHODS
 from qvtune.roles.unwrap import unwrap
-from qvtune.train.fast.accelerate import accelerate, decelerate
 
 BASES = ("bert", "gpt2")
 ADAPTERS = [name for name in NAMES if name not in SAVED_WHOLE]
@@ -224,7 +224,7 @@ def test_it_can_be_undone_and_done_again(method: str) -> None:
 @every_method
 def test_the_fast_path_computes_the_same(method: str, name: str) -> None:
     model = stirred(method, name)
-    fast = accelerate(copy.deepcopy(model))
+    fast = make_fast(copy.deepcopy(model))
     exact = copy.deepcopy(model).double()
 
     def loss_and_gradients(model: nn.Module) -> dict[str, Tensor]:
@@ -235,12 +235,12 @@ def test_the_fast_path_computes_the_same(method: str, name: str) -> None:
         return {"loss": loss.detach()} | gradients
 
     Exact.of(lambda: loss_and_gradients(exact)).accept(loss_and_gradients(fast), loss_and_gradients(model))
-    assert_near(logits(decelerate(fast).eval(), name), logits(model.eval(), name))
+    assert_near(logits(undo_fast(fast).eval(), name), logits(model.eval(), name))
 
 
 @every_method
 def test_the_fast_path_in_bfloat16_gives_gradients(method: str) -> None:
-    model = accelerate(stirred(method).train(), precision="bf16")
+    model = make_fast(stirred(method).train(), precision="bf16")
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(**inputs("bert")).loss
     loss.backward()

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from qvtune.cache import cached_file
-from qvtune.train.fast.native.build import find_compiler
+from qvtune.fast.cpu.native.build import find_compiler
 
 NAME = "pretend"
 SOURCE = Path(__file__).with_suffix(".cpp")

@@ -10,8 +10,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 
 import qvtune
 from qvtune.device import choose_device, place
+from qvtune.fast.precision import full_precision, in_full, narrow, widen
 from qvtune.search.bench import Bench, Recipe, borrowed
-from qvtune.train.fast.precision import full_precision, in_full, narrow, widen
 from qvtune.train.output_change import OutputMeter
 from qvtune.train.seeds import kept_random_state
 from qvtune.train.updates import UpdateMeter, step_sizes
@@ -60,7 +60,7 @@ def test_meters_measure_where_the_model_is(model: nn.Module) -> None:
     start = state_of(model)
     for device in (torch.device("cpu"), DEVICE):
         model.to(device).load_state_dict(start)
-        qvtune.accelerate(model, precision="fp32")
+        qvtune.make_fast(model, precision="fp32")
         narrow(model)
         moved, outputs = UpdateMeter(model), OutputMeter(model)
         optimizer = torch.optim.AdamW(qvtune.param_groups(model, lr=1e-3))
@@ -72,7 +72,7 @@ def test_meters_measure_where_the_model_is(model: nn.Module) -> None:
         optimizer.step()
         model.zero_grad()
         found.append(moved.measure() | step_sizes(model, before) | outputs.measure(before))
-        qvtune.decelerate(model)
+        qvtune.undo_fast(model)
     assert found[0].keys() == found[1].keys() == {"query", "value"}
     assert all(value > 0 for value in found[1].values())
 

@@ -13,8 +13,8 @@ from torch import nn
 from qvtune.cli.main import main
 from qvtune.device import DEVICES, choose_device, device_of, place
 from qvtune.errors import ConfigError
+from qvtune.fast.cpu.native.build import find_compiler
 from qvtune.train.config import TrainConfig
-from qvtune.train.fast.native.build import find_compiler
 from qvtune.train.inference import load_run
 
 PRETEND = Path(__file__).resolve().parents[1] / "pretend"

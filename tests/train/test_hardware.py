@@ -75,7 +75,7 @@ def test_the_sentence_asks_for_a_compiler_where_none_is_found(tmp_path):
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         printed[name] = done.stdout
     assert "need Linux and g++" in printed["nowhere"]
-    from qvtune.train.fast.native.build import find_compiler
+    from qvtune.fast.cpu.native.build import find_compiler
 
     assert ("g++" in printed["here"]) == (find_compiler() is None)
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import XLNetConfig, XLNetForSequenceClassification
 
 import qvtune
+from qvtune.fast.fast_path import make_fast
 from qvtune.methods.table import METHODS
-from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.output_change import SEQUENCES, OutputMeter
 from qvtune.train.updates import step_sizes
 
@@ -158,7 +158,7 @@ def test_the_fast_path_measures_the_same(scale: float, precision: str) -> None:
     model = changed(qvtune.adapt(build("bert"), roles="qkvo", rank=3, alpha=5.0, dropout=0.0), 0.1)
     old, data = qvtune.restore(copy.deepcopy(model)), batch(ROWS)
     new = qvtune.restore(changed(copy.deepcopy(model), scale))
-    accelerate(model, precision=precision)
+    make_fast(model, precision=precision)
     meter = OutputMeter(model)
     with meter.watching(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         model(**data)
@@ -214,7 +214,7 @@ def test_a_layer_whose_inputs_begin_with_positions() -> None:
 def test_measuring_leaves_everything_as_it_was(method: str, fast: bool) -> None:
     model = adapted(method).train()
     if fast:
-        accelerate(model, precision="bf16")
+        make_fast(model, precision="bf16")
     data = inputs("bert")
     state, random = snapshot(model), torch.get_rng_state()
     pointers = {name: value.data_ptr() for name, value in model.named_parameters()}

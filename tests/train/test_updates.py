@@ -10,8 +10,8 @@ from models import build, stir
 from torch import Tensor, nn
 
 import qvtune
+from qvtune.fast.fast_path import make_fast
 from qvtune.methods.table import METHODS
-from qvtune.train.fast.accelerate import accelerate
 from qvtune.train.updates import SAMPLED_LAYERS, UpdateMeter
 
 NAMES = {"q": "query", "k": "key", "v": "value"}
@@ -42,7 +42,7 @@ def test_the_size_of_an_update(kind: str, method: str, fast: str | None) -> None
     model = adapted(method, kind)
     before = base(kind)
     if fast is not None:
-        model = accelerate(model, precision=fast)
+        model = make_fast(model, precision=fast)
     meter = UpdateMeter(model)
     start = meter.measure()
     assert all(size < 1e-6 for size in start.values())

@@ -49,12 +49,12 @@ def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
 
     from qvtune.data.load import TUNING
     from qvtune.data.metrics import combine_splits, compute_metrics
-    from qvtune.train.fast.accelerate import decelerate
+    from qvtune.fast.fast_path import undo_fast
     from qvtune.train.inference import score_texts
     from qvtune.train.run import prepare
 
     prepared = prepare(config.model_copy(update={"head_start": "random"}))
-    model: Any = decelerate(prepared.model).eval()
+    model: Any = undo_fast(prepared.model).eval()
     by_split = {}
     for split, dataset in prepared.splits.items():
         if split != TUNING:

@@ -14,10 +14,10 @@ from transformers import DataCollatorWithPadding
 from qvtune.data.load import TUNING
 from qvtune.data.task import Task
 from qvtune.errors import DataError
+from qvtune.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
 from qvtune.search.bench import Batch
 from qvtune.search.judge import fitted_losses
 from qvtune.train.config import TrainConfig
-from qvtune.train.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
 from qvtune.train.loop import task_loss
 from qvtune.train.run import Prepared
 from qvtune.train.seeds import stream_seed

@@ -19,6 +19,8 @@ from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING
 from qvtune.device import choose_device, device_of
 from qvtune.errors import ConfigError, Interrupted
+from qvtune.fast.fast_path import make_fast
+from qvtune.fast.precision import resolve_precision
 from qvtune.methods.table import METHODS
 from qvtune.progress import Meter
 from qvtune.search.bench import FORWARD_SHARE, Batch, Bench, Cost, Loss, Recipe, borrowed
@@ -30,8 +32,6 @@ from qvtune.search.material import FEWEST_BATCHES, make_material
 from qvtune.search.suggestion import Suggestion
 from qvtune.search.trials import MOST, Rates
 from qvtune.train.config import TrainConfig, make_config
-from qvtune.train.fast.accelerate import accelerate
-from qvtune.train.fast.precision import resolve_precision
 from qvtune.train.folder import check_free, write_json
 from qvtune.train.run import Prepared, prepare
 from qvtune.train.seeds import kept_random_state, stream_seed
@@ -90,7 +90,7 @@ def suggest(
         material = make_material(held_out, prepared, _most_to_judge(limit, config))
         journal = _journal(None if out is None else Path(out), held_out, fixed, ratio, limit)
         precision = resolve_precision(config.precision, device)
-        model = accelerate(prepared.model, precision=precision) if config.fast else prepared.model
+        model = make_fast(prepared.model, precision=precision) if config.fast else prepared.model
         recipe = Recipe(**{name: getattr(config, name) for name in RECIPE}, precision=precision)
         if "b_lr_ratio" in METHODS[config.method].defaults:
             recipe = replace(recipe, b_lr_ratio=config.b_lr_ratio)

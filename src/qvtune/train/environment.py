@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from qvtune.device import CPU, choose_device, describe_device
+from qvtune.fast.cpu.native.library import has_tiles, load_kernels
 from qvtune.processor import instruction_set
-from qvtune.train.fast.native.library import has_tiles, load_kernels
 from qvtune.train.hardware import processor_kind
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")

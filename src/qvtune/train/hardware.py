@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from qvtune.train.fast.native.build import find_compiler
-from qvtune.train.fast.native.library import load_kernels
-from qvtune.train.fast.precision import has_fast_bf16
+from qvtune.fast.cpu.native.build import find_compiler
+from qvtune.fast.cpu.native.library import load_kernels
+from qvtune.fast.precision import has_fast_bf16
 
 AMX, AVX512_BF16, AVX512, AVX2 = "AMX", "AVX512-BF16", "AVX-512", "AVX2"
 # What torch calls the instructions that its own operations use.

@@ -28,13 +28,13 @@ from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.data.tokens import tokenize
 from qvtune.device import choose_device, device_of, place
 from qvtune.errors import ConfigError, DataError, RunError
+from qvtune.fast.batches import longest_first
+from qvtune.fast.fast_path import make_fast
 from qvtune.methods.table import METHODS
 from qvtune.progress import track
 from qvtune.roles.unwrap import unwrap
 from qvtune.train.conclusion import mistakes_by_split
 from qvtune.train.config import TrainConfig
-from qvtune.train.fast.accelerate import accelerate
-from qvtune.train.fast.batches import longest_first
 from qvtune.train.folder import RunFolder, staged_folder, write_text
 from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer, text_length
 from qvtune.train.predictions import format_predictions
@@ -88,7 +88,7 @@ class TrainedRun:
         if is_adapter:
             loaded = load_adapter(loaded, self.saved)
         if self.config.fast:
-            loaded = accelerate(loaded)
+            loaded = make_fast(loaded)
         return loaded.eval()
 
 

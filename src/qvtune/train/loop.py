@@ -19,9 +19,9 @@ from qvtune.data.load import TUNING
 from qvtune.data.metrics import combine_splits, compute_losses, compute_metrics, standard_error
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.errors import DivergedError, Interrupted
-from qvtune.train.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
-from qvtune.train.fast.lean import few_walks, kept_memory
-from qvtune.train.fast.precision import widen
+from qvtune.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
+from qvtune.fast.cpu.memory import few_walks, kept_memory
+from qvtune.fast.precision import widen
 from qvtune.train.folder import RunFolder, writing
 from qvtune.train.seeds import kept_random_state
 from qvtune.train.supplies import epochs_between_evaluations

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from qvtune.adaptation import adaptation_of
+from qvtune.fast.cpu.pooled import all_positions, computing_with
+from qvtune.fast.precision import in_full
 from qvtune.roles.attention import AttentionLayer, AttentionMap
 from qvtune.roles.calls import Call
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.modes import evaluating
 from qvtune.roles.unwrap import unwrap
-from qvtune.train.fast.pooled import all_positions, computing_with
-from qvtune.train.fast.precision import in_full
 
 # Attention layers that are measured, spread over the model, and sequences of a batch.
 SAMPLED_LAYERS = 2

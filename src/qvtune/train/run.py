@@ -26,6 +26,8 @@ from qvtune.data.tokens import count_cut, tokenize, unknown_share
 from qvtune.data.weights import class_weights, describe_weights
 from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, nearest
+from qvtune.fast.fast_path import make_fast
+from qvtune.fast.precision import resolve_precision
 from qvtune.interrupts import answering_signals
 from qvtune.methods.heads import newly_initialised
 from qvtune.methods.table import METHODS
@@ -34,8 +36,6 @@ from qvtune.train.card import adapter_card
 from qvtune.train.conclusion import conclude
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import describe_environment, is_main_process, peak_memory, reset_peak_memory
-from qvtune.train.fast.accelerate import accelerate
-from qvtune.train.fast.precision import resolve_precision
 from qvtune.train.folder import RunFolder, staged_folder, write_json, write_text, writing
 from qvtune.train.hardware import describe_hardware
 from qvtune.train.loop import EarlyStopping, EveryFewEpochs, Measured, RunTrainer
@@ -184,7 +184,7 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
     plan = make_plan(model, config, inputs.longest)
     precision = resolve_precision(config.precision, choose_device(config.device))
     if config.fast:
-        model = accelerate(model, precision=precision)
+        model = make_fast(model, precision=precision)
     # Also of a run that goes on from a checkpoint: how far weights have moved is measured from where they started.
     started = start_head(
         model,

@@ -21,6 +21,8 @@ from qvtune.adaptation import adapt, adaptation_of
 from qvtune.adapters import TRAINED_FILE, save_adapter
 from qvtune.device import place
 from qvtune.errors import ConfigError, RunError
+from qvtune.fast.fast_path import make_fast
+from qvtune.fast.precision import full_precision
 from qvtune.groups import NO_DECAY, param_groups
 from qvtune.methods.galore import galore_adamw
 from qvtune.methods.method import Method
@@ -30,8 +32,6 @@ from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.unwrap import unwrap
 from qvtune.train.config import TrainConfig
-from qvtune.train.fast.accelerate import accelerate
-from qvtune.train.fast.precision import full_precision
 from qvtune.train.folder import STAGING
 
 
@@ -301,7 +301,7 @@ def _prepared(model: nn.Module, args: TrainingArguments) -> nn.Module:
             total_steps=max(2, args.max_steps) if method is not None and method.steps else None,
             **given,
         )
-    return accelerate(model, precision="bf16" if args.bf16 else "fp32") if args.fast else model
+    return make_fast(model, precision="bf16" if args.bf16 else "fp32") if args.fast else model
 
 
 def _places(model: nn.Module, args: TrainingArguments) -> bool:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from qvtune.adaptation import adaptation_of
+from qvtune.fast.precision import in_full
 from qvtune.roles.attention import Projection
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.modes import evaluating
 from qvtune.roles.unwrap import base_layer, unwrap
-from qvtune.train.fast.precision import in_full
 
 # Where a copy of the first weights is needed, so many layers are measured, spread over the model.
 SAMPLED_LAYERS = 4

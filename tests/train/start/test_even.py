@@ -91,7 +91,7 @@ def test_layers_that_are_not_adapted_stay(padding) -> None:
 
 def test_the_fast_path_gives_the_same(padding) -> None:
     plain = qvtune.adapt(build("bert"), roles="qv", dropout=0.0).eval()
-    fast = qvtune.accelerate(copy.deepcopy(plain))
+    fast = qvtune.make_fast(copy.deepcopy(plain))
     attending(plain, padding), attending(fast, padding)
     batch = DataCollatorWithPadding(padding)(make_tokens(12, seed=5).remove_columns("labels").to_list())
     with torch.no_grad():

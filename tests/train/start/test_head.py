@@ -124,7 +124,7 @@ def test_random_changes_nothing(padding) -> None:
 def test_nothing_but_the_head_changes_and_modes_and_gradients_stay(fast: bool, padding) -> None:
     model = qvtune.adapt(build("distilbert"), roles="qv").train()
     if fast:
-        model = qvtune.accelerate(model)
+        model = qvtune.make_fast(model)
     before, trains = snapshot(model), [p.requires_grad for p in model.parameters()]
     new = {f"{name}.{kind}" for name in ("pre_classifier", "classifier") for kind in ("weight", "bias")}
     start(model, None, padding, new=new)

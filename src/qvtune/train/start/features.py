@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from qvtune.device import device_of
+from qvtune.fast.batches import longest_first
 from qvtune.methods.method import Adaptation
 from qvtune.progress import track
 from qvtune.roles.unwrap import unwrap
-from qvtune.train.fast.batches import longest_first
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import pytest
 from kernels import leave_out_kernels
 
-from qvtune.train.fast.native import library
-from qvtune.train.fast.native.build import find_compiler
+from qvtune.fast.cpu.native import library
+from qvtune.fast.cpu.native.build import find_compiler
 
 WITH, WITHOUT = "kernels", "torch"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from qvtune.train.fast.native import build
-from qvtune.train.fast.native.library import has_kernels
+from qvtune.fast.cpu.native import build
+from qvtune.fast.cpu.native.library import has_kernels
 
 
 @pytest.fixture

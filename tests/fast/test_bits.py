@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from qvtune.train.fast.bits import NOTHING, RESOLUTION, apply_mask, draw, keep_mask, random_words, realized
-from qvtune.train.fast.native.library import random_bits
+from qvtune.fast.bits import NOTHING, RESOLUTION, apply_mask, draw, keep_mask, random_words, realized
+from qvtune.fast.cpu.native.library import random_bits
 
 FALSE_ALARM = 1e-6
 Z = stats.norm.isf(FALSE_ALARM / 2)

@@ -1,4 +1,4 @@
-"""`accelerate`: everything that makes a model train faster and computes the same."""
+"""`make_fast`: everything that makes a model train faster and computes the same."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ from qvtune.adaptation import UNDO
 from qvtune.arguments import check_model
 from qvtune.device import device_of
 from qvtune.errors import ConfigError
+from qvtune.fast.cpu import attention
+from qvtune.fast.cpu.activation import ACTIVATIONS
+from qvtune.fast.cpu.pooled import pool_last_layer
+from qvtune.fast.cpu.residual import shorten_residual_blocks
+from qvtune.fast.dropout import FastDropout
+from qvtune.fast.frozen import FastFrozenLinear
+from qvtune.fast.lora import FastLora
+from qvtune.fast.precision import narrow, resolve_precision, widen
 from qvtune.roles.unwrap import unwrap
-from qvtune.train.fast import attention
-from qvtune.train.fast.activation import ACTIVATIONS
-from qvtune.train.fast.dropout import FastDropout
-from qvtune.train.fast.frozen import FastFrozenLinear
-from qvtune.train.fast.lora import FastLora
-from qvtune.train.fast.pooled import pool_last_layer
-from qvtune.train.fast.precision import narrow, resolve_precision, widen
-from qvtune.train.fast.residual import shorten_residual_blocks
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # The attribute under which an accelerated transformers model keeps the attention that it had.
@@ -25,12 +25,12 @@ _ATTENTION = "qvtune_attention_before"
 _FASTER: dict[type, type] = {faster.qvtune_plain: faster for faster in (FastDropout, FastLora)} | ACTIVATIONS
 
 
-def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
+def make_fast(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
     """Make an adapted model train faster, in place, with the same results.
 
     Dropout draws cheap random bits; LoRA runs as one function that keeps little for its backward pass; on a CPU,
     attention with dropout is computed in few passes; and of an encoder that classifies by its first position, the
-    last layer computes that one alone. A second call changes nothing more. `decelerate` undoes it, as `restore` does.
+    last layer computes that one alone. A second call changes nothing more. `undo_fast` undoes it, as `restore` does.
 
     Args:
         model: what `adapt` returned. A part that does not fit a model is left out.
@@ -66,12 +66,12 @@ def accelerate(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
         shorten_residual_blocks(model)
     if is_narrow:
         narrow(model)
-    inner.__dict__[UNDO] = decelerate
+    inner.__dict__[UNDO] = undo_fast
     return model
 
 
-def decelerate(model: nn.Module) -> nn.Module:
-    """Undo `accelerate`: every module computes as its library wrote it, with the weights it had or has learned.
+def undo_fast(model: nn.Module) -> nn.Module:
+    """Undo `make_fast`: every module computes as its library wrote it, with the weights it had or has learned.
 
     Raises:
         AdaptError: if `model` is no model.

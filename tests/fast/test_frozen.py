@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from qvtune.train.fast.frozen import FastFrozenLinear, Reordered, Tiles, can_pack, has_bf16_products, packed_weights
-from qvtune.train.fast.native.library import has_tiles
+from qvtune.fast.cpu.native.library import has_tiles
+from qvtune.fast.frozen import FastFrozenLinear, Reordered, Tiles, can_pack, has_bf16_products, packed_weights
 
 needs_bf16 = pytest.mark.skipif(not has_bf16_products(), reason="this processor has no bfloat16 products")
 

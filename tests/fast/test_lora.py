@@ -7,8 +7,8 @@ from peft.tuners.lora import Linear
 from rounding import Exact
 from torch import nn
 
-from qvtune.train.fast.bits import draw, keep_mask, realized
-from qvtune.train.fast.lora import SMALL, FastLora
+from qvtune.fast.bits import draw, keep_mask, realized
+from qvtune.fast.lora import SMALL, FastLora
 
 
 def make_layer(dropout: float = 0.0, *, bias: bool = True, rank: int = 4, **options: object) -> Linear:

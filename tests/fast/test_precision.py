@@ -7,7 +7,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 import qvtune
 from qvtune.errors import ConfigError
-from qvtune.train.fast.precision import narrow, resolve_precision, widen
+from qvtune.fast.precision import narrow, resolve_precision, widen
 
 
 def make_model(method: str = "full") -> nn.Module:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qvtune.train.fast.native.library import has_kernels, random_bits
+from qvtune.fast.cpu.native.library import has_kernels, random_bits
 
 # Bits that decide over one element: a rate is a multiple of 2 ** -15, off by less than 1.6e-5.
 RESOLUTION = 15

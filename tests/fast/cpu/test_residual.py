@@ -8,8 +8,8 @@ from rounding import Exact
 from torch import Tensor, nn
 from transformers.models.bert.modeling_bert import BertConfig, BertOutput, BertSelfOutput
 
-from qvtune.train.fast.bits import draw, keep_mask, realized
-from qvtune.train.fast.residual import ResidualNorm, shorten_residual_blocks
+from qvtune.fast.bits import draw, keep_mask, realized
+from qvtune.fast.cpu.residual import ResidualNorm, shorten_residual_blocks
 
 CONFIG = BertConfig(hidden_size=50, intermediate_size=70, hidden_dropout_prob=0.2)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from transformers import activations
 
-from qvtune.train.fast.native.library import call, has_kernels
+from qvtune.fast.cpu.native.library import call, has_kernels
 
 
 class FastActivation:

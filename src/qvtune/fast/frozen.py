@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from qvtune.fast.cpu.native.library import call, has_tiles
 from qvtune.processor import instruction_set
-from qvtune.train.fast.native.library import call, has_tiles
 
 # Rows and columns of a product by AMX are taken so many at a time.
 _TILES = 32

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qvtune.train.fast.native.build import compiled_kernels
+from qvtune.fast.cpu.native.build import compiled_kernels
 
 # Suffixes of the kernels' names by the type of what they compute on.
 SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}

@@ -10,8 +10,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from qvtune.train.fast.bits import INTEGERS, Drop, apply_mask, draw, is_drawn, keep_mask
-from qvtune.train.fast.native.library import call, has_kernels
+from qvtune.fast.bits import INTEGERS, Drop, apply_mask, draw, is_drawn, keep_mask
+from qvtune.fast.cpu.native.library import call, has_kernels
 
 NAME = "qvtune"
 # Keys up to which whole products are faster on a CPU than torch's blockwise attention.

@@ -6,8 +6,8 @@ import torch
 from scipy import stats
 from torch import nn
 
-from qvtune.train.fast.bits import realized
-from qvtune.train.fast.dropout import FastDropout
+from qvtune.fast.bits import realized
+from qvtune.fast.dropout import FastDropout
 
 Z = stats.norm.isf(1e-6 / 2)
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from qvtune.train.fast.bits import Drop, draw
-from qvtune.train.fast.native.library import call, has_kernels
-from qvtune.train.fast.swap import combined
+from qvtune.fast.bits import Drop, draw
+from qvtune.fast.cpu.native.library import call, has_kernels
+from qvtune.fast.swap import combined
 
 # Largest difference of an output, relative to the largest output, at which a block counts as of this form.
 SAME = 1e-5

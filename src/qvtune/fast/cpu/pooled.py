@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from qvtune.adaptation import adaptation_of
+from qvtune.fast.swap import combined
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.inputs import candidate_inputs
 from qvtune.roles.unwrap import unwrap
-from qvtune.train.fast.swap import combined
 
 # Largest difference of a logit, relative to the largest logit, at which the shorter way counts as the same.
 SAME = 1e-5

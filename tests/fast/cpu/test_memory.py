@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from qvtune.train.fast.lean import few_walks
+from qvtune.fast.cpu.memory import few_walks
 
 
 def make_model() -> nn.Module:
@@ -52,7 +52,7 @@ def test_afterwards_the_model_is_as_it_was() -> None:
 # In a process of its own, whose heap nothing else has used. Prints page faults before, within and after.
 STEPS = """
 import resource, torch
-from qvtune.train.fast.lean import kept_memory
+from qvtune.fast.cpu.memory import kept_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

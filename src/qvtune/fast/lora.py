@@ -7,9 +7,9 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from qvtune.train.fast.bits import apply_mask, draw, is_drawn, keep_mask
-from qvtune.train.fast.frozen import FastFrozenLinear, Packed, can_pack, computing_dtype, packed_weights
-from qvtune.train.fast.native.library import call, has_kernels
+from qvtune.fast.bits import apply_mask, draw, is_drawn, keep_mask
+from qvtune.fast.cpu.native.library import call, has_kernels
+from qvtune.fast.frozen import FastFrozenLinear, Packed, can_pack, computing_dtype, packed_weights
 
 # Ranks up to which the kernels are faster than products by the library, which need the input dropped and copied.
 SMALL = 32

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from qvtune.train.fast.activation import ACTIVATIONS
+from qvtune.fast.cpu.activation import ACTIVATIONS
 
 NAMES = ["gelu", "gelu_new", "gelu_pytorch_tanh", "silu"]
 RANGE = torch.cat([torch.linspace(-12, 12, 10_001), torch.tensor([-1e4, -100.0, 0.0, 100.0, 1e4])])

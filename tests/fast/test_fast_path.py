@@ -32,9 +32,9 @@ from transformers import (
 
 import qvtune
 from qvtune.errors import ConfigError
-from qvtune.train.fast.dropout import FastDropout
-from qvtune.train.fast.lora import FastLora
-from qvtune.train.fast.pooled import FirstPositionLayer
+from qvtune.fast.cpu.pooled import FirstPositionLayer
+from qvtune.fast.dropout import FastDropout
+from qvtune.fast.lora import FastLora
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 COMMON = {**SIZES, "vocab_size": 100, "max_position_embeddings": 64, "pad_token_id": 0}
@@ -101,7 +101,7 @@ def exactly(compute: Callable[[nn.Module], dict[str, torch.Tensor]], model: nn.M
 @pytest.mark.parametrize("name", MODELS)
 def test_loss_and_gradients_are_the_same(name: str, method: str, either: str) -> None:
     plain = make_model(name, method=method)
-    fast = qvtune.accelerate(copy.deepcopy(plain))
+    fast = qvtune.make_fast(copy.deepcopy(plain))
     own = any(hasattr(type(module), "qvtune_plain") for module in fast.modules())
     assert own or fast.config._attn_implementation == "qvtune", "nothing was accelerated"
     exactly(loss_and_gradients, plain).accept(loss_and_gradients(fast), loss_and_gradients(plain))
@@ -109,7 +109,7 @@ def test_loss_and_gradients_are_the_same(name: str, method: str, either: str) ->
 
 @pytest.mark.parametrize("name", MODELS)
 def test_last_layer_is_shortened_where_the_first_position_is_pooled(name: str) -> None:
-    model = qvtune.accelerate(make_model(name))
+    model = qvtune.make_fast(make_model(name))
     shortened = [module for module in model.modules() if isinstance(module, FirstPositionLayer)]
     assert len(shortened) == (name in POOLED)
 
@@ -117,7 +117,7 @@ def test_last_layer_is_shortened_where_the_first_position_is_pooled(name: str) -
 @pytest.mark.parametrize("name", POOLED)
 def test_hidden_states_are_whole_where_they_are_asked_for(name: str) -> None:
     plain = make_model(name).eval()
-    fast = qvtune.accelerate(copy.deepcopy(plain))
+    fast = qvtune.make_fast(copy.deepcopy(plain))
     batch = {key: value for key, value in make_batch().items() if key != "labels"}
     real = batch["attention_mask"].bool()
 
@@ -132,14 +132,14 @@ def test_hidden_states_are_whole_where_they_are_asked_for(name: str) -> None:
 @pytest.mark.usefixtures("with_kernels")
 @pytest.mark.parametrize("name", MODELS)
 def test_kernels_and_torch_train_alike_under_dropout(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = loss_and_gradients(qvtune.accelerate(make_model(name, dropout=0.1)))
+    kernels = loss_and_gradients(qvtune.make_fast(make_model(name, dropout=0.1)))
     leave_out_kernels(monkeypatch)
-    by_torch = qvtune.accelerate(make_model(name, dropout=0.1))
+    by_torch = qvtune.make_fast(make_model(name, dropout=0.1))
     exactly(loss_and_gradients, by_torch).accept(kernels, loss_and_gradients(by_torch))
 
 
 def test_dropout_drops_and_is_seeded(either: str) -> None:
-    model = qvtune.accelerate(make_model("bert", dropout=0.1))
+    model = qvtune.make_fast(make_model("bert", dropout=0.1))
     losses = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -148,7 +148,7 @@ def test_dropout_drops_and_is_seeded(either: str) -> None:
 
 
 def test_checkpointed_activations_meet_the_same_masks(either: str) -> None:
-    model = qvtune.accelerate(make_model("bert", dropout=0.1))
+    model = qvtune.make_fast(make_model("bert", dropout=0.1))
     exact, kept = exactly(loss_and_gradients, model), loss_and_gradients(model)
     model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
     exact.accept(loss_and_gradients(model), kept)
@@ -162,7 +162,7 @@ def test_decelerate_gives_every_module_back(name: str, precision: str) -> None:
     classes = {path: type(module) for path, module in model.named_modules()}
     state = {key: value.clone() for key, value in model.state_dict().items()}
     implementation = model.config._attn_implementation
-    qvtune.decelerate(qvtune.accelerate(model, precision=precision))
+    qvtune.undo_fast(qvtune.make_fast(model, precision=precision))
     assert {path: type(module) for path, module in model.named_modules()} == classes
     assert model.config._attn_implementation == implementation
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
@@ -171,7 +171,7 @@ def test_decelerate_gives_every_module_back(name: str, precision: str) -> None:
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_restore_undoes_it_and_keeps_what_was_trained(method: str) -> None:
     plain, fast = make_model("bert", method=method), make_model("bert", method=method)
-    fast = qvtune.accelerate(fast, precision="bf16")
+    fast = qvtune.make_fast(fast, precision="bf16")
     expected, restored = qvtune.restore(plain), qvtune.restore(fast)
     assert type(restored) is BertForSequenceClassification
     for (name, a), (_, b) in zip(restored.state_dict().items(), expected.state_dict().items(), strict=True):
@@ -179,9 +179,9 @@ def test_restore_undoes_it_and_keeps_what_was_trained(method: str) -> None:
 
 
 def test_a_copy_is_accelerated_too_and_apart() -> None:
-    model = qvtune.accelerate(make_model("bert"))
+    model = qvtune.make_fast(make_model("bert"))
     twin = copy.deepcopy(model)
-    qvtune.decelerate(model)
+    qvtune.undo_fast(model)
     kinds = {type(module) for module in twin.modules()}
     assert {FastDropout, FastLora} <= kinds
     exactly(loss_and_gradients, model).accept(loss_and_gradients(twin), loss_and_gradients(model))
@@ -189,18 +189,18 @@ def test_a_copy_is_accelerated_too_and_apart() -> None:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_second_call_changes_nothing(precision: str) -> None:
-    model = qvtune.accelerate(make_model("bert"), precision=precision)
+    model = qvtune.make_fast(make_model("bert"), precision=precision)
     classes = {path: type(module) for path, module in model.named_modules()}
     kinds = {path: parameter.dtype for path, parameter in model.named_parameters()}
-    qvtune.accelerate(model, precision=precision)
+    qvtune.make_fast(model, precision=precision)
     assert {path: type(module) for path, module in model.named_modules()} == classes
     assert {path: parameter.dtype for path, parameter in model.named_parameters()} == kinds
-    qvtune.decelerate(model)
+    qvtune.undo_fast(model)
     assert not any(hasattr(type(module), "qvtune_plain") for module in model.modules())
 
 
 def test_threads_do_not_meet_in_the_last_layer(either: str) -> None:
-    model = qvtune.accelerate(make_model("bert")).eval()
+    model = qvtune.make_fast(make_model("bert")).eval()
     texts = [torch.randint(3, 100, (2, length)) for length in (4, 9, 30, 50) * 2]
 
     def logits(ids: torch.Tensor, model: nn.Module = model) -> torch.Tensor:
@@ -218,7 +218,7 @@ def test_threads_do_not_meet_in_the_last_layer(either: str) -> None:
 def test_a_saved_adapter_is_that_of_the_plain_model(tmp_path: Path) -> None:
     model = make_model("bert")
     qvtune.save_adapter(model, tmp_path / "plain")
-    qvtune.save_adapter(qvtune.accelerate(model, precision="bf16"), tmp_path / "fast")
+    qvtune.save_adapter(qvtune.make_fast(model, precision="bf16"), tmp_path / "fast")
     saved = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("plain", "fast")]
     assert saved[0].keys() == saved[1].keys()
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
@@ -227,14 +227,14 @@ def test_a_saved_adapter_is_that_of_the_plain_model(tmp_path: Path) -> None:
 def test_models_without_an_adapter_compute_the_same(either: str) -> None:
     torch.manual_seed(0)
     plain = without_dropout(MODELS["bert"]()).eval()
-    fast = qvtune.accelerate(copy.deepcopy(plain))
+    fast = qvtune.make_fast(copy.deepcopy(plain))
     exactly(loss_and_gradients, plain).accept(loss_and_gradients(fast), loss_and_gradients(plain))
 
 
 @pytest.mark.parametrize("ids", [[[7]], [[7, 8, 9]], [[7], [9]]], ids=str)
 def test_the_shortest_texts(ids: list[list[int]], either: str) -> None:
     plain = make_model("bert").eval()
-    fast = qvtune.accelerate(copy.deepcopy(plain))
+    fast = qvtune.make_fast(copy.deepcopy(plain))
 
     def logits(model: nn.Module) -> dict[str, torch.Tensor]:
         return {"logits": model(input_ids=torch.tensor(ids)).logits}
@@ -247,13 +247,13 @@ def test_a_head_size_that_fills_no_vector(either: str) -> None:
     sizes = {**COMMON, "hidden_size": 36}
     plain = qvtune.adapt(BertForSequenceClassification(BertConfig(**sizes)), roles="qv", dropout=0.0)
     plain = without_dropout(plain)
-    fast = qvtune.accelerate(copy.deepcopy(plain))
+    fast = qvtune.make_fast(copy.deepcopy(plain))
     exactly(loss_and_gradients, plain).accept(loss_and_gradients(fast), loss_and_gradients(plain))
 
 
 def test_padding_before_the_text(either: str) -> None:
     plain = make_model("llama").eval()
-    fast = qvtune.accelerate(copy.deepcopy(plain))
+    fast = qvtune.make_fast(copy.deepcopy(plain))
     batch = {"input_ids": make_batch()["input_ids"], "attention_mask": torch.ones(4, 12, dtype=torch.long)}
     batch["input_ids"][0, :5], batch["attention_mask"][0, :5] = 0, 0
     real = batch["attention_mask"].bool()
@@ -269,7 +269,7 @@ def test_padding_before_the_text(either: str) -> None:
 
 def test_rounding_moves_a_gradient_less_than_another_mask_does() -> None:
     def gradients(precision: str, seed: int) -> dict[str, torch.Tensor]:
-        model = qvtune.accelerate(make_model("bert", dropout=0.1), precision=precision)
+        model = qvtune.make_fast(make_model("bert", dropout=0.1), precision=precision)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             return loss_and_gradients(model, seed)
 
@@ -282,7 +282,7 @@ def test_rounding_moves_a_gradient_less_than_another_mask_does() -> None:
 
 def test_bf16_is_near_fp32() -> None:
     plain = make_model("bert")
-    fast = qvtune.accelerate(copy.deepcopy(plain), precision="bf16")
+    fast = qvtune.make_fast(copy.deepcopy(plain), precision="bf16")
     with torch.autocast("cpu", torch.bfloat16):
         found = loss_and_gradients(fast)["loss"].item()
     assert found == pytest.approx(loss_and_gradients(plain)["loss"].item(), rel=2e-2)
@@ -291,16 +291,16 @@ def test_bf16_is_near_fp32() -> None:
 def test_columns_of_a_batch_are_still_read_from_the_signature() -> None:
     import inspect
 
-    model = qvtune.accelerate(make_model("bert"))
+    model = qvtune.make_fast(make_model("bert"))
     assert "token_type_ids" in inspect.signature(model.get_base_model().forward).parameters
 
 
 def test_unknown_precision() -> None:
     with pytest.raises(ConfigError, match="precision is 'bf8'"):
-        qvtune.accelerate(make_model("bert"), precision="bf8")
+        qvtune.make_fast(make_model("bert"), precision="bf8")
 
 
 def test_models_that_are_not_of_transformers() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
-    assert type(qvtune.accelerate(model)[1]) is FastDropout
-    assert type(qvtune.decelerate(model)[1]) is nn.Dropout
+    assert type(qvtune.make_fast(model)[1]) is FastDropout
+    assert type(qvtune.undo_fast(model)[1]) is nn.Dropout

@@ -5,8 +5,8 @@ from typing import Any
 from torch import Tensor, empty_like, nn
 from torch.autograd import Function
 
-from qvtune.train.fast.bits import Drop, apply_mask, draw, is_drawn, keep_mask
-from qvtune.train.fast.native.library import call, has_kernels
+from qvtune.fast.bits import Drop, apply_mask, draw, is_drawn, keep_mask
+from qvtune.fast.cpu.native.library import call, has_kernels
 
 
 class FastDropout(nn.Dropout):

@@ -8,8 +8,8 @@ import torch
 from rounding import Exact
 from torch import Tensor
 
-from qvtune.train.fast.attention import AttendedByTorch, attention_forward
-from qvtune.train.fast.bits import draw, keep_mask, realized
+from qvtune.fast.bits import draw, keep_mask, realized
+from qvtune.fast.cpu.attention import AttendedByTorch, attention_forward
 
 SHAPE = (3, 4, 9, 8)
 

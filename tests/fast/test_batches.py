@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from qvtune.train.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
+from qvtune.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
 
 LENGTHS = np.random.default_rng(0).integers(3, 129, size=1000)
 

@@ -1,0 +1,1 @@
+"""What makes training fast, each part alone or together through `make_fast`."""

@@ -1,1 +1,0 @@
-"""What makes training fast, each part alone or together through `accelerate`."""
