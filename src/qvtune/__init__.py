@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from qvtune.roles.declare import declare_attention
     from qvtune.roles.find import find_attention
     from qvtune.roles.layouts import Rows
-    from qvtune.search.bench import Recipe
+    from qvtune.search.recipe import Recipe
     from qvtune.search.suggest import suggest, suggest_rates
     from qvtune.theory.bound import generalization_bound
     from qvtune.theory.scaling import scaling_experiment
@@ -34,7 +34,7 @@ _HOMES = {
     "ParameterCounts": "qvtune.adaptation",
     "Projection": "qvtune.roles.attention",
     "QVTuneError": "qvtune.errors",
-    "Recipe": "qvtune.search.bench",
+    "Recipe": "qvtune.search.recipe",
     "Rows": "qvtune.roles.layouts",
     "Trainer": "qvtune.train.trainer",
     "TrainingArguments": "qvtune.train.trainer",

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich.console import Console
+
 
 def comes_of_interruption(error: BaseException | None) -> bool:
     """Whether an error was made of a KeyboardInterrupt by a library that called back into Python."""
@@ -35,3 +37,28 @@ def answering_signals(answer: Callable[[int, Any], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class Stop:
+    """Asks a run to save and stop after the step that it is in, once `requested` is true."""
+
+    requested = False
+
+
+@contextmanager
+def stopping_on_signals(console: Console) -> Iterator[Stop]:
+    """Give what asks a run to save and stop, which the first SIGINT or SIGTERM does; a second one ends at once.
+
+    Args:
+        console: where the user is told.
+    """
+    asked = Stop()
+
+    def stop(number: int, frame: Any) -> None:
+        if asked.requested:
+            raise KeyboardInterrupt
+        asked.requested = True
+        console.out("Saving after this step, then stopping. Once more ends at once.", highlight=False)
+
+    with answering_signals(stop):
+        yield asked

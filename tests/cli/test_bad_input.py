@@ -527,7 +527,7 @@ def test_diverged_run_stops_with_code_3_and_keeps_its_checkpoint(
     assert "diverged: " in error
     assert "is no longer finite at step 2 of 36" in error
     assert f"The last good checkpoint is {out}/checkpoints/checkpoint-1." in error
-    assert (out / "checkpoints" / "checkpoint-1" / "model.safetensors").exists()
+    assert (out / "checkpoints" / "checkpoint-1" / "trained.safetensors").exists()
     assert "Traceback" not in error
     assert not (out / "result.json").exists()
 

@@ -2,21 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from rounding import assert_near
 from safetensors.torch import load_file
+from scoring import scores_of
 from tiny import make_reviews, save_tiny_bert, save_tiny_gpt2, write_reviews
-from transformers import TrainerCallback
 
 from qvtune.cli.main import main
 from qvtune.data.records import text_dataset
 from qvtune.data.tokens import tokenize
 from qvtune.methods.table import METHODS
+from qvtune.train.callbacks import Callback, Progress
 from qvtune.train.config import make_config
-from qvtune.train.inference import load_run, merge_run, score_texts
+from qvtune.train.inference import load_run, merge_run
 from qvtune.train.run import run
 
 # Found by trial: rates at which the tiny models learn in some seconds.
@@ -83,7 +83,7 @@ def test_a_run_by_every_method(
 
 def keeping(live: list, place: Path):
     """Return `save_trained`, which keeps the scores of the model that it is given."""
-    from qvtune.train.run import save_trained
+    from qvtune.train.saving import save_trained
 
     def save(model, tokenizer, folder, card):
         live.append(scores(model.eval(), tokenizer))
@@ -94,7 +94,7 @@ def keeping(live: list, place: Path):
 
 def scores(model, tokenizer) -> np.ndarray:
     texts = text_dataset([[text for text, _ in make_reviews(20, seed=9)]])
-    return score_texts(model, tokenizer, tokenize(texts, tokenizer, 128), 8)
+    return scores_of(model, tokenizer, tokenize(texts, tokenizer, 128), 8)
 
 
 @pytest.mark.parametrize("method", ["adalora", "galore", "sift", "eva", "pissa", "bitfit"])
@@ -102,9 +102,9 @@ def test_a_killed_run_ends_like_a_straight_one(method: str, place: Path, tmp_pat
     given = {"eval_steps": 7, "logging_steps": 4, "accumulation": 2, "epochs": 8}
     out, straight = tmp_path / "killed", tmp_path / "straight"
 
-    class Kill(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 17:  # between two checkpoints, and for adalora in the middle of its pruning
+    class Kill(Callback):
+        def on_step_end(self, progress: Progress) -> None:
+            if progress.step == 17:  # between two checkpoints, and for adalora in the middle of its pruning
                 raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):

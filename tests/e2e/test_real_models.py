@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from rounding import Exact
+from scoring import scores_of
 from torch import Tensor, nn
 from transformers import set_seed
 
@@ -21,7 +22,7 @@ from qvtune.data.records import text_dataset
 from qvtune.data.task import Task
 from qvtune.data.tokens import tokenize
 from qvtune.roles.find import find_attention
-from qvtune.train.inference import load_run, score_texts
+from qvtune.train.inference import load_run
 from qvtune.train.model import ModelSource, load_config, load_model, load_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -54,8 +55,8 @@ TEXTS = ["a warm , funny film", "dull .", "it is long and cold , and its jokes f
 def assert_same_without_qvtune(run: Path, model: str, tmp_path: Path) -> None:
     loaded = load_run(run)
     tokens = tokenize(text_dataset([TEXTS]), loaded.tokenizer, 128)
-    ours = score_texts(loaded.model, loaded.tokenizer, tokens, batch_size=4)
-    alone = score_texts(loaded.model, loaded.tokenizer, tokens, batch_size=1)
+    ours = scores_of(loaded.model, loaded.tokenizer, tokens, batch_size=4)
+    alone = scores_of(loaded.model, loaded.tokenizer, tokens, batch_size=1)
     wide = copy.deepcopy(loaded.model).double().eval()
     batch = loaded.tokenizer(TEXTS, padding=True, return_tensors="pt")
 

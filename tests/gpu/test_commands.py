@@ -13,13 +13,15 @@ import pytest
 import torch
 from on_device import command, losses, make_place, measured, read, train, without_dropout
 from tiny import GOOD, write_reviews
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, GgufConfig, TrainerCallback
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GgufConfig
 
 import qvtune
 from qvtune.methods.table import METHODS
+from qvtune.train.callbacks import Callback, Progress
 from qvtune.train.config import make_config
 from qvtune.train.inference import load_run
-from qvtune.train.run import prepare, run
+from qvtune.train.prepare import prepare
+from qvtune.train.run import run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -145,9 +147,9 @@ def test_a_killed_run_goes_on(place: Path, tmp_path: Path, method: str, precisio
         "logging_steps": 1, "eval_steps": 3, "keep_best": False, "method": method, "precision": precision,
     }  # fmt: skip
 
-    class Kill(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs) -> None:
-            if state.global_step == 5:
+    class Kill(Callback):
+        def on_step_end(self, progress: Progress) -> None:
+            if progress.step == 5:
                 raise RuntimeError("killed")
 
     straight = run(make_config(values | {"out": tmp_path / "straight"}))

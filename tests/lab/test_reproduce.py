@@ -21,7 +21,7 @@ from qvtune.lab.store import Store
 from qvtune.lab.untrained import measure_untrained, read_untrained
 from qvtune.train.config import make_config
 from qvtune.train.folder import RunFolder
-from qvtune.train.run import prepare
+from qvtune.train.prepare import prepare
 
 QUIET = Console(quiet=True)
 ROWS = "before,lora qv rank=8 lr_ratio=4,full qv lr_ratio=2"

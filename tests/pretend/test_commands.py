@@ -9,13 +9,15 @@ import torch
 from on_device import losses, make_place, measured, read
 from safetensors.torch import load_file
 from tiny import GOOD, write_reviews
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import qvtune
 from qvtune.methods.table import METHODS
+from qvtune.train.callbacks import Callback, Progress
 from qvtune.train.config import make_config
 from qvtune.train.inference import load_run
-from qvtune.train.run import prepare, run
+from qvtune.train.prepare import prepare
+from qvtune.train.run import run
 
 DEVICE = "pretend:0"
 SHORT = "--max-steps 6"
@@ -103,9 +105,9 @@ def test_a_killed_run_ends_with_the_same_numbers(place: Path, tmp_path: Path, me
         "logging_steps": 1, "eval_steps": 3, "keep_best": False, "method": method, "precision": "bf16",
     } | ({"dropout": 0.0} if "dropout" in METHODS[method].defaults else {})  # fmt: skip
 
-    class Kill(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs) -> None:
-            if state.global_step == 5:
+    class Kill(Callback):
+        def on_step_end(self, progress: Progress) -> None:
+            if progress.step == 5:
                 raise RuntimeError("killed")
 
     straight = run(make_config(values | {"out": tmp_path / "straight"}))

@@ -11,7 +11,8 @@ from transformers import AutoModelForSequenceClassification, BertConfig
 import qvtune
 from qvtune.device import choose_device, place
 from qvtune.fast.precision import full_precision, in_full, narrow, widen
-from qvtune.search.bench import Bench, Recipe, borrowed
+from qvtune.search.recipe import Recipe
+from qvtune.search.runner import MeanLoss, TrialRunner, borrowed
 from qvtune.train.output_change import OutputMeter
 from qvtune.train.seeds import kept_random_state
 from qvtune.train.updates import UpdateMeter, step_sizes
@@ -89,7 +90,7 @@ def test_random_state_of_the_device_is_kept() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_a_bench_trains_and_gives_back(model: nn.Module, precision: str) -> None:
+def test_a_trial_trains_and_gives_back(model: nn.Module, precision: str) -> None:
     place(model, DEVICE)
     batches = [{"input_ids": torch.randint(5, 25, (4, 6)), "labels": torch.tensor([0, 1, 0, 1])} for _ in range(6)]
 
@@ -99,16 +100,16 @@ def test_a_bench_trains_and_gives_back(model: nn.Module, precision: str) -> None
 
     start = state_of(model)
     loss = lambda model, batch: model(**batch).loss  # noqa: E731
-    bench = Bench(model, supply, batches[:2], loss, Recipe(precision=precision))
+    runner = TrialRunner(model, supply, batches[:2], MeanLoss(loss), Recipe(precision=precision))
     torch.manual_seed(4)
     follows = torch.rand(2, device=DEVICE).cpu()
     torch.manual_seed(4)
     with borrowed(model):
-        losses = bench.train({"query": 1e-2, "value": 1e-2, "head": 1e-2}, 6, 0)
+        losses = runner.train({"query": 1e-2, "value": 1e-2, "head": 1e-2}, 6, 0)
         assert len(losses) == 6
         assert losses[-1] < losses[0]
-        assert all(value > 0 for value in bench.output_changes({"query": 1e-3, "value": 1e-3}, 1).values())
-        assert len(bench.validate()) == 2
+        assert all(value > 0 for value in runner.output_changes({"query": 1e-3, "value": 1e-3}, 1).values())
+        assert len(runner.validate()) == 2
     assert all(torch.equal(value, start[name]) for name, value in state_of(model).items())
     assert torch.equal(torch.rand(2, device=DEVICE).cpu(), follows)
 
@@ -122,11 +123,11 @@ def test_a_step_whose_gradients_overflow_is_taken_again(model: nn.Module) -> Non
             yield batch
 
     large = lambda model, batch: model(**batch).loss * 1e5  # noqa: E731
-    bench = Bench(model, supply, [batch], large, Recipe(precision="fp16"))
-    before = bench.keep()
-    bench.train({"query": 1e-2, "value": 1e-2, "head": 1e-2}, 1, 0, course=[1.0])
-    assert bench.cost.steps > 1
-    assert any(not torch.equal(value, before[name]) for name, value in bench.keep().items())
+    runner = TrialRunner(model, supply, [batch], MeanLoss(large), Recipe(precision="fp16"))
+    before = runner.snapshot()
+    runner.train({"query": 1e-2, "value": 1e-2, "head": 1e-2}, 1, 0, schedule=[1.0])
+    assert runner.cost.steps > 1
+    assert any(not torch.equal(value, before[name]) for name, value in runner.snapshot().items())
 
 
 def test_suggest_rates_on_a_model_that_is_there(tmp_path: Path) -> None:

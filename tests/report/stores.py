@@ -7,10 +7,11 @@ from typing import Any
 from rich.console import Console
 from tiny import save_tiny_bert, write_reviews
 
+from qvtune.files import write_json
 from qvtune.lab.outcome import DIVERGED, FAILED, STOPPED, end_file
 from qvtune.lab.store import COMPARISON, SWEEP, Store
 from qvtune.train.config import make_config
-from qvtune.train.folder import RunFolder, write_json
+from qvtune.train.folder import RunFolder
 from qvtune.train.run import run
 
 EVIL = "<script>alert('x')</script>&\"$_^"

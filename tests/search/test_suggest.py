@@ -21,9 +21,9 @@ from qvtune.errors import ConfigError, DataError, DivergedError, Interrupted, Ru
 from qvtune.methods.table import METHODS
 from qvtune.report.search_page import SearchReport
 from qvtune.roles.find import find_attention
-from qvtune.search.bench import Bench
 from qvtune.search.budget import parse_budget
 from qvtune.search.finder import make_sides
+from qvtune.search.runner import TrialRunner
 from qvtune.search.suggest import MEASURED, RESULT
 from qvtune.search.trials import chosen
 
@@ -58,15 +58,15 @@ def test_an_interrupted_search_goes_on_to_the_same_end(
 ) -> None:
     options |= {"head_lr": 1e-2, "lr_ratio": 4.0}
     straight = qvtune.suggest(options, budget=400, out=tmp_path / "one", console=QUIET)
-    train, calls = Bench.train, []
+    train, calls = TrialRunner.train, []
 
-    def interrupted(self: Bench, *args: object, **kwargs: object) -> list[float]:
+    def interrupted(self: TrialRunner, *args: object, **kwargs: object) -> list[float]:
         calls.append(args)
         if len(calls) % 3 == 0:
             raise KeyboardInterrupt
         return train(self, *args, **kwargs)
 
-    monkeypatch.setattr(Bench, "train", interrupted)
+    monkeypatch.setattr(TrialRunner, "train", interrupted)
     stops, said = 0, io.StringIO()
     while True:
         try:

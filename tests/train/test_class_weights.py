@@ -17,8 +17,8 @@ from qvtune.errors import ConfigError, RunError
 from qvtune.search.material import make_material
 from qvtune.train.config import TrainConfig, make_config, read_config
 from qvtune.train.inference import evaluate_run, load_run, score_texts
-from qvtune.train.loop import task_loss
-from qvtune.train.run import prepare, run
+from qvtune.train.prepare import prepare
+from qvtune.train.run import run
 
 WEIGHTS = {"negative": 0.3, "positive": 2.0}
 TASK = Task("t", "classification", ("a", "b", "c"), "classes", "accuracy", ("text",), "label")
@@ -52,15 +52,18 @@ def test_loss_and_gradient_are_those_of_torch() -> None:
     weights = [0.2, 1.5, 4.0]
     expected = cross_entropy(logits, labels, weight=torch.tensor(weights, dtype=torch.float64))
     (wanted,) = torch.autograd.grad(expected, logits)
-    loss = task_loss(TASK, weights)({"logits": logits}, labels)
+    batch = {"labels": labels}
+    loss = TASK.loss({"logits": logits}, batch, weights) / TASK.weight(batch, weights)
     (found,) = torch.autograd.grad(loss, logits)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-8)
     # In parts, with the weight of all to divide by, they add up to the same.
-    total = torch.tensor(weights)[labels].sum()
-    parts = [task_loss(TASK, weights)({"logits": logits[p]}, labels[p], total) for p in (slice(0, 4), slice(4, 9))]
-    assert sum(parts).item() == pytest.approx(expected.item(), rel=1e-6)
-    plain = task_loss(TASK)({"logits": logits}, labels)
+    halves = [({"logits": logits[p]}, {"labels": labels[p]}) for p in (slice(0, 4), slice(4, 9))]
+    total = sum(TASK.loss(outputs, part, weights) for outputs, part in halves)
+    assert (total / sum(TASK.weight(part, weights) for _, part in halves)).item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
+    plain = TASK.loss({"logits": logits}, batch) / TASK.weight(batch)
     assert plain.item() == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-6) != pytest.approx(loss.item())
 
 
@@ -94,7 +97,7 @@ def test_evaluation_does_not_weigh(place: Path, tmp_path: Path) -> None:
     result = run(make_config(options(place, out=str(tmp_path / "run"))), Console(quiet=True))
     trained = load_run(tmp_path / "run")
     prepared = prepare(make_config(options(place, out=str(tmp_path / "other"))))
-    scores = torch.tensor(score_texts(trained.model, trained.tokenizer, prepared.splits["validation"], 8))
+    scores = torch.tensor(score_texts(trained, prepared.splits["validation"], 8))
     labels = torch.tensor(prepared.splits["validation"]["labels"])
     weights = torch.tensor([WEIGHTS[name] for name in prepared.data.task.labels])
     assert result["metrics"]["loss"] == pytest.approx(cross_entropy(scores, labels).item(), rel=1e-5)
@@ -115,7 +118,7 @@ def test_weights_change_what_is_learned_and_are_told(place: Path, tmp_path: Path
         )
         trained = load_run(out)
         texts = tokenize(text_dataset([[text for text, _ in make_reviews(20, seed=3)]]), trained.tokenizer, 64)
-        negative, positive = score_texts(trained.model, trained.tokenizer, texts, 8).T
+        negative, positive = score_texts(trained, texts, 8).T
         margins.append((positive - negative).mean())
     assert margins[1] > margins[0] + 0.02  # towards the class that has few examples
     assert not any("weighs" in note for note in said[0])

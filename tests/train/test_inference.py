@@ -72,9 +72,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def logits_of(place: Path, name: str, texts: list[str] = TEXTS, batch_size: int = 64) -> np.ndarray:
     loaded = load_run(place / name)
-    return score_texts(
-        loaded.model, loaded.tokenizer, tokenize(text_dataset([texts]), loaded.tokenizer, 64), batch_size
-    )
+    return score_texts(loaded, tokenize(text_dataset([texts]), loaded.tokenizer, 64), batch_size)
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,17 @@ import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny import GOOD, make_reviews, save_tiny_bert, save_tiny_gpt2, write_reviews
-from transformers import TrainerCallback
 
 from qvtune.errors import Interrupted, RunError
+from qvtune.interrupts import stopping_on_signals
+from qvtune.train.callbacks import Callback, Progress
+from qvtune.train.checkpoint import Checkpoints
 from qvtune.train.config import make_config
 from qvtune.train.inference import evaluate_run, load_run, predict_file
-from qvtune.train.loop import EarlyStopping
-from qvtune.train.run import prepare, run
+from qvtune.train.prepare import prepare
+from qvtune.train.run import run
 from qvtune.train.seeds import stream_seed
+from qvtune.train.selection import Selection
 
 QUIET = Console(quiet=True)
 # A head that has yet to learn what a probe knows at once, and the best checkpoint of few examples.
@@ -124,11 +127,13 @@ def test_best_checkpoint_is_kept_and_reported(place: Path, tmp_path: Path) -> No
     ranked = max(evaluations, key=lambda r: (r["eval_accuracy"], -r["eval_loss"]))
     assert best["checkpoint"]["step"] == ranked["step"]
     assert last["checkpoint"] == {"step": last["steps"], "chosen": "last", "chosen_by": None, "chosen_on": None}
-    kept = weights(
-        tmp_path / "best" / "checkpoints" / f"checkpoint-{best['checkpoint']['step']}", "adapter_model.safetensors"
-    )
+    kept = Checkpoints(tmp_path / "best" / "checkpoints").all()[0].tensors("best")
+    plain = {
+        f"base_model.model.{name.replace('.default', '').replace('.modules_to_save', '')}": kept[name] for name in kept
+    }
     saved = weights(tmp_path / "best")
-    assert all(torch.equal(kept[name], saved[name]) for name in saved)
+    assert plain.keys() == saved.keys()
+    assert all(torch.equal(plain[name], saved[name]) for name in saved)
 
 
 def test_of_checkpoints_with_equal_metrics_the_lowest_loss_is_kept(place: Path, tmp_path: Path) -> None:
@@ -225,7 +230,8 @@ def test_early_stopping(place: Path, tmp_path: Path) -> None:
     [([], False), ([0.5], False), ([0.5, 0.4], False), ([0.5, 0.4, 0.5], True), ([0.5, 0.4, 0.6, 0.6], False)],
 )
 def test_early_stopping_counts_logged_evaluations(values: list[float], due: bool) -> None:
-    assert EarlyStopping("eval_x", 2).is_due([{"loss": 1.0}, *({"eval_x": value} for value in values)]) is due
+    selection = Selection("eval_x", keeps_best=False, choosing=0, patience=2)
+    assert selection.is_over([{"loss": 1.0}, *({"eval_x": value} for value in values)]) is due
 
 
 def test_regression(place: Path, tmp_path: Path) -> None:
@@ -293,16 +299,16 @@ def test_nothing_is_written_before_everything_was_checked(place: Path, tmp_path:
 def test_a_run_that_is_stopped_at_its_last_step_takes_no_further_one(
     options: dict, place: Path, tmp_path: Path
 ) -> None:
-    class StopAtTheEnd(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs) -> None:
-            if state.global_step == state.max_steps:
+    class StopAtTheEnd(Callback):
+        def on_step_end(self, progress: Progress) -> None:
+            if progress.step == progress.steps:
                 signal.raise_signal(signal.SIGTERM)
 
     straight = train(place, tmp_path / "straight", **options)
     settings = {"model": str(place / "bert"), "data": str(place / "reviews.csv"), "batch_size": 8, "lr": 3e-3}
     config = make_config(settings | {"logging_steps": 1, "precision": "fp32", "out": str(tmp_path / "run")} | options)
-    with pytest.raises(Interrupted):
-        run(config, QUIET, callbacks=[StopAtTheEnd()])
+    with pytest.raises(Interrupted), stopping_on_signals(QUIET) as stop:
+        run(config, QUIET, callbacks=[StopAtTheEnd()], stop=stop)
     later = run(config, QUIET)
     assert later["steps"] == straight["steps"]
     assert later["metrics"] == straight["metrics"]

@@ -14,7 +14,6 @@ from transformers import BertConfig, BertForSequenceClassification
 import qvtune
 from qvtune.errors import ConfigError, RunError
 from qvtune.methods.ranks import kept_ranks, orthogonality
-from qvtune.train.run import _checkpointing
 
 
 def make_model(seed: int = 0, dropout: float = 0.1) -> BertForSequenceClassification:
@@ -143,7 +142,12 @@ def test_accumulated_batches_give_the_gradient_of_the_whole(tmp_path: Path) -> N
 def test_gradient_checkpointing_gives_the_same_losses(tmp_path: Path) -> None:
     losses = []
     for checkpointing in (False, True):
-        args = arguments(tmp_path, **_checkpointing(checkpointing))
+        # transformers 5.21 renamed the option.
+        name = next(
+            n for n in ("activation_checkpointing", "gradient_checkpointing") if hasattr(qvtune.TrainingArguments, n)
+        )
+        given = {name: True, f"{name}_kwargs": {"use_reentrant": False}} if checkpointing else {}
+        args = arguments(tmp_path, **given)
         trainer = qvtune.Trainer(adapted(), args, train_dataset=make_data())
         trainer.train()
         losses.append(logged(trainer, "loss"))

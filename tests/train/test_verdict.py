@@ -14,7 +14,8 @@ from tiny import BAD, GOOD, OTHER, make_reviews, save_tiny_bert, write_reviews
 from qvtune.data.task import Task
 from qvtune.train.config import TrainConfig, make_config
 from qvtune.train.inference import evaluate_run, load_run, score_texts
-from qvtune.train.run import prepare, run
+from qvtune.train.prepare import prepare
+from qvtune.train.run import run
 from qvtune.train.verdict import (
     BEHIND,
     CHANCE,
@@ -242,7 +243,7 @@ def test_final_predictions_class_by_class(place: Path, tmp_path: Path) -> None:
     settings = {"model": str(place / "bert"), "data": str(place / "reviews.csv"), "validation_fraction": 0.25}
     prepared = prepare(make_config(settings | {"out": str(tmp_path / "other")}))
     held_out = prepared.data.evaluation["validation"]
-    scores = score_texts(loaded.model, loaded.tokenizer, prepared.splits["validation"], 64)
+    scores = score_texts(loaded, prepared.splits["validation"], 64)
     labels, called = np.asarray(held_out["label"]), scores.argmax(axis=1)
     assert result["confusion"] == confusion_matrix(labels, called).tolist()
     expected = by_class(labels, called, zero_division=0.0)
@@ -261,10 +262,10 @@ def test_final_predictions_class_by_class(place: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_scored_twice(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qvtune.train.loop import RunTrainer
+    from qvtune.train.fit import Loop
 
-    passes, measure = [], RunTrainer._measure
-    monkeypatch.setattr(RunTrainer, "_measure", lambda self: passes.append(self.state.global_step) or measure(self))
+    passes, measure = [], Loop._measure
+    monkeypatch.setattr(Loop, "_measure", lambda self, step: passes.append(step) or measure(self, step))
     train(place, tmp_path / "run", epochs=2, eval_steps=6, dropout=0.0)
     assert passes == [6, 12, 18, 24]
     passes.clear()

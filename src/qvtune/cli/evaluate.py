@@ -88,7 +88,7 @@ def execute(args: argparse.Namespace) -> None:
 
     from qvtune.cli.predictions import print_classes, print_mistakes
     from qvtune.cli.show import print_metrics
-    from qvtune.train.folder import format_json
+    from qvtune.files import format_json
     from qvtune.train.inference import evaluate_run, load_run
 
     run = load_run(args.run, args.model, args.device)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qvtune.amounts import format_bytes, format_seconds
+from qvtune.interrupts import stopping_on_signals
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import is_main_process
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 def train_and_show(config: TrainConfig) -> dict[str, Any]:
     """Train, printing what trains, the progress and the result; make the report; return the result."""
     from qvtune.report.page import write_report
-    from qvtune.train.run import Prepared, run
+    from qvtune.train.prepare import Prepared
+    from qvtune.train.run import run
 
     main = is_main_process()
     console, progress = Console(quiet=not main), Console(stderr=True, quiet=not main)
@@ -32,7 +34,8 @@ def train_and_show(config: TrainConfig) -> dict[str, Any]:
         print_plan(console, prepared.plan)
         print_head_start(console, prepared.head_start, prepared.data.task.main_metric)
 
-    result = run(config, progress, show)
+    with stopping_on_signals(progress) as stop:
+        result = run(config, progress, show, stop=stop)
     folder = RunFolder(config.out)
     if main:
         write_report(folder.path)

@@ -33,6 +33,41 @@ class Task:
         """Number of outputs of the model's head: one per class, or 1 for regression."""
         return len(self.labels) if self.kind == CLASSIFICATION else 1
 
+    def collator(self, tokenizer: Any) -> Any:
+        from transformers import DataCollatorWithPadding
+
+        return DataCollatorWithPadding(tokenizer)
+
+    def outputs(self, outputs: Any) -> Any:
+        return outputs["logits"].float()
+
+    def loss(self, outputs: Any, batch: Any, class_weights: Any = None) -> Any:
+        from torch import nn, tensor
+
+        logits, labels = outputs["logits"].float(), batch["labels"]
+        if self.kind == CLASSIFICATION:
+            weights = None if class_weights is None else tensor(class_weights, device=logits.device)
+            return nn.functional.cross_entropy(logits, labels, weight=weights, reduction="sum")
+        return nn.functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
+
+    def weight(self, batch: Any, class_weights: Any = None) -> Any:
+        from torch import tensor
+
+        labels = batch["labels"]
+        if class_weights is None:
+            return tensor(float(len(labels)), device=labels.device)
+        return tensor(class_weights, device=labels.device)[labels].sum()
+
+    def losses(self, scores: Any, labels: Any) -> Any:
+        from qvtune.data.metrics import compute_losses
+
+        return compute_losses(self, scores, labels)
+
+    def metrics_of(self, scores: Any, labels: Any) -> Any:
+        from qvtune.data.metrics import compute_metrics
+
+        return compute_metrics(self, scores, labels)
+
     def label_id(self, name: str, where: str) -> int:
         """Return the id of a class.
 

@@ -2,17 +2,19 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from qvtune.errors import QVTuneError
 from qvtune.lab.cells import Cell
 from qvtune.lab.execution import Execution
 from qvtune.lab.progress import describe
+from qvtune.train.callbacks import Callback, Progress
 from qvtune.train.config import TrainConfig
+from qvtune.train.timetable import epochs_between_evaluations
 
 WARM_STEPS = 2
 TIMED_STEPS = 8
@@ -62,56 +64,59 @@ def _run_seconds(config: TrainConfig) -> float:
     from qvtune.train.quiet import quiet_libraries
 
     quiet_libraries()
-    from qvtune.train.run import read_inputs, run
+    from qvtune.train.prepare import read_inputs
+    from qvtune.train.run import run
 
     read_inputs(config)  # so that reading and imports, which later runs find done, are not counted
     with tempfile.TemporaryDirectory(prefix="qvtune-timing-") as folder:
-        stopwatch = _stopwatch()
+        stopwatch = Stopwatch()
         started = time.perf_counter()
+        # The evaluation that is timed comes after the steps that are.
+        timed = {"out": Path(folder) / "run", "eval_steps": WARM_STEPS + TIMED_STEPS}
         try:
-            run(config.model_copy(update={"out": Path(folder) / "run"}), Console(quiet=True), callbacks=[stopwatch])
-        except stopwatch.Enough:
+            run(config.model_copy(update=timed), Console(quiet=True), callbacks=[stopwatch])
+        except Enough:
             return stopwatch.run_seconds(started, config)
         return time.perf_counter() - started  # shorter than what would be timed
 
 
-def _stopwatch() -> Any:
-    from transformers import TrainerCallback
+class Enough(QVTuneError):
+    """Everything was timed."""
 
-    from qvtune.errors import QVTuneError
-    from qvtune.train.supplies import epochs_between_evaluations
 
-    class Stopwatch(TrainerCallback):
-        """Times steps after the first, then one evaluation, and ends the run."""
+class Stopwatch(Callback):
+    """Times steps after the first, then one evaluation, and ends the run."""
 
-        class Enough(QVTuneError):
-            """Everything was timed."""
+    def __init__(self) -> None:
+        self.begun = self.warm = self.stepped = self.evaluated = self.epochs = 0.0
+        self.steps = 0
 
-        def __init__(self) -> None:
-            self.begun = self.warm = self.stepped = self.evaluated = 0.0
-            self.steps = self.epochs = 0
+    def on_train_begin(self, progress: Progress) -> None:
+        """Note when the preparations were done."""
+        self.begun = time.perf_counter()
+        self.steps, self.epochs = progress.steps, progress.epochs
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.begun = time.perf_counter()
-            self.steps, self.epochs = state.max_steps, state.num_train_epochs
+    def on_step_end(self, progress: Progress) -> None:
+        """Note when the timed steps began and ended."""
+        if progress.step == WARM_STEPS:
+            self.warm = time.perf_counter()
+        elif progress.step == WARM_STEPS + TIMED_STEPS:
+            self.stepped = time.perf_counter()
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == WARM_STEPS:
-                self.warm = time.perf_counter()
-            elif state.global_step == WARM_STEPS + TIMED_STEPS:
-                self.stepped = time.perf_counter()
-                control.should_evaluate = True
+    def on_evaluate(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+        """End the run.
 
-        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if self.stepped:
-                self.evaluated = time.perf_counter()
-                raise self.Enough
+        Raises:
+            Enough: after the timed evaluation.
+        """
+        if self.stepped:
+            self.evaluated = time.perf_counter()
+            raise Enough
 
-        def run_seconds(self, started: float, config: TrainConfig) -> float:
-            step = (self.stepped - self.warm) / TIMED_STEPS
-            every = epochs_between_evaluations(self.epochs)
-            evaluations = self.steps / config.eval_steps if config.eval_steps else self.epochs / every
-            # The metrics of a run in bfloat16 are measured once more at its end.
-            return self.begun - started + self.steps * step + (evaluations + 1) * (self.evaluated - self.stepped)
-
-    return Stopwatch()
+    def run_seconds(self, started: float, config: TrainConfig) -> float:
+        """Return what the whole run takes, from its start."""
+        step = (self.stepped - self.warm) / TIMED_STEPS
+        every = epochs_between_evaluations(self.epochs)
+        evaluations = self.steps / config.eval_steps if config.eval_steps else self.epochs / every
+        # The metrics of a run in bfloat16 are measured once more at its end.
+        return self.begun - started + self.steps * step + (evaluations + 1) * (self.evaluated - self.stepped)

@@ -13,9 +13,9 @@ from rich.markup import escape as escape_rich
 from rich.table import Table
 
 from qvtune.amounts import format_bytes, format_seconds
+from qvtune.files import write_text
 from qvtune.lab.outcome import UNLEARNED
 from qvtune.lab.summary import AVERAGE, BASELINE
-from qvtune.train.folder import write_text
 
 
 def escape_markdown(text: str) -> str:

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from safetensors import safe_open
 
 from qvtune.data.load import TUNING, limit
-from qvtune.data.metrics import compute_losses
 from qvtune.data.task import CLASSIFICATION
 from qvtune.data.tokens import tokenize
 from qvtune.errors import RunError
@@ -193,5 +192,4 @@ def stored_bits(folder: RunFolder, method: str) -> int:
 def _losses(run: TrainedRun, dataset: Dataset) -> NDArray[np.float64]:
     """Return the loss of every example."""
     tokens = tokenize(dataset, run.tokenizer, run.max_length)
-    scores = score_texts(run.model, run.tokenizer, tokens, run.config.eval_batch_size)
-    return compute_losses(run.task, scores, np.asarray(tokens["labels"]))
+    return run.task.losses(score_texts(run, tokens), np.asarray(tokens["labels"]))

@@ -1,16 +1,17 @@
 """Successive halving: a run is given up where it is not among the best of those that came as far."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from transformers import TrainerCallback
 
 from qvtune.errors import QVTuneError
 from qvtune.lab.outcome import STOPPED
+from qvtune.train.callbacks import Callback, Progress
 from qvtune.train.config import TrainConfig
 
 # Of the runs that reach a rung, one in so many goes on to the next, which is so many times as far. Li et al. 2020
@@ -30,7 +31,7 @@ class GivenUp(QVTuneError):
         self.known = known
 
 
-class Halving(TrainerCallback):
+class Halving(Callback):
     """Reports each evaluation of a run to optuna's asynchronous successive halving, and gives the run up if told so.
 
     The rungs are evaluations 1, 3, 9 and so on. Runs on the same data compete; what they reported is kept in the store,
@@ -55,26 +56,25 @@ class Halving(TrainerCallback):
         before = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("run") == name]
         self.trial = optuna.trial.Trial(study, before[0]._trial_id) if before else study.ask()
         self.trial.set_user_attr("run", name)
-        self.metric: str | None = None
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+    def on_evaluate(self, progress: Progress, metrics: Mapping[str, float]) -> None:
         """Report the metric, and give the run up if it is not among the best.
 
         Raises:
             GivenUp: with what is known of the run so far.
         """
-        number = sum(args.metric_for_best_model in record for record in state.log_history)
-        self.trial.report(metrics[args.metric_for_best_model], step=number)
-        if state.global_step >= state.max_steps or not self.trial.should_prune():
+        number = sum(progress.metric in record for record in progress.records)
+        self.trial.report(metrics[progress.metric], step=number)
+        if progress.step >= progress.steps or not self.trial.should_prune():
             return
-        name = args.metric_for_best_model.removeprefix("eval_")
-        done = state.global_step / state.max_steps
+        name = progress.metric.removeprefix("eval_")
+        done = progress.step / progress.steps
         raise GivenUp(
             f"given up after evaluation {number}, at {done:.0%} of its steps: its {name} of "
-            f"{metrics[args.metric_for_best_model]:.4f} was not among the best third of the runs that came as far.",
+            f"{metrics[progress.metric]:.4f} was not among the best third of the runs that came as far.",
             {
-                "seconds": state.log_history[-1]["seconds"],
-                "steps": state.global_step,
+                "seconds": progress.records[-1]["seconds"],
+                "steps": progress.step,
                 "part": done,
                 "main_metric": name.removeprefix("tuning_"),
                 "metrics": {key.removeprefix("eval_"): value for key, value in metrics.items()},

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 
 from qvtune.errors import ConfigError, RunError
+from qvtune.files import write_text
 from qvtune.lab.axes import ALTERNATIVES
 from qvtune.lab.cells import Cell, make_cell
 from qvtune.lab.choices import METHODS, check_shared, overlay, parse_seeds, parse_tasks, untaken
@@ -30,7 +31,6 @@ from qvtune.lab.summary import AVERAGE, summarize
 from qvtune.lab.sweep import train_cells, write_results
 from qvtune.lab.untrained import measure_untrained, read_untrained
 from qvtune.train.config import make_config
-from qvtune.train.folder import write_text
 
 # fp16 is of the paper's GPUs; what the hardware here does well is chosen instead, and told.
 HERE = {"precision": "auto"}

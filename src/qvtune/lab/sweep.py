@@ -10,6 +10,7 @@ from rich.console import Console
 
 from qvtune.amounts import count
 from qvtune.errors import ConfigError
+from qvtune.files import write_text
 from qvtune.lab.axes import check_axes, combinations
 from qvtune.lab.cells import Cell, check_distinct, given_options, make_cell
 from qvtune.lab.execution import DEFAULT_EXECUTION, Execution
@@ -18,7 +19,6 @@ from qvtune.lab.outcome import FINISHED, PENDING, Outcome, read_outcome, results
 from qvtune.lab.progress import RunsProgress
 from qvtune.lab.store import SWEEP, Store
 from qvtune.lab.work import BUSY, LOST, make_job
-from qvtune.train.folder import write_text
 
 
 def sweep(
@@ -158,7 +158,7 @@ def _check_inputs(cells: Sequence[Cell]) -> None:
     from qvtune.train.quiet import quiet_libraries
 
     quiet_libraries()
-    from qvtune.train.run import read_inputs
+    from qvtune.train.prepare import read_inputs
 
     seen = set()
     for cell in cells:

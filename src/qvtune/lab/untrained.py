@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 
 from qvtune.data.glue import PREFIX
+from qvtune.files import write_json
 from qvtune.lab.store import Store
 from qvtune.train.config import TrainConfig
-from qvtune.train.folder import write_json
 
 
 def measure_untrained(store: Store, config: TrainConfig, console: Console | None = None) -> dict[str, float]:
@@ -48,16 +48,19 @@ def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
     import numpy as np
 
     from qvtune.data.load import TUNING
-    from qvtune.data.metrics import combine_splits, compute_metrics
     from qvtune.fast.fast_path import undo_fast
-    from qvtune.train.inference import score_texts
-    from qvtune.train.run import prepare
+    from qvtune.progress import track
+    from qvtune.train.batches import EvaluationBatches
+    from qvtune.train.evaluate import evaluate_set, measure
+    from qvtune.train.prepare import prepare
 
     prepared = prepare(config.model_copy(update={"head_start": "random"}))
-    model: Any = undo_fast(prepared.model).eval()
-    by_split = {}
-    for split, dataset in prepared.splits.items():
+    model, task, size = undo_fast(prepared.model), prepared.data.task, config.eval_batch_size
+    scores, labels = {}, {}
+    for split, tokens in prepared.splits.items():
         if split != TUNING:
-            scores = score_texts(model, prepared.tokenizer, dataset, config.eval_batch_size, console)
-            by_split[split] = compute_metrics(prepared.data.task, scores, np.asarray(dataset["labels"]))
-    return combine_splits(prepared.data.task, by_split)
+            batches = EvaluationBatches(tokens, prepared.collate, size)
+            shown = track(batches, len(tokens), "scoring", console, size=size, unit="examples")
+            scores[split] = evaluate_set(model, task, batches, shown)
+            labels[split] = np.asarray(tokens["labels"])
+    return measure(task, scores, labels).task_metrics

@@ -13,12 +13,14 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from qvtune.errors import DivergedError, Interrupted, QVTuneError
-from qvtune.interrupts import comes_of_interruption
+from qvtune.files import write_json
+from qvtune.interrupts import comes_of_interruption, stopping_on_signals
 from qvtune.lab.cells import Cell
 from qvtune.lab.outcome import DIVERGED, FAILED, FINISHED, STOPPED, end_file, read_outcome
 from qvtune.lab.store import Store
+from qvtune.train.callbacks import Callback
 from qvtune.train.config import make_config
-from qvtune.train.folder import RunFolder, write_json
+from qvtune.train.folder import RunFolder
 
 # Another process is training this run.
 BUSY = "busy"
@@ -91,14 +93,15 @@ def _train(job: Job, folder: RunFolder) -> str:
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     config = make_config(yaml.safe_load(job.config) | {"out": folder.path})
-    callbacks: list[Any] = []
+    callbacks: list[Callback] = []
     if job.halving:
         from qvtune.lab.halving import Halving
 
         callbacks.append(Halving(Path(job.store), job.name, config))
     started = time.perf_counter()
     try:
-        run(config, Console(quiet=True), callbacks=callbacks)
+        with stopping_on_signals(Console(quiet=True)) as stop:
+            run(config, Console(quiet=True), callbacks=callbacks, stop=stop)
     except Interrupted:
         raise
     except DivergedError as error:

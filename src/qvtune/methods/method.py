@@ -110,6 +110,34 @@ class Method:
         """Whether it trains PEFT's LoRA layers, with factors A and B and one scale."""
         return self.config is not None and self.b_lr_ratio is not None and not self.steps
 
+    def make_optimizer(self, groups: Any, *, betas: Any, eps: float) -> Any:
+        import torch
+
+        if self.name == "galore":
+            from qvtune.methods.galore import galore_adamw
+
+            return galore_adamw(groups, betas=betas, eps=eps)
+        return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
+
+    def begin(self, model: Any, total_steps: int) -> None:
+        if self.steps:
+            from qvtune.methods.ranks import plan_steps
+
+            plan_steps(model, total_steps)
+
+    def penalty(self, model: Any) -> Any:
+        if not self.steps:
+            return None
+        from qvtune.methods.ranks import orthogonality
+
+        return orthogonality(model)
+
+    def after_step(self, model: Any, step: int) -> None:
+        if self.steps:
+            from qvtune.methods.ranks import allocate
+
+            allocate(model, step)
+
     @staticmethod
     def function(name: str) -> Callable[..., None]:
         """Return the function that `train` or `start` names, as in "sparse.train_sift"."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.amounts import count
+from qvtune.files import write_json, write_text
 from qvtune.lab.gap import Gap, MeasuredBound
 from qvtune.report.chart import Chart, Series, draw_charts
 from qvtune.report.document import Page, Pictures, Table, entry, render
@@ -15,7 +16,7 @@ from qvtune.roles.attention import AttentionMap
 from qvtune.roles.layouts import ROLES
 from qvtune.theory.bound import FULL, LORA, Bound, generalization_bound
 from qvtune.train.config import join_words
-from qvtune.train.folder import check_free, write_json, write_text
+from qvtune.train.folder import check_free
 
 RECORD = "bound.json"
 HERE, MEASURED = "here", "measured gap"

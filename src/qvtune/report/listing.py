@@ -14,6 +14,7 @@ from qvtune.errors import ConfigError, RunError, nearest
 from qvtune.lab.outcome import Outcome, read_outcome
 from qvtune.lab.store import Store
 from qvtune.report.labels import RATES, is_number
+from qvtune.train.checkpoint import Checkpoints
 from qvtune.train.config import TrainConfig
 from qvtune.train.folder import RunFolder
 
@@ -208,8 +209,8 @@ def _results(outcome: Outcome) -> Row:
 
 def _saved_steps(folder: RunFolder) -> int | None:
     """Return the step from which a run would go on that has not come to its end."""
-    checkpoint = folder.last_checkpoint()
-    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else None
+    checkpoints = Checkpoints(folder.checkpoints).all()
+    return checkpoints[0].step if checkpoints else None
 
 
 def _number(text: str) -> float | None:

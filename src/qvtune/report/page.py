@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from qvtune.errors import RunError
+from qvtune.files import write_bytes, write_text, writing
 from qvtune.lab.store import Store
 from qvtune.report.curves import draw_curves
 from qvtune.report.document import render
@@ -14,7 +15,7 @@ from qvtune.report.records import read_records
 from qvtune.report.run_page import main_metric, read_run, run_page
 from qvtune.report.store_page import store_page
 from qvtune.report.theme import as_it_stands
-from qvtune.train.folder import RunFolder, write_bytes, write_text, writing
+from qvtune.train.folder import RunFolder
 
 RESOLUTION = 130
 

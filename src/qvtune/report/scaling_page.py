@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from qvtune.files import write_json, write_text
 from qvtune.lab.formats import to_markdown
 from qvtune.report.chart import Chart, Series, draw_charts
 from qvtune.report.document import Entry, Page, Pictures, Table, render
@@ -28,7 +29,7 @@ from qvtune.report.scaling_tables import (
 )
 from qvtune.theory.results import ScalingResult, Sizes, ToyResult
 from qvtune.theory.toy import QUANTITIES
-from qvtune.train.folder import check_free, write_json, write_text
+from qvtune.train.folder import check_free
 
 RECORD = "scaling.json"
 CAPTION = (

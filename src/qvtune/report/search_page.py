@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qvtune.files import write_text
 from qvtune.report.chart import FEW_POINTS, Chart, Series, draw_charts
 from qvtune.report.document import Page, Pictures, Table, entry, render
 from qvtune.report.labels import AXIS_TITLES, LR, VALUE_LR, label_text
@@ -16,7 +17,6 @@ from qvtune.report.run_page import plot
 from qvtune.search.ranges import ENDS, LEAST_DROP, RISES, RangeTest
 from qvtune.search.suggestion import Suggestion
 from qvtune.search.trials import Trial, not_told_apart
-from qvtune.train.folder import write_text
 
 HEAD_LR = "head_lr"
 TITLES = AXIS_TITLES | {HEAD_LR: "rate of the head"}

@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from qvtune.errors import ConfigError, DivergedError
-from qvtune.search.bench import FORWARD_SHARE, Bench
 from qvtune.search.budget import (
     FEWEST_COMPARED,
     FEWEST_POINTS,
@@ -23,6 +22,7 @@ from qvtune.search.budget import (
 from qvtune.search.given import HEAD, QUERY_KEY, VALUE
 from qvtune.search.journal import Journal
 from qvtune.search.ranges import LEAST_DROP, RISES, RangeTest, changes, rising_rates
+from qvtune.search.runner import FORWARD_SHARE, TrialRunner
 from qvtune.search.suggestion import Confidence, Suggestion
 from qvtune.search.trials import (
     REPEATS,
@@ -60,7 +60,7 @@ class Finder:
     """Finds the rates of an adapted model.
 
     Args:
-        bench: trains the model, within `borrowed`.
+        runner: trains the model, within `borrowed`.
         budget: what may be spent.
         default: rates that would be taken without a search: "lr", "value_lr" and "head_lr".
         fixed: those of them that are given and are not searched.
@@ -70,15 +70,15 @@ class Finder:
 
     def __init__(
         self,
-        bench: Bench,
+        runner: TrialRunner,
         budget: Budget,
         default: Rates,
         fixed: Rates,
         lr_ratio: float | None,
         journal: Journal,
     ) -> None:
-        self.bench, self.budget, self.journal = bench, budget, journal
-        self.sides = make_sides(bench.groups, lr_ratio)
+        self.runner, self.budget, self.journal = runner, budget, journal
+        self.sides = make_sides(runner.groups, lr_ratio)
         self.default = {side.rate: default[side.rate] for side in self.sides}
         self.fixed = {name: rate for name, rate in fixed.items() if name in self.default}
         self.free = [side.rate for side in self.sides if side.rate not in self.fixed]
@@ -99,7 +99,7 @@ class Finder:
         """
         if not self.free:
             raise ConfigError("every rate is given, so there is nothing to find. Leave out one of them.")
-        self._start = self.bench.keep()
+        self._start = self.runner.snapshot()
         points = self._points()
         ranges: list[RangeTest] = []
         balance = None
@@ -144,14 +144,14 @@ class Finder:
         numbers = range(SIDE_PASS, SIDE_PASS + PASSES)
         names = [f"still/{number}" for number in numbers]
         names += [f"range/{side.rate}/{number}" for side in sides for number in numbers]
-        self.bench.put_back(self._start)
+        self.runner.restore(self._start)
         if HEAD in self.default:
-            learn = partial(self.bench.train, {"head": head_rate}, points, WARM_PASS)
+            learn = partial(self.runner.train, {"head": head_rate}, points, WARM_PASS)
             is_known = "warm" in self.journal
             self._piece("warm", learn)
             if is_known and not all(name in self.journal for name in names):
                 learn()  # the journal keeps losses, and no state
-        state = self.bench.keep()
+        state = self.runner.snapshot()
         still = [self._piece(f"still/{n}", partial(self._still, points, n, state)) for n in numbers]
         tests = []
         for side in sides:
@@ -178,21 +178,21 @@ class Finder:
         return value / query_key if query_key > 0 and value > 0 else None
 
     def _sides(self, rates: Rates, number: int) -> list[float]:
-        self.bench.put_back(self._start)
-        changes = self.bench.output_changes(rates, number)
+        self.runner.restore(self._start)
+        changes = self.runner.output_changes(rates, number)
         query_key = next((changes[name] for name in ("query_key", "query", "key", "output") if name in changes), 0.0)
         return [query_key, changes.get("value", 0.0)]
 
     def _still(self, steps: int, number: int, state: Mapping[str, Tensor]) -> list[float]:
-        self.bench.put_back(state)
-        return self.bench.losses(steps, number)
+        self.runner.restore(state)
+        return self.runner.losses(steps, number)
 
     def _rise(self, side: Side, rates: Sequence[float], number: int, state: Mapping[str, Tensor]) -> list[float]:
-        self.bench.put_back(state)
-        return self.bench.train(side.groups, len(rates), number, course=rates)
+        self.runner.restore(state)
+        return self.runner.train(side.groups, len(rates), number, schedule=rates)
 
     def _try(self, ranges: Sequence[RangeTest], balance: float | None) -> list[Trial]:
-        left, evaluation = self.budget.steps - self._spent, self.bench.evaluation_cost
+        left, evaluation = self.budget.steps - self._spent, self.runner.evaluation_cost
         number, steps = trial_length(left, evaluation, self.budget.full_steps)
         if steps < FEWEST_TRIAL_STEPS:
             number, steps = int(left / (FEWEST_TRIAL_STEPS + evaluation)), FEWEST_TRIAL_STEPS
@@ -217,13 +217,13 @@ class Finder:
         return [replace(trial, again=run(trial.rates, TRIAL_PASS + 1)) if trial in again else trial for trial in trials]
 
     def _trial(self, rates: Rates, steps: int, number: int) -> list[float]:
-        self.bench.put_back(self._start)
+        self.runner.restore(self._start)
         by_group = {group: rates[side.rate] * factor for side in self.sides for group, factor in side.groups.items()}
-        losses = self.bench.train(by_group, steps, number, course=self._course(steps))
-        return self.bench.validate() if math.isfinite(losses[-1]) else []
+        losses = self.runner.train(by_group, steps, number, schedule=self._course(steps))
+        return self.runner.validate() if math.isfinite(losses[-1]) else []
 
     def _course(self, steps: int) -> list[float]:
-        recipe = self.bench.recipe
+        recipe = self.runner.recipe
         return course(steps, recipe.warmup, decays=recipe.schedule != "constant")
 
     def _choose(self, ranges: Sequence[RangeTest], trials: Sequence[Trial], balance: float | None) -> Suggestion:
@@ -235,7 +235,7 @@ class Finder:
             )
         # The method's own rates, of the first trial, are for whole runs.
         own = not trials or best is trials[0]
-        shrunk = 1.0 if own else shrinkage(self._course(best.steps), self.bench.full_course(self.budget.full_steps))
+        shrunk = 1.0 if own else shrinkage(self._course(best.steps), self.runner.full_schedule(self.budget.full_steps))
         rates = {name: rounded(rate * shrunk) if name in self.free else rate for name, rate in best.rates.items()}
         value = rates.get(VALUE)
         rate = rates.get(QUERY_KEY, value if value is not None else rates.get(HEAD))
@@ -259,9 +259,9 @@ class Finder:
         """Measure a piece, or find it measured, and count what it cost."""
 
         def measure() -> dict[str, Any]:
-            before, started = (self.bench.cost.steps, self.bench.cost.forwards), time.perf_counter()
+            before, started = (self.runner.cost.steps, self.runner.cost.forwards), time.perf_counter()
             values = function()
-            steps, forwards = self.bench.cost.steps - before[0], self.bench.cost.forwards - before[1]
+            steps, forwards = self.runner.cost.steps - before[0], self.runner.cost.forwards - before[1]
             seconds = time.perf_counter() - started
             return {"values": values, "cost": {"steps": steps, "forwards": forwards, "seconds": seconds}}
 

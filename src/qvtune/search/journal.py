@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.errors import RunError
-from qvtune.train.folder import writing
+from qvtune.files import writing
 
 
 class Journal:

@@ -19,23 +19,24 @@ from qvtune.data.files import file_digests
 from qvtune.data.load import TUNING
 from qvtune.device import choose_device, device_of
 from qvtune.errors import ConfigError, Interrupted
-from qvtune.fast.fast_path import make_fast
-from qvtune.fast.precision import resolve_precision
+from qvtune.files import write_json
 from qvtune.methods.table import METHODS
 from qvtune.progress import Meter
-from qvtune.search.bench import FORWARD_SHARE, Batch, Bench, Cost, Loss, Recipe, borrowed
 from qvtune.search.budget import VALIDATION_PART, Budget, parse_budget
 from qvtune.search.finder import Finder
 from qvtune.search.given import HEAD, QUERY_KEY, VALUE, checked_rate, given_rates, without_auto
 from qvtune.search.journal import Journal
 from qvtune.search.material import FEWEST_BATCHES, make_material
+from qvtune.search.recipe import Recipe
+from qvtune.search.runner import FORWARD_SHARE, Cost, Loss, MeanLoss, TrialRunner, borrowed
 from qvtune.search.suggestion import Suggestion
 from qvtune.search.trials import MOST, Rates
 from qvtune.train.config import TrainConfig, make_config
-from qvtune.train.folder import check_free, write_json
-from qvtune.train.run import Prepared, prepare
+from qvtune.train.folder import check_free
+from qvtune.train.prepare import Prepared, prepare
 from qvtune.train.seeds import kept_random_state, stream_seed
-from qvtune.train.supplies import count_steps
+from qvtune.train.step import Batch
+from qvtune.train.timetable import count_steps
 
 RESULT, MEASURED = "suggestion.json", "measured.jsonl"
 # Part of the training examples that judges trials, where the options hold out none.
@@ -89,14 +90,14 @@ def suggest(
         limit = parse_budget(budget, count_steps(config, _examples(config, prepared)))
         material = make_material(held_out, prepared, _most_to_judge(limit, config))
         journal = _journal(None if out is None else Path(out), held_out, fixed, ratio, limit)
-        precision = resolve_precision(config.precision, device)
-        model = make_fast(prepared.model, precision=precision) if config.fast else prepared.model
-        recipe = Recipe(**{name: getattr(config, name) for name in RECIPE}, precision=precision)
+        recipe = Recipe(**{name: getattr(config, name) for name in RECIPE}, precision=prepared.precision)
         if "b_lr_ratio" in METHODS[config.method].defaults:
             recipe = replace(recipe, b_lr_ratio=config.b_lr_ratio)
-        bench = Bench(model, material.supply, material.validation, material.loss, recipe, material.judge)
+        runner = TrialRunner(
+            prepared.model, material.supply, material.validation, material.objective, recipe, material.judge
+        )
         try:
-            found = _search(bench, limit, fixed, ratio, journal, console)
+            found = _search(runner, limit, fixed, ratio, journal, console)
         except KeyboardInterrupt:
             raise Interrupted(
                 "stopped; every range test and trial that had ended is kept. Give the same command again to go on."
@@ -156,14 +157,14 @@ def suggest_rates(
         judging = _checked_batches("validation", validation, 1, own_loss=loss is None)
         _checked_batches("batches", batches, FEWEST_BATCHES, own_loss=loss is None)
         supply = partial(_read_again, batches, stream_seed(recipe.seed, "suggest"))
-        bench = Bench(model, supply, judging, loss or _own_loss, recipe)
-        return _search(bench, limit, fixed, ratio, Journal(), console)
+        runner = TrialRunner(model, supply, judging, MeanLoss(loss or _own_loss), recipe)
+        return _search(runner, limit, fixed, ratio, Journal(), console)
 
 
 def _search(
-    bench: Bench, budget: Budget, fixed: Rates, ratio: float | None, journal: Journal, console: Console | None
+    runner: TrialRunner, budget: Budget, fixed: Rates, ratio: float | None, journal: Journal, console: Console | None
 ) -> Suggestion:
-    method = bench.method
+    method = runner.method
     default = {QUERY_KEY: method.lr, VALUE: method.lr * (method.lr_ratio or 1.0), HEAD: method.lr}
     console = console or Console(stderr=True)
     more = ", more than the run itself" if budget.part > 1 else ""
@@ -174,9 +175,9 @@ def _search(
         console.out(
             f"Going on: {before:.0f} steps of it, in {len(costs)} parts, were measured before.", highlight=False
         )
-    with borrowed(bench.model), Meter("searching, step", budget.steps, console, unit="steps", done=before) as meter:
-        bench.spent = lambda spent: meter.show(before + spent)
-        return Finder(bench, budget, default, fixed, ratio, journal).find()
+    with borrowed(runner.model), Meter("searching, step", budget.steps, console, unit="steps", done=before) as meter:
+        runner.spent = lambda spent: meter.show(before + spent)
+        return Finder(runner, budget, default, fixed, ratio, journal).find()
 
 
 def _check_call(model: nn.Module, recipe: Recipe, full_steps: int) -> None:

@@ -4,9 +4,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from rich.console import Console
-from transformers import TrainerCallback
-
 from qvtune.methods.table import METHODS
 from qvtune.options import option_name
 from qvtune.roles.layouts import ROLES
@@ -41,29 +38,6 @@ USUAL, USUAL_MOVED = 0.03, 0.1
 STILL = 0.002
 
 
-class SideWatch(TrainerCallback):
-    """Prints each warning once in a run, and adds it to the line of `metrics.jsonl`.
-
-    To be called before what writes that line.
-    """
-
-    def __init__(self, config: TrainConfig, console: Console) -> None:
-        self.config, self.console = config, console
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look at the step that was just logged, and those before it."""
-        history = state.log_history
-        if not _changes(history[-1]):
-            return
-        told = {side for record in history for side in record.get("warnings", {})}
-        found = side_warnings(history, self.config, state.max_steps, told)
-        if found:
-            history[-1]["warnings"] = found
-        if state.is_world_process_zero:
-            for text in found.values():
-                self.console.out(text, highlight=False)
-
-
 def list_warnings(records: Sequence[Mapping[str, Any]], *, ended: bool = False) -> list[str]:
     """Return the warnings of a run's log.
 
@@ -81,12 +55,16 @@ def side_warnings(
 ) -> dict[str, str]:
     """Return what to warn of after the last record, by side: "query_key", "value", or "all" where nothing moves.
 
+    A record without measured changes gives nothing.
+
     Args:
         records: logged steps, as in `metrics.jsonl`.
         config: of the run; it names the rates to change.
         steps: of the whole run.
         told: sides that were warned of before, which are passed over.
     """
+    if not _changes(records[-1]):
+        return {}
     measured = [record for record in records if _changes(record)][-WINDOW - 1 :]
     found = {}
     for side in _sides(measured[-1]):

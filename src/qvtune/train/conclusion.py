@@ -13,7 +13,7 @@ from qvtune.data.mistakes import KEPT, sort_mistakes, worst_mistakes
 from qvtune.data.task import Task, TextData
 from qvtune.train.balance import list_warnings
 from qvtune.train.config import TrainConfig
-from qvtune.train.loop import Measured
+from qvtune.train.evaluate import Evaluation
 from qvtune.train.verdict import NOTHING_LEARNED, Predictions, judge_run
 
 # Fewer predictions than these do not show that anything was learned, though they may show that nothing was.
@@ -48,7 +48,7 @@ class Conclusion:
 def conclude(
     config: TrainConfig,
     data: TextData,
-    measured: Measured,
+    measured: Evaluation,
     records: Sequence[Mapping[str, Any]],
     head_start: Mapping[str, Any] | None = None,
 ) -> Conclusion:

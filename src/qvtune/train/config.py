@@ -264,6 +264,14 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
         values = {name: getattr(self, name) for name in names}
         return values if METHODS[self.method].has_roles else values | {"lr_ratio": 1.0}
 
+    @property
+    def group_rates(self) -> dict[str, Any]:
+        """What `param_groups` is to be given of the options."""
+        rates = self.rates
+        if self.value_lr is not None:
+            del rates["lr_ratio"]
+        return rates | {"b_lr_ratio": self.b_lr_ratio if "b_lr_ratio" in METHODS[self.method].defaults else None}
+
     def pass_tokens(self, length: int) -> int:
         """Return the tokens of a forward pass at most, of texts of at most `length` tokens."""
         return max(self.batch_tokens or self.batch_size * length, length)

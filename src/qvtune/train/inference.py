@@ -11,9 +11,7 @@ import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import nn
-from torch.utils.data import DataLoader
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from qvtune.adaptation import restore
 from qvtune.adapters import load_adapter
@@ -22,20 +20,21 @@ from qvtune.data.files import changed_file, file_digest, file_digests
 from qvtune.data.glue import format_submission, glue_name, load_tests, make_task
 from qvtune.data.load import TUNING, load_data, load_glue
 from qvtune.data.matching import labelled, read_matching, same_classes
-from qvtune.data.metrics import combine_splits, compute_metrics
 from qvtune.data.records import check_characters, take_texts, text_dataset
 from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.data.tokens import tokenize
-from qvtune.device import choose_device, device_of, place
+from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, RunError
-from qvtune.fast.batches import longest_first
 from qvtune.fast.fast_path import make_fast
+from qvtune.files import staged_folder, write_text
 from qvtune.methods.table import METHODS
 from qvtune.progress import track
 from qvtune.roles.unwrap import unwrap
+from qvtune.train.batches import EvaluationBatches, read_columns
 from qvtune.train.conclusion import mistakes_by_split
 from qvtune.train.config import TrainConfig
-from qvtune.train.folder import RunFolder, staged_folder, write_text
+from qvtune.train.evaluate import evaluate_set, measure
+from qvtune.train.folder import RunFolder
 from qvtune.train.model import ModelSource, find_model, load_config, load_model, load_tokenizer, text_length
 from qvtune.train.predictions import format_predictions
 from qvtune.train.readable import check_ends
@@ -117,34 +116,24 @@ def load_run(path: Path, model: str | None = None, device: str = "auto") -> Trai
     return TrainedRun(folder, config, task, source, saved, place_of_model)
 
 
-def score_texts(
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
-    batch_size: int,
-    console: Console | None = None,
-) -> NDArray[np.float32]:
-    """Return the model's outputs for tokenised texts, (examples, classes) logits or (examples, 1) predictions.
+def score_texts(run: TrainedRun, tokens: Dataset, batch_size: int | None = None) -> NDArray[np.float32]:
+    """Return the outputs of a run's model for tokenised texts, in their order, as its task keeps them.
 
-    Progress goes to `console`, standard error when None.
+    Args:
+        run: the run.
+        tokens: what the tokenizer made of the texts.
+        batch_size: examples per forward pass; the run's own when None.
 
     Raises:
         DataError: if a text holds what ends texts for this model.
     """
-    check_ends(unwrap(model).config, tokenizer, dataset)
-    device = device_of(model)
-    columns = [name for name in dataset.column_names if name in tokenizer.model_input_names]
-    by_length, order = longest_first(dataset.select_columns(columns))
-    loader = DataLoader(by_length, batch_size=batch_size, collate_fn=DataCollatorWithPadding(tokenizer))
-    scores = []
-    with torch.inference_mode():
-        console = console or Console(stderr=True)
-        for batch in track(loader, len(dataset), "scoring", console, size=batch_size, unit="examples"):
-            scores.append(model(**batch.to(device)).logits.float().cpu())
-    found = torch.cat(scores).numpy()
-    result = np.empty_like(found)
-    result[order] = found
-    return result
+    check_ends(unwrap(run.model).config, run.tokenizer, tokens)
+    read = read_columns(tokens, run.tokenizer.model_input_names)
+    size = batch_size or run.config.eval_batch_size
+    batches = EvaluationBatches(read, run.task.collator(run.tokenizer), size)
+    console = Console(stderr=True)
+    shown = track(batches, len(tokens), "scoring", console, size=size, unit="examples")
+    return evaluate_set(run.model, run.task, batches, shown)
 
 
 def evaluate_run(
@@ -175,15 +164,13 @@ def evaluate_run(
         `describe_classes`, of MNLI over both sets together; `mistakes`, see `worst_mistakes`, if any were asked for.
     """
     splits, notes = _evaluation_sets(run, data, glue_dir, text_columns, label_column)
-    batch_size = batch_size or run.config.eval_batch_size
-    by_split, scores = {}, {}
+    scores, labels_of = {}, {}
     for split, dataset in splits.items():
-        tokens = tokenize(dataset, run.tokenizer, run.max_length)
-        scores[split] = score_texts(run.model, run.tokenizer, tokens, batch_size)
-        by_split[split] = compute_metrics(run.task, scores[split], np.asarray(tokens["labels"]))
-    all_scores = np.concatenate(list(scores.values()))
-    labels = np.concatenate([np.asarray(dataset["label"]) for dataset in splits.values()])
-    metrics = combine_splits(run.task, by_split)
+        scores[split] = score_texts(run, tokenize(dataset, run.tokenizer, run.max_length), batch_size)
+        labels_of[split] = np.asarray(dataset["label"])
+    evaluation = measure(run.task, scores, labels_of)
+    all_scores, labels = evaluation.reported
+    metrics = evaluation.task_metrics
     found = Predictions(run.task, all_scores, labels, "these examples")
     head_start = run.folder.read_result().get("head_start") if data in (None, run.task.name) else None
     worst = {"mistakes": mistakes_by_split(run.task, scores, splits, mistakes)} if mistakes else {}
@@ -241,7 +228,7 @@ def predict_file(
         for place_of_cell, value in zip(table.places, table.column(name), strict=True):
             check_characters(name, value, place_of_cell)
     tokens = tokenize(text_dataset(texts), run.tokenizer, run.max_length)
-    scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
+    scores = score_texts(run, tokens, batch_size)
     inputs = {name: table.column(name) for name in table.columns}
     write_text(out, format_predictions(run.task, inputs, scores, out.suffix.lower(), spreadsheet_safe))
     return len(scores), sum(not "".join(row).strip() for row in zip(*texts, strict=True))
@@ -276,7 +263,7 @@ def predict_glue(
         _check_free(path, overwrite)
     for path, (_, indices, dataset) in zip(paths, tests, strict=True):
         tokens = tokenize(dataset, run.tokenizer, run.max_length)
-        scores = score_texts(run.model, run.tokenizer, tokens, batch_size or run.config.eval_batch_size)
+        scores = score_texts(run, tokens, batch_size)
         write_text(path, format_submission(name, indices, scores))
     return paths
 

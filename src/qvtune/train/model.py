@@ -19,6 +19,7 @@ from qvtune.data.packaged import PREFIX, locate_model
 from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.errors import ConfigError, ModelError
 from qvtune.network import hub_is_reachable
+from qvtune.roles.unwrap import unwrap
 from qvtune.train.readable import input_names
 from qvtune.train.weights import WRAPPERS, check_loaded, forget_wrappers
 
@@ -163,6 +164,21 @@ def load_model(
     if new_head or _other_head(config):
         _start_head_anew(model)
     return model
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Let a model compute activations again in the backward pass, in place of keeping them.
+
+    Raises:
+        ModelError: if it cannot.
+    """
+    inner: Any = unwrap(model)
+    # transformers 5.21 renamed gradient_checkpointing_enable, and Python 3.10 ends at 5.20.
+    enable = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ModelError(f"--gradient-checkpointing: {_first_line(error)} Leave it out.") from error
 
 
 def build_on_meta(source: ModelSource, task: Task) -> Any:

@@ -1,65 +1,61 @@
 """Progress of a run: steps, loss and speed, and the metrics of every evaluation."""
 
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.console import Console
-from transformers import TrainerCallback
 
 from qvtune.progress import Meter
+from qvtune.train.callbacks import Progress
+from qvtune.train.step import Batch
 
 
-class ProgressReport(TrainerCallback):
-    """Prints steps, loss, examples per second and time left, and the metrics of every evaluation."""
+class ProgressReport:
+    """Prints steps, loss, examples per second and time left, and the metrics of every evaluation.
+
+    Args:
+        console: where to print; a quiet one in all processes but the first.
+        examples_per_step: of all processes together.
+    """
 
     def __init__(self, console: Console, examples_per_step: float) -> None:
-        self.console = console
-        self.examples_per_step = examples_per_step
-        self.loss = ""
-        self._training: Meter | None = None
-        self._evaluation: Meter | None = None
-        self._evaluated = 0
+        self.console, self.examples_per_step = console, examples_per_step
+        self._loss = ""
+        self._meter: Meter | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self._training = Meter(
-                "step",
-                state.max_steps,
-                self.console,
-                unit="examples",
-                size=self.examples_per_step,
-                done=state.global_step,
-            )
+    def begin(self, progress: Progress) -> None:
+        """Show the bar."""
+        self._meter = Meter(
+            "step",
+            progress.steps,
+            self.console,
+            unit="examples",
+            size=self.examples_per_step,
+            done=progress.step,
+        )
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._training is not None:
-            self._training.show(state.global_step, self.loss)
+    def step(self, progress: Progress) -> None:
+        """Show one more step."""
+        if self._meter is not None:
+            self._meter.show(progress.step, self._loss)
 
-    def on_prediction_step(self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any) -> None:
-        if self._evaluation is None and state.is_world_process_zero:
-            # The bar of the training is on the screen meanwhile.
-            self._evaluation = Meter("evaluating, batch", len(eval_dataloader), self.console, has_bar=False)
-            self._evaluated = 0
-        if self._evaluation is not None:
-            self._evaluated += 1
-            self._evaluation.show(self._evaluated)
+    def logged(self, loss: float) -> None:
+        """Show the loss from now on."""
+        self._loss = f"loss {loss:.4f}"
 
-    def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
-        self._evaluation = None
+    def evaluating(self, batches: Iterable[Batch], total: int) -> Iterator[Batch]:
+        """Yield batches of an evaluation, and print lines where it takes long; the bar of the training stays."""
+        meter = Meter("evaluating, batch", total, self.console, has_bar=False)
+        for number, batch in enumerate(batches, 1):
+            yield batch
+            meter.show(number)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if logs and "loss" in logs:
-            self.loss = f"loss {logs['loss']:.4f}"
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero and metrics:
-            shown = ", ".join(f"{name.removeprefix('eval_')} {value:.4f}" for name, value in metrics.items())
-            self.console.out(f"epoch {state.epoch or 0:.2f}, step {state.global_step}: {shown}", highlight=False)
+    def evaluated(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+        """Print what an evaluation gave."""
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self.console.out(f"epoch {progress.epoch:.2f}, step {progress.step}: {shown}", highlight=False)
 
     def close(self) -> None:
         """Take the bar off the screen, also after an error."""
-        if self._training is not None:
-            self._training.close()
-            self._training = None
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.close()
+        if self._meter is not None:
+            self._meter.close()
+            self._meter = None

@@ -1,11 +1,10 @@
 """`RoleTelemetry`: what each role does in the logged steps of a run."""
 
 import math
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from qvtune.train.output_change import OutputMeter
 from qvtune.train.updates import UpdateMeter, step_sizes
@@ -14,11 +13,11 @@ from qvtune.train.updates import UpdateMeter, step_sizes
 UPDATE, STEP, OUTPUT = "update/", "step/", "output/"
 
 
-class RoleTelemetry(TrainerCallback):
+class RoleTelemetry:
     """Measures, by role, how far the weights have moved, how far this step moved them, and what that does to outputs.
 
-    The last two are measured in steps that are logged by `logging_steps`: inputs of a few layers are kept in the
-    step's forward pass, and copies of their trained parameters from just before the optimizer's step.
+    The last two are measured in steps that were watched: inputs of a few layers are kept in the step's forward pass,
+    and copies of their trained parameters from before the step.
 
     Args:
         model: what `adapt` returned, before its first step.
@@ -28,19 +27,14 @@ class RoleTelemetry(TrainerCallback):
         self._model = model
         self._moved = UpdateMeter(model)
         self._outputs = OutputMeter(model)
-        self._watching = ExitStack()
         self._before: dict[str, Tensor] = {}
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Watch the forward pass of a step that will be logged."""
-        step = state.global_step + 1
-        if step % state.logging_steps == 0 or (step == 1 and args.logging_first_step):
-            self._watching.enter_context(self._outputs.watching())
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch the step that is taken meanwhile."""
+        with self._outputs.watching():
             self._before = self._outputs.weights()
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Stop watching."""
-        self.close()
+            yield
 
     def measure(self, *, has_stepped: bool) -> dict[str, float]:
         """Return the measured sizes as `metrics.jsonl` names them; of the step alone where it was watched.
@@ -55,7 +49,3 @@ class RoleTelemetry(TrainerCallback):
             sizes |= {f"{OUTPUT}{part}": size for part, size in self._outputs.measure(before).items()}
         # JSON has no other numbers. They come before the run is stopped because it diverges, which says it all.
         return {name: size for name, size in sizes.items() if math.isfinite(size)}
-
-    def close(self) -> None:
-        """Let go of the model, also after an error."""
-        self._watching.close()

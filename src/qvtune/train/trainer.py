@@ -23,6 +23,7 @@ from qvtune.device import place
 from qvtune.errors import ConfigError, RunError
 from qvtune.fast.fast_path import make_fast
 from qvtune.fast.precision import full_precision
+from qvtune.files import STAGING
 from qvtune.groups import NO_DECAY, param_groups
 from qvtune.methods.galore import galore_adamw
 from qvtune.methods.method import Method
@@ -32,7 +33,7 @@ from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.unwrap import unwrap
 from qvtune.train.config import TrainConfig
-from qvtune.train.folder import STAGING
+from qvtune.train.state import group_name, group_summaries, list_groups
 
 
 def _option(name: str, default: Any = None) -> Any:
@@ -109,6 +110,7 @@ class Trainer(transformers.Trainer):
         if self._method is not None and self._method.steps:
             self.add_callback(RankAllocation())
         self._role_rates: dict[str, float] = {}
+        self.add_callback(RoleRates(self._role_rates))
         # transformers takes every model with **kwargs to divide its loss by the accumulated number of examples; heads
         # for sequence classification average over their own batch instead, so N accumulated losses would add up to N
         # times their mean.
@@ -172,14 +174,6 @@ class Trainer(transformers.Trainer):
             attention=None if adaptation_of(model) else _attention_of(self.model),
             **value,
         )
-
-    def _get_learning_rate(self) -> float:
-        # transformers asks between the update and the scheduler's step, when the rates are those of the update.
-        rates: dict[str, float] = {}
-        for number, group in enumerate(self.optimizer.param_groups):
-            rates.setdefault(_group_name(group, number).removesuffix(NO_DECAY), float(group["lr"]))
-        self._role_rates = rates
-        return super()._get_learning_rate()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; of one with an adapter, what `save_adapter` saves."""
@@ -263,14 +257,27 @@ class Trainer(transformers.Trainer):
         return True
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        wanted = _group_summaries(self.optimizer)
+        wanted = group_summaries(self.optimizer)
         super()._load_optimizer_and_scheduler(checkpoint)
-        found = _group_summaries(self.optimizer)
+        found = group_summaries(self.optimizer)
         if checkpoint is not None and found != wanted:
             raise RunError(
-                f"{checkpoint}: was trained with the parameter groups {_listed(found)}, and this run has "
-                f"{_listed(wanted)}. Resume with the same roles and rates, or start in another folder."
+                f"{checkpoint}: was trained with the parameter groups {list_groups(found)}, and this run has "
+                f"{list_groups(wanted)}. Resume with the same roles and rates, or start in another folder."
             )
+
+
+class RoleRates(TrainerCallback):
+    """Notes the rate of every role between the update and the schedule's step, when it is that of the update."""
+
+    def __init__(self, rates: dict[str, float]) -> None:
+        self.rates = rates
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note them."""
+        self.rates.clear()
+        for number, group in enumerate(kwargs["optimizer"].param_groups):
+            self.rates.setdefault(group_name(group, number).removesuffix(NO_DECAY), float(group["lr"]))
 
 
 class RankAllocation(TrainerCallback):
@@ -318,22 +325,6 @@ def _attention_of(model: nn.Module) -> AttentionMap | None:
     return adaptation.attention if adaptation else None
 
 
-def _group_summaries(optimizer: Any) -> list[tuple[str, float, tuple[str, ...]]]:
-    return [
-        (_group_name(group, number), group.get("initial_lr", group["lr"]), _parameter_names(group))
-        for number, group in enumerate(optimizer.param_groups)
-    ]
-
-
-def _group_name(group: dict[str, Any], number: int) -> str:
-    """Return the name that `param_groups` gave, or one by place for a group of somebody else's optimizer."""
-    return group.get("name", f"group{number}")
-
-
-def _parameter_names(group: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(group.get("param_names") or (str(tuple(parameter.shape)) for parameter in group["params"]))
-
-
 def _check_optimizer(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> None:
     """Check that all that an optimizer updates trains in this model, since the training would change nothing else."""
     if optimizer is None:
@@ -345,10 +336,6 @@ def _check_optimizer(optimizer: torch.optim.Optimizer | None, model: nn.Module) 
             f"optimizers: {len(others)} of the optimizer's parameters do not train in this model: they are another "
             "model's, or frozen. Adapt the model first, and make the optimizer of qvtune.param_groups(model, ...)."
         )
-
-
-def _listed(groups: list[tuple[str, float, tuple[str, ...]]]) -> str:
-    return ", ".join(f"{name} ({len(names)} parameters at {rate:g})" for name, rate, names in groups)
 
 
 def _replace_folder(source: str, target: str) -> None:

@@ -1,13 +1,11 @@
 """Warnings of a run that has learned nothing, or less than it started with: from its predictions and its log."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from transformers import TrainerCallback
 
 from qvtune.data.metrics import standard_error
 from qvtune.data.task import CLASSIFICATION, Task
@@ -109,31 +107,19 @@ def judge_run(
     return warnings
 
 
-class OneClassWatch(TrainerCallback):
-    """Warns once in a run, at the evaluation where it is so, that all predictions are in one class.
+def early_warning(
+    found: Predictions, config: TrainConfig, records: Sequence[Mapping[str, Any]], told: Collection[str]
+) -> dict[str, str]:
+    """Return the warning of an evaluation before the last that all predictions are in one class, once in a run.
 
-    To be called before what writes the line of `metrics.jsonl`, to which the warning is added. `trainer`, which has the
-    predictions, is set after it is made.
+    Args:
+        found: what the model predicted.
+        config: of the run.
+        records: its log up to the evaluation.
+        told: what was warned of before.
     """
-
-    def __init__(self, task: Task, config: TrainConfig, console: Console) -> None:
-        self.task, self.config, self.console = task, config, console
-        self.trainer: Any = None
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look at the evaluation that was just logged."""
-        history = state.log_history
-        told = any(ONE_CLASS in record.get("warnings", {}) for record in history)
-        # At the end the whole verdict is given.
-        if "eval_loss" not in history[-1] or told or state.global_step >= state.max_steps:
-            return
-        scores, labels = self.trainer.measured.reported
-        found = Predictions(self.task, scores, labels, f"the validation set at step {history[-1]['step']:,}")
-        warnings = judge_predictions(found, self.config, history)
-        if ONE_CLASS in warnings:
-            history[-1]["warnings"] = {ONE_CLASS: warnings[ONE_CLASS]}
-            if state.is_world_process_zero:
-                self.console.out(warnings[ONE_CLASS], highlight=False)
+    warnings = judge_predictions(found, config, records) if ONE_CLASS not in told else {}
+    return {ONE_CLASS: warnings[ONE_CLASS]} if ONE_CLASS in warnings else {}
 
 
 def _one_class(found: Predictions) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A bench trains as plain transformers does, and gives a model back bit for bit."""
+"""A trial trains as plain transformers does, and gives a model back bit for bit."""
 
 import random
 from collections.abc import Iterator
@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 
 import qvtune
 from qvtune.roles.unwrap import unwrap
-from qvtune.search.bench import FORWARD_SHARE, Batch, Bench, Recipe, borrowed
+from qvtune.search.recipe import Recipe
+from qvtune.search.runner import FORWARD_SHARE, MeanLoss, TrialRunner, borrowed
+from qvtune.train.step import Batch
 
 RATES = {"query": 2e-3, "value": 6e-3, "head": 1e-2}
 
@@ -24,9 +26,13 @@ def own_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     return model(**batch).loss
 
 
-def make_bench(model: nn.Module, batches: list[dict], **recipe: object) -> Bench:
-    return Bench(
-        model, lambda number: cycle(batches[number:] + batches[:number]), batches[:2], own_loss, Recipe(**recipe)
+def make_runner(model: nn.Module, batches: list[dict], **recipe: object) -> TrialRunner:
+    return TrialRunner(
+        model,
+        lambda number: cycle(batches[number:] + batches[:number]),
+        batches[:2],
+        MeanLoss(own_loss),
+        Recipe(**recipe),
     )
 
 
@@ -60,41 +66,41 @@ def test_it_trains_as_transformers_does(method: str, tmp_path: Path) -> None:
 
     other = tiny_model(0.0, method=method, **adapting)
     recipe = {"warmup": 2 / 6, "weight_decay": 0.1, "adam_beta2": 0.98, "adam_epsilon": 1e-7, "max_grad_norm": 0.5}
-    bench = make_bench(other, batches, **recipe, b_lr_ratio=ratio)
-    losses = bench.train(RATES, 6, 0)
+    runner = make_runner(other, batches, **recipe, b_lr_ratio=ratio)
+    losses = runner.train(RATES, 6, 0)
     assert losses == pytest.approx(wanted, abs=2e-4)  # transformers logs four digits
     for (name, one), two in zip(weights(model).items(), weights(other).values(), strict=True):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5, msg=name)
-    assert bench.cost.in_steps == 6
+    assert runner.cost.in_steps == 6
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
     small = make_batches(4, size=4)
     large = [{name: torch.cat([a[name], b[name]]) for name in a} for a, b in zip(small[::2], small[1::2], strict=True)]
     models = tiny_model(0.0, dropout=0.0), tiny_model(0.0, dropout=0.0)
-    one = make_bench(models[0], small, accumulation=2).train(RATES, 2, 0)
-    two = make_bench(models[1], large).train(RATES, 2, 0)
+    one = make_runner(models[0], small, accumulation=2).train(RATES, 2, 0)
+    two = make_runner(models[1], large).train(RATES, 2, 0)
     assert one == pytest.approx(two, abs=1e-6)
     for first, second in zip(weights(models[0]).values(), weights(models[1]).values(), strict=True):
         torch.testing.assert_close(first, second, atol=1e-6, rtol=1e-5)
 
 
 def test_the_model_left_alone_has_the_losses_of_training_at_no_rate() -> None:
-    bench = make_bench(tiny_model(0.3), make_batches(5))
-    moved = bench.train({"value": 1.0}, 5, 1, course=[0.0] * 5)
-    assert bench.losses(5, 1) == moved
-    assert bench.losses(5, 2) != moved
-    assert bench.cost.in_steps == pytest.approx(5 + 10 * FORWARD_SHARE)
+    runner = make_runner(tiny_model(0.3), make_batches(5))
+    moved = runner.train({"value": 1.0}, 5, 1, schedule=[0.0] * 5)
+    assert runner.losses(5, 1) == moved
+    assert runner.losses(5, 2) != moved
+    assert runner.cost.in_steps == pytest.approx(5 + 10 * FORWARD_SHARE)
 
 
 def test_one_step_changes_the_output_through_each_side() -> None:
     model = tiny_model(roles="qkv")
-    bench = make_bench(model, make_batches(3))
-    start = bench.keep()
-    small = bench.output_changes({"query": 1e-5, "key": 1e-5, "value": 1e-5}, 0)
+    runner = make_runner(model, make_batches(3))
+    start = runner.snapshot()
+    small = runner.output_changes({"query": 1e-5, "key": 1e-5, "value": 1e-5}, 0)
     assert set(small) == {"query", "key", "value", "query_key"}
-    bench.put_back(start)
-    twice = bench.output_changes({"query": 1e-5, "key": 1e-5, "value": 2e-5}, 0)
+    runner.restore(start)
+    twice = runner.output_changes({"query": 1e-5, "key": 1e-5, "value": 2e-5}, 0)
     assert twice["value"] == pytest.approx(2 * small["value"], rel=1e-3)
     assert twice["query_key"] == pytest.approx(small["query_key"], rel=1e-3)
 
@@ -102,7 +108,7 @@ def test_one_step_changes_the_output_through_each_side() -> None:
 def test_what_is_not_named_stays() -> None:
     model = tiny_model()
     before = weights(model)
-    make_bench(model, make_batches(3)).train({"value": 1e-2}, 3, 0)
+    make_runner(model, make_batches(3)).train({"value": 1e-2}, 3, 0)
     moved = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
     assert moved
     assert all(".value." in name for name in moved)
@@ -110,29 +116,29 @@ def test_what_is_not_named_stays() -> None:
 
 def test_training_stops_at_the_first_loss_that_is_not_finite() -> None:
     model = tiny_model()
-    bench = make_bench(model, make_batches(4))
-    losses = bench.train(RATES, 4, 0, course=[1.0, float("inf"), 1.0, 1.0])
+    runner = make_runner(model, make_batches(4))
+    losses = runner.train(RATES, 4, 0, schedule=[1.0, float("inf"), 1.0, 1.0])
     assert len(losses) == 3
     assert np.isfinite(losses[:2]).all()
     assert not np.isfinite(losses[2])
-    assert bench.validate() == []
+    assert runner.validate() == []
 
 
 METHODS = ["lora", "dora", "adalora", "ia3", "vera", "full", "galore", "bitfit", "head"]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_state_is_put_back_and_trains_the_same_again(method: str) -> None:
+def test_a_snapshot_is_restored_and_trains_the_same_again(method: str) -> None:
     model = tiny_model(method=method, rank=None, **({"total_steps": 20} if method == "adalora" else {}))
-    bench = make_bench(model, make_batches(6))
-    rates = dict.fromkeys(bench.groups, 0.01)
+    runner = make_runner(model, make_batches(6))
+    rates = dict.fromkeys(runner.groups, 0.01)
     with borrowed(model):
-        start = bench.keep()
-        first = bench.train(rates, 6, 0)
+        start = runner.snapshot()
+        first = runner.train(rates, 6, 0)
         after = weights(model)
-        assert bench.train(rates, 6, 0) != first
-        bench.put_back(start)
-        assert bench.train(rates, 6, 0) == first
+        assert runner.train(rates, 6, 0) != first
+        runner.restore(start)
+        assert runner.train(rates, 6, 0) == first
         assert all(torch.equal(value, after[name]) for name, value in weights(model).items())
 
 
@@ -173,9 +179,9 @@ def test_a_borrowed_model_comes_back_bit_for_bit(ending: str) -> None:
     with_handles = [parameter.data_ptr() for parameter in model.parameters()]
     try:
         with borrowed(model):
-            bench = Bench(model, lambda number: cycle(batches), batches[:2], stopping, Recipe())
-            bench.train(RATES, 6, 0)
-            bench.validate()
+            runner = TrialRunner(model, lambda number: cycle(batches), batches[:2], MeanLoss(stopping), Recipe())
+            runner.train(RATES, 6, 0)
+            runner.validate()
     except KeyboardInterrupt:
         assert ending == "interrupted"
     else:
@@ -192,5 +198,5 @@ def test_batches_are_drawn_one_at_a_time() -> None:
             drawn.append(place)
             yield batch
 
-    Bench(tiny_model(), supply, make_batches(1), own_loss, Recipe()).train(RATES, 3, 0)
+    TrialRunner(tiny_model(), supply, make_batches(1), MeanLoss(own_loss), Recipe()).train(RATES, 3, 0)
     assert drawn == [0, 1, 2]

@@ -1,0 +1,42 @@
+"""`Callback`: somebody who watches a run while it trains."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: steps taken.
+        steps: of the whole run.
+        epoch: passes through the training examples, in parts too.
+        epochs: of the whole run.
+        metric: by which the best checkpoint is chosen, as records name it.
+        records: the log: a line of `metrics.jsonl` each.
+    """
+
+    steps: int
+    epochs: float
+    metric: str
+    step: int = 0
+    epoch: float = 0.0
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Callback:
+    """Watches a run. What a method raises ends the run as it stands; each may be left as it is."""
+
+    def on_train_begin(self, progress: Progress) -> None:
+        """Before the first step of this session."""
+
+    def on_step_end(self, progress: Progress) -> None:
+        """After every step, before it is logged, evaluated or saved."""
+
+    def on_evaluate(self, progress: Progress, metrics: Mapping[str, float]) -> None:
+        """After every evaluation, with what it logged under `eval_...`."""
+
+    def on_train_end(self, progress: Progress) -> None:
+        """After the last step of this session, before the final measurement."""

@@ -1,0 +1,213 @@
+"""`Checkpoints`: the one owner of a run's checkpoints. It writes them whole, checks them, and says what is wrong.
+
+A checkpoint is a folder `checkpoint-STEP`:
+
+    trained.safetensors     what trains, by name
+    best.safetensors        the same of the best checkpoint so far, where that is an earlier one
+    optimizer.safetensors   the optimizer's state, by parameter
+    random-N.safetensors    every random state of process N
+    state.json              step, log, schedule and all that is no tensor
+    manifest.json           the size and the SHA-256 digest of every other file
+
+It is written beside its place, flushed to the disk, and renamed. One that lacks a file, or has another in its place, is
+named and never used. The last two are kept, so that there is one to go back to.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qvtune.errors import RunError
+from qvtune.files import STAGING, writing
+
+if TYPE_CHECKING:  # slow to import, and a look at a folder needs none of it
+    from accelerate import Accelerator
+    from torch import Tensor
+
+KEPT = 2
+PREFIX = "checkpoint-"
+MANIFEST, STATE = "manifest.json", "state.json"
+VERSION = 1
+_NAME = re.compile(rf"{PREFIX}(\d+)")
+_CHUNK = 1 << 20
+
+
+class DamagedError(RunError):
+    """A checkpoint is not what was written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk."""
+
+    path: Path
+
+    @property
+    def step(self) -> int:
+        """After which it was written."""
+        return int(self.path.name.removeprefix(PREFIX))
+
+    def check(self) -> None:
+        """Check that every file is there, of the size and with the content that were written.
+
+        Raises:
+            DamagedError: naming the first file that is not.
+        """
+        files = self._manifest()
+        for name, expected in files.items():
+            file = self.path / name
+            if not file.is_file():
+                raise DamagedError(f"{file} is missing")
+            if file.stat().st_size != expected["bytes"]:
+                raise DamagedError(f"{file} has {file.stat().st_size:,} bytes, and {expected['bytes']:,} were written")
+            if digest(file) != expected["sha256"]:
+                raise DamagedError(f"{file} is not what was written: its digest is another")
+        if self.state()["step"] != self.step:
+            raise DamagedError(f"{self.path} holds the state of step {self.state()['step']}")
+
+    def state(self) -> dict[str, Any]:
+        """Return what is no tensor."""
+        return json.loads((self.path / STATE).read_text(encoding="utf-8"))
+
+    def tensors(self, name: str) -> dict[str, "Tensor"]:
+        """Return the tensors of `name`.safetensors, on the CPU; none where there is no such file."""
+        from safetensors.torch import load_file
+
+        file = self.path / f"{name}.safetensors"
+        return load_file(file) if file.exists() else {}
+
+    def _manifest(self) -> dict[str, Any]:
+        file = self.path / MANIFEST
+        if not file.is_file():
+            raise DamagedError(f"{file} is missing")
+        try:
+            found = json.loads(file.read_bytes())
+            files = {
+                str(name): {"bytes": int(e["bytes"]), "sha256": str(e["sha256"])} for name, e in found["files"].items()
+            }
+            version = int(found["version"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedError(f"{file} cannot be read ({type(error).__name__})") from error
+        if version != VERSION:
+            raise DamagedError(f"{file} is of version {version}, and this qvtune reads version {VERSION}")
+        if STATE not in files or any(Path(name).name != name for name in files):
+            raise DamagedError(f"{file} does not list what a checkpoint consists of")
+        return files
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they are; it need not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def all(self) -> list[Checkpoint]:
+        """Return every checkpoint, the newest first, whole or not; other files and folders are passed over."""
+        folders = [path for path in self.folder.glob(f"{PREFIX}*") if path.is_dir() and _NAME.fullmatch(path.name)]
+        return sorted((Checkpoint(path) for path in folders), key=lambda found: -found.step)
+
+    def newest(self) -> tuple[Checkpoint | None, list[str]]:
+        """Return the newest whole checkpoint, and a sentence for each newer one that is damaged.
+
+        Raises:
+            RunError: if there are checkpoints and all are damaged.
+        """
+        damaged: list[str] = []
+        for checkpoint in self.all():
+            try:
+                checkpoint.check()
+            except DamagedError as error:
+                damaged.append(f"{checkpoint.path.name} is damaged: {error}.")
+            else:
+                return checkpoint, damaged
+        if damaged:
+            raise RunError(
+                f"{self.folder}: no checkpoint is whole. {' '.join(damaged)} Put the files back, or remove this folder "
+                "to train from the start."
+            )
+        return None, []
+
+    @contextmanager
+    def writing(self, step: int, accelerator: "Accelerator") -> Iterator[Path]:
+        """Give a folder to write a checkpoint's files into; at the end it gets its manifest and its name.
+
+        Every process of a run calls this, and each may write files of its own. Older checkpoints than the last two are
+        removed then.
+        """
+        staging, final = self.folder / f"{STAGING}{PREFIX}{step}", self.folder / f"{PREFIX}{step}"
+        with writing(self.folder):
+            if accelerator.is_main_process:
+                shutil.rmtree(staging, ignore_errors=True)
+                staging.mkdir(parents=True)
+            accelerator.wait_for_everyone()
+            yield staging
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                _seal(staging)
+                if final.exists():  # damaged, or of a run that went back before it
+                    shutil.rmtree(final)
+                staging.rename(final)
+                flush(self.folder)
+                self._tidy(step)
+        accelerator.wait_for_everyone()
+
+    def _tidy(self, step: int) -> None:
+        """Remove what comes after `step`, which is damaged since the run went back before it, and all but the last."""
+        for checkpoint in self.all():
+            if checkpoint.step > step:
+                shutil.rmtree(checkpoint.path)
+        for checkpoint in self.all()[KEPT:]:
+            shutil.rmtree(checkpoint.path)
+
+
+def _seal(folder: Path) -> None:
+    """Write the manifest of a checkpoint, and wait until all of it is on the disk."""
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": digest(path)} for path in sorted(folder.iterdir())}
+    text = json.dumps({"version": VERSION, "files": files}, indent=2) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    for path in folder.iterdir():
+        flush(path)
+    flush(folder)
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write what is no tensor into a checkpoint that is being written."""
+    (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
+
+
+def write_tensors(folder: Path, name: str, tensors: Mapping[str, "Tensor"]) -> None:
+    """Write tensors into a checkpoint that is being written; no file where there are none."""
+    from safetensors.torch import save_file
+
+    if tensors:
+        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        save_file(plain, folder / f"{name}.safetensors", metadata={"format": "pt"})
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 digest of a file."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk: a crash of the machine may follow."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,18 @@
+"""What a model makes of tokenised texts, by the function that every command asks."""
+
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.train.batches import EvaluationBatches, read_columns
+from qvtune.train.evaluate import evaluate_set
+
+TASK = Task("t", CLASSIFICATION, ("a", "b"), "classes", "accuracy", ("text",), "label")
+
+
+def scores_of(model: Any, tokenizer: Any, tokens: Dataset, batch_size: int) -> np.ndarray:
+    """Return the logits of every text, in the order given."""
+    read = read_columns(tokens, tokenizer.model_input_names)
+    return evaluate_set(model, TASK, EvaluationBatches(read, TASK.collator(tokenizer), batch_size))
