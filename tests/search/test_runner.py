@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 import qvtune
 from qvtune.roles.unwrap import unwrap
 from qvtune.search.recipe import Recipe
-from qvtune.search.runner import FORWARD_SHARE, MeanLoss, TrialRunner, borrowed
-from qvtune.train.step import Batch
+from qvtune.search.runner import FORWARD_SHARE, TrialRunner, borrowed
+from qvtune.train.objective import Batch, MeanLoss
 
 RATES = {"query": 2e-3, "value": 6e-3, "head": 1e-2}
 

@@ -262,10 +262,12 @@ def test_final_predictions_class_by_class(place: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_is_scored_twice(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qvtune.train.fit import Loop
+    from qvtune.train.evaluate import Evaluator
 
-    passes, measure = [], Loop._measure
-    monkeypatch.setattr(Loop, "_measure", lambda self, step: passes.append(step) or measure(self, step))
+    passes, measure = [], Evaluator.__call__
+    monkeypatch.setattr(
+        Evaluator, "__call__", lambda self, model, step: passes.append(step) or measure(self, model, step)
+    )
     train(place, tmp_path / "run", epochs=2, eval_steps=6, dropout=0.0)
     assert passes == [6, 12, 18, 24]
     passes.clear()

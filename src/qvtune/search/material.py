@@ -17,10 +17,9 @@ from qvtune.search.judge import fitted_losses
 from qvtune.train.batches import Collate, Order
 from qvtune.train.config import TrainConfig
 from qvtune.train.evaluate import evaluate
+from qvtune.train.objective import Batch, TaskObjective
 from qvtune.train.prepare import Prepared
 from qvtune.train.seeds import stream_seed
-from qvtune.train.setup import TaskObjective
-from qvtune.train.step import Batch
 
 # The fewest examples that can judge a trial, and the fewest batches that can train one.
 FEWEST_HELD_OUT, FEWEST_BATCHES = 32, 4

@@ -18,13 +18,13 @@ from qvtune.groups import B_FACTORS, NO_DECAY, param_groups
 from qvtune.methods.state import load_trained, trained_state
 from qvtune.methods.table import METHODS
 from qvtune.search.recipe import Recipe
+from qvtune.train.objective import Batch, Objective
 from qvtune.train.output_change import OutputMeter
 from qvtune.train.processes import accelerator_for
 from qvtune.train.schedule import make_schedule, schedule_factors
 from qvtune.train.seeds import kept_random_state, stream_seed
-from qvtune.train.step import Batch, Objective, Share, Step, StepResult
+from qvtune.train.step import Share, Step, StepResult
 
-Loss = Callable[[nn.Module, Batch], Tensor]
 # Says how bad a model in evaluation mode is on validation batches: a number per example or per batch.
 Judge = Callable[[nn.Module, Sequence[Batch]], Sequence[float]]
 # Batches without end, from the number of the pass: the same number gives the same batches.
@@ -37,26 +37,6 @@ MOST_HALVINGS = 24
 
 # A step is a forward and a backward pass, which is twice as much work again.
 FORWARD_SHARE = 1 / 3
-
-
-class MeanLoss:
-    """The objective of a loss that is a mean already: the mean over the step's batches.
-
-    Args:
-        loss: of a model and a batch.
-    """
-
-    def __init__(self, loss: Loss) -> None:
-        self.loss = loss
-
-    def total(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the batch's loss."""
-        return self.loss(model, batch)
-
-    def count(self, batch: Batch) -> Tensor:
-        """Return 1: a batch counts as one, whatever it holds."""
-        device = next((value.device for value in batch.values() if isinstance(value, Tensor)), None)
-        return torch.ones((), device=device)
 
 
 @dataclass

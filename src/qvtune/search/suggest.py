@@ -28,14 +28,14 @@ from qvtune.search.given import HEAD, QUERY_KEY, VALUE, checked_rate, given_rate
 from qvtune.search.journal import Journal
 from qvtune.search.material import FEWEST_BATCHES, make_material
 from qvtune.search.recipe import Recipe
-from qvtune.search.runner import FORWARD_SHARE, Cost, Loss, MeanLoss, TrialRunner, borrowed
+from qvtune.search.runner import FORWARD_SHARE, Cost, TrialRunner, borrowed
 from qvtune.search.suggestion import Suggestion
 from qvtune.search.trials import MOST, Rates
 from qvtune.train.config import TrainConfig, make_config
 from qvtune.train.folder import check_free
+from qvtune.train.objective import Batch, Loss, MeanLoss
 from qvtune.train.prepare import Prepared, prepare
 from qvtune.train.seeds import kept_random_state, stream_seed
-from qvtune.train.step import Batch
 from qvtune.train.timetable import count_steps
 
 RESULT, MEASURED = "suggestion.json", "measured.jsonl"

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import DataLoader
 
 from qvtune.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
-from qvtune.train.step import Batch, Share
+from qvtune.train.objective import Batch
+from qvtune.train.step import Share
 
 Collate = Callable[[list[Mapping[str, Any]]], Batch]
 

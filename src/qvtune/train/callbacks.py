@@ -25,6 +25,14 @@ class Progress:
     epoch: float = 0.0
     records: list[dict[str, Any]] = field(default_factory=list)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of it."""
+        return {"step": self.step, "epoch": self.epoch, "records": self.records}
+
+    def go_on(self, kept: Mapping[str, Any]) -> None:
+        """Take up what `to_dict` returned."""
+        self.step, self.epoch, self.records = kept["step"], kept["epoch"], kept["records"]
+
 
 class Callback:
     """Watches a run. What a method raises ends the run as it stands; each may be left as it is."""

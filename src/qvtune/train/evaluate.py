@@ -1,12 +1,13 @@
 """`evaluate`: what a model makes of examples. A run, the commands, the search and the lab all ask here."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
+from datasets import Dataset
 from numpy.typing import NDArray
 from torch import nn
 
@@ -15,8 +16,9 @@ from qvtune.data.metrics import combine_splits
 from qvtune.data.task import Task
 from qvtune.device import device_of
 from qvtune.roles.modes import evaluating
-from qvtune.train.batches import EvaluationBatches
-from qvtune.train.step import Batch
+from qvtune.train.batches import Collate, EvaluationBatches
+from qvtune.train.objective import Batch
+from qvtune.train.seeds import kept_random_state
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,6 @@ def evaluate_set(
     return batches.as_given(np.concatenate(evaluate(model, task, batches if shown is None else shown)))
 
 
-def evaluate_share(
-    model: nn.Module, task: Task, batches: EvaluationBatches, accelerator: Accelerator, shown: Iterable[Batch]
-) -> NDArray[np.float32]:
-    """Return what `evaluate_set` does, where each of several processes computes its share, `shown`."""
-    own = evaluate(model, task, shown)
-    if accelerator.num_processes == 1:
-        return batches.as_given(np.concatenate(own))
-    gathered = gather_object([own])
-    in_turn = [gathered[place % len(gathered)][place // len(gathered)] for place in range(len(batches))]
-    return batches.as_given(np.concatenate(in_turn))
-
-
 def measure(task: Task, scores: Mapping[str, NDArray], labels: Mapping[str, NDArray], step: int = 0) -> Evaluation:
     """Compute the task's metrics and the mean loss of every split; several splits are combined, the tuning set aside.
 
@@ -104,3 +94,55 @@ def measure(task: Task, scores: Mapping[str, NDArray], labels: Mapping[str, NDAr
     tuning = by_split.pop(TUNING, {})
     metrics = combine_splits(task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
     return Evaluation(step, metrics, dict(scores), dict(labels))
+
+
+class NotFinite(ArithmeticError):
+    """Something that is computed is no longer a finite number; the text says what."""
+
+
+class Evaluator:
+    """Evaluates a model on a run's sets, of several processes each its share.
+
+    Args:
+        task: of the run.
+        splits: tokens by split: what the model is given, and the labels.
+        collate: makes a batch of rows.
+        batch_size: examples of a batch.
+        accelerator: of this process; it has the precision.
+        shown: yields the batches that it is given, of so many, and shows how many have gone by.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        splits: Mapping[str, Dataset],
+        collate: Collate,
+        batch_size: int,
+        accelerator: Accelerator,
+        shown: Callable[[Iterable[Batch], int], Iterable[Batch]],
+    ) -> None:
+        self.task, self.accelerator, self.shown = task, accelerator, shown
+        self.labels = {split: np.asarray(tokens["labels"]) for split, tokens in splits.items()}
+        self.batches = {split: EvaluationBatches(tokens, collate, batch_size) for split, tokens in splits.items()}
+
+    def __call__(self, model: nn.Module, step: int) -> Evaluation:
+        """Return the evaluation of a model after `step`. How often it is asked for changes no training.
+
+        Raises:
+            NotFinite: if an output is not.
+        """
+        scores = {}
+        with kept_random_state(self.accelerator.device), self.accelerator.autocast():
+            for split, batches in self.batches.items():
+                scores[split] = self._scores(model, batches)
+                if not np.isfinite(scores[split]).all():
+                    raise NotFinite(f"an output on the {split} set")
+        return measure(self.task, scores, self.labels, step)
+
+    def _scores(self, model: nn.Module, batches: EvaluationBatches) -> NDArray[np.float32]:
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        own = evaluate(model, self.task, self.shown(batches.share(process, processes), len(batches)))
+        if processes > 1:
+            gathered = gather_object([own])
+            own = [gathered[place % processes][place // processes] for place in range(len(batches))]
+        return batches.as_given(np.concatenate(own))

@@ -76,6 +76,11 @@ class RunLog:
         """Of training, since this session began."""
         return time.perf_counter() - self._started
 
+    def evaluation_of(self, step: int | None) -> dict[str, Any] | None:
+        """Return the record of the evaluation after a step, if there is one."""
+        records = self.progress.records
+        return next((r for r in records if r["step"] == step and self.progress.metric in r), None)
+
     def add(self, values: dict[str, Any], evaluation: Evaluation | None = None) -> dict[str, Any]:
         """Add a record of the values and return it.
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from qvtune.progress import Meter
 from qvtune.train.callbacks import Progress
-from qvtune.train.step import Batch
+from qvtune.train.objective import Batch
 
 
 class ProgressReport:

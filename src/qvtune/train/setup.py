@@ -1,44 +1,22 @@
 """The parts of a training as its configuration says: batches, selection, and the step with its optimizer."""
 
 from accelerate import Accelerator
-from torch import Tensor, nn
 
 from qvtune.data.load import TUNING
-from qvtune.data.task import Task
 from qvtune.errors import ConfigError
 from qvtune.groups import param_groups
 from qvtune.methods.table import METHODS
 from qvtune.train.batches import TrainingBatches, training_order
 from qvtune.train.config import TrainConfig
+from qvtune.train.objective import TaskObjective
 from qvtune.train.prepare import Prepared
 from qvtune.train.schedule import make_schedule
 from qvtune.train.seeds import stream_seed
 from qvtune.train.selection import Selection
-from qvtune.train.step import Batch, Step
+from qvtune.train.step import Step
 
 # Examples from which on the best of several checkpoints is told from the luckiest.
 FEWEST_TO_CHOOSE = 50
-
-
-class TaskObjective:
-    """The loss of a task, weighted by class where weights are given. Evaluation does not weigh.
-
-    Args:
-        task: the run's.
-        class_weights: by class; all weigh alike when None.
-    """
-
-    def __init__(self, task: Task, class_weights: list[float] | None = None) -> None:
-        self.task, self.class_weights = task, class_weights
-
-    def total(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the summed loss of the batch: () float32."""
-        outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
-        return self.task.loss(outputs, batch, self.class_weights)
-
-    def count(self, batch: Batch) -> Tensor:
-        """Return what all examples of the batch weigh: ()."""
-        return self.task.weight(batch, self.class_weights)
 
 
 def make_batches(config: TrainConfig, prepared: Prepared, accelerator: Accelerator) -> TrainingBatches:

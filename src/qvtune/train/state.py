@@ -1,6 +1,7 @@
 """The state of a training beside its weights, as tensors and plain values: optimizer, schedule, random generators."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from qvtune.errors import RunError
+from qvtune.groups import NO_DECAY
 from qvtune.methods.state import load_trained, trained_state
 from qvtune.train.checkpoint import PREFIX, Checkpoint, Checkpoints, write_state, write_tensors
 from qvtune.train.step import Step
@@ -106,6 +108,14 @@ def group_summaries(optimizer: torch.optim.Optimizer) -> list[list[Any]]:
 def group_name(group: dict[str, Any], number: int) -> str:
     """Return the name that `param_groups` gave, or one by place for a group of somebody else's optimizer."""
     return group.get("name", f"group{number}")
+
+
+def rates_by_group(groups: list[dict[str, Any]], rates: Sequence[float]) -> dict[str, float]:
+    """Return the rate of every role as it is logged, "lr/value" and so on, from those of the groups."""
+    found: dict[str, float] = {}
+    for number, (group, rate) in enumerate(zip(groups, rates, strict=True)):
+        found.setdefault(f"lr/{group_name(group, number).removesuffix(NO_DECAY)}", rate)
+    return found
 
 
 def list_groups(groups: list[list[Any]]) -> str:

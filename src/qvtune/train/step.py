@@ -1,10 +1,10 @@
 """`Step`: one update of what trains. A run, a search's trial and a lane all take this one."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,19 +12,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from qvtune.methods.method import Method
-
-# What a model is given, and the labels: tensors by name.
-Batch = Mapping[str, Any]
-
-
-class Objective(Protocol):
-    """What is to become small: a sum over examples, and what the sum is divided by."""
-
-    def total(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the loss of the batch's examples, summed: () float32."""
-
-    def count(self, batch: Batch) -> Tensor:
-        """Return what the sum is divided by, as the number of examples: (), known before any forward pass."""
+from qvtune.train.objective import Batch, Objective
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,21 @@ class RoleTelemetry:
 
     Args:
         model: what `adapt` returned, before its first step.
+        every: a step is watched every so many; 0 measures nothing at all.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._moved = UpdateMeter(model)
-        self._outputs = OutputMeter(model)
+    def __init__(self, model: nn.Module, every: int) -> None:
+        self._model, self._every = model, every
         self._before: dict[str, Tensor] = {}
+        if every:
+            self._moved, self._outputs = UpdateMeter(model), OutputMeter(model)
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch the step that is taken meanwhile."""
+    def watching(self, step: int) -> Iterator[None]:
+        """Watch the step that is taken meanwhile, if it is one to be watched."""
+        if not self._every or step % self._every:
+            yield
+            return
         with self._outputs.watching():
             self._before = self._outputs.weights()
             yield
@@ -42,6 +46,8 @@ class RoleTelemetry:
         Args:
             has_stepped: whether the optimizer has changed anything; a scaler of gradients skips steps that overflow.
         """
+        if not self._every:
+            return {}
         sizes = {f"{UPDATE}{role}": size for role, size in self._moved.measure().items()}
         before, self._before = self._before, {}
         if before and has_stepped:

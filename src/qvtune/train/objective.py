@@ -1,0 +1,65 @@
+"""Objectives: what a step makes small, as a sum over examples and what the sum is divided by."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from qvtune.data.task import Task
+
+# What a model is given, and the labels: tensors by name.
+Batch = Mapping[str, Any]
+# Of a model and a batch, the mean over its examples.
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+class Objective(Protocol):
+    """What is to become small. Sum and count are apart so that parts of a step add up to the mean of the whole."""
+
+    def total(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the loss of the batch's examples, summed: () float32."""
+
+    def count(self, batch: Batch) -> Tensor:
+        """Return what the sum is divided by, as the number of examples: (), known before any forward pass."""
+
+
+class TaskObjective:
+    """The loss of a task, weighted by class where weights are given. Evaluation does not weigh.
+
+    Args:
+        task: the run's.
+        class_weights: by class; all weigh alike when None.
+    """
+
+    def __init__(self, task: Task, class_weights: list[float] | None = None) -> None:
+        self.task, self.class_weights = task, class_weights
+
+    def total(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the summed loss of the batch: () float32."""
+        outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
+        return self.task.loss(outputs, batch, self.class_weights)
+
+    def count(self, batch: Batch) -> Tensor:
+        """Return what all examples of the batch weigh: ()."""
+        return self.task.weight(batch, self.class_weights)
+
+
+class MeanLoss:
+    """The objective of a loss that is a mean already: the mean over the step's batches.
+
+    Args:
+        loss: of a model and a batch.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+
+    def total(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the batch's loss."""
+        return self.loss(model, batch)
+
+    def count(self, batch: Batch) -> Tensor:
+        """Return 1: a batch counts as one, whatever it holds."""
+        device = next((value.device for value in batch.values() if isinstance(value, Tensor)), None)
+        return torch.ones((), device=device)
