@@ -84,9 +84,11 @@ class Step:
         loss = self._backward(shares)
         norm = self.accelerator.clip_grad_norm_(self._trained, self.max_grad_norm or math.inf)
         rates = tuple(float(group["lr"]) for group in self.optimizer.param_groups)
+        scale = self._scale()
         self.optimizer.step()
         self.method.after_step(self.model, number)
-        has_stepped = not self.optimizer.step_was_skipped
+        # A fused optimizer leaves out a step that overflows by itself, of which its wrapper learns nothing.
+        has_stepped = self._scale() >= scale
         if has_stepped:
             self.schedule.step()
         self.optimizer.zero_grad()
@@ -109,6 +111,10 @@ class Step:
                     loss = loss + penalty / len(shares)
                 self.accelerator.backward(loss)
         return self._over_processes(total)
+
+    def _scale(self) -> float:
+        """Return what float16 gradients are multiplied by, which falls where they overflow; it waits for the step."""
+        return 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
 
     def _over_processes(self, value: Tensor) -> Tensor:
         return value if self.accelerator.num_processes == 1 else self.accelerator.reduce(value, "sum")
