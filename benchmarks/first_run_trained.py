@@ -60,9 +60,9 @@ def peft(problem: Problem, epochs: int) -> Answer:
     from datasets import Dataset
     from flags import trainer_flags
     from peft import LoraConfig, TaskType, get_peft_model
+    from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
-    from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
     from qvtune.train.model import find_model, load_config, load_model, load_tokenizer
 
     quiet()

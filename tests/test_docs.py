@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from qvtune.data.load import load_data
+from qvtune.data.options import DataOptions
 
 import qvtune
 from qvtune.cli import theory
 from qvtune.cli.main import VERBS, main
-from qvtune.data.load import load_data
-from qvtune.data.options import DataOptions
 from qvtune.roles.declare import read_declaration
 from qvtune.train.config import TrainConfig, read_config
 

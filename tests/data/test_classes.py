@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from qvtune.data.classes import describe_classes, frequent_confusions
+from qvtune.data.mistakes import LONGEST_TEXT, cut_text, probabilities, sort_mistakes, worst_mistakes
+from qvtune.data.task import Task
+from qvtune.data.weights import class_weights, describe_weights
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.utils.class_weight import compute_class_weight
 
-from qvtune.data.classes import describe_classes, frequent_confusions
-from qvtune.data.mistakes import LONGEST_TEXT, cut_text, probabilities, sort_mistakes, worst_mistakes
 from qvtune.data.records import text_dataset
-from qvtune.data.task import Task
-from qvtune.data.weights import class_weights, describe_weights
 from qvtune.errors import ConfigError
 
 NUMBERS = Task("n", "regression", (), "numbers", "pearson", ("text",), "label")

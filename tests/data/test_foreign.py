@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-
 from qvtune.data.load import load_data
 from qvtune.data.options import DataOptions
+
 from qvtune.errors import DataError
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]

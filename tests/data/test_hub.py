@@ -4,10 +4,10 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from glue_folders import TASKS, examples
-
-from qvtune.data import hub
 from qvtune.data.load import load_data
 from qvtune.data.options import DataOptions
+
+from qvtune.data import hub
 from qvtune.errors import DataError
 
 # Columns of nyu-mll/glue on the hub.

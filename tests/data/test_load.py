@@ -3,10 +3,10 @@ from collections import Counter
 
 import pytest
 from glue_folders import TASKS, examples, write_task
-
-from qvtune.data.glue import glue_name
 from qvtune.data.load import load_data
 from qvtune.data.options import DataOptions
+
+from qvtune.data.glue import glue_name
 from qvtune.errors import DataError
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from glue_folders import TASKS, write_task
-
-from qvtune.data.glue import GLUE, make_task
 from qvtune.data.matching import labelled, read_matching, same_classes
 from qvtune.data.task import CLASSIFICATION, Task
+
+from qvtune.data.glue import GLUE, make_task
 from qvtune.errors import ConfigError, DataError
 
 OWN = Task("mine", CLASSIFICATION, ("bad", "good"), "classes", "accuracy", ("review",), "stars")

@@ -4,7 +4,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-
 from qvtune.data.metrics import METRICS, combine_splits, compute_losses, compute_metrics
 from qvtune.data.task import Task
 

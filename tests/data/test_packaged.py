@@ -2,10 +2,10 @@ import importlib.util
 import re
 
 import pytest
-
-from qvtune.data import packaged
 from qvtune.data.load import load_data
 from qvtune.data.options import DataOptions
+
+from qvtune.data import packaged
 from qvtune.errors import DataError, ModelError
 
 needs_reviews = pytest.mark.skipif(

@@ -1,10 +1,10 @@
 """What is said about the examples before training."""
 
 import pytest
-
-from qvtune.data.records import text_dataset
 from qvtune.data.remarks import remarks
 from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
+
+from qvtune.data.records import text_dataset
 
 
 def task(*labels: str) -> Task:

@@ -2,9 +2,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from qvtune.data.task import Task, TextData
 
 from qvtune.data.records import text_dataset
-from qvtune.data.task import Task, TextData
 from qvtune.errors import DataError
 
 TASK = Task("mine", "classification", ("a", "b", "c"), "classes", "accuracy", ("text", "text_pair"), "label")

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from qvtune.data.load import load_data
+from qvtune.data.options import DataOptions
+from qvtune.data.task import Task
 from rounding import Exact
 from torch import Tensor, nn
 from transformers import set_seed
 
 import qvtune
 from qvtune.cli.main import main
-from qvtune.data.load import load_data
-from qvtune.data.options import DataOptions
 from qvtune.data.packaged import locate_model
 from qvtune.data.records import text_dataset
-from qvtune.data.task import Task
 from qvtune.data.tokens import tokenize
 from qvtune.roles.find import find_attention
 from qvtune.train.inference import load_run, score_texts

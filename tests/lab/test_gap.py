@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from qvtune.data.load import load_data
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from scipy.stats import norm
 from tiny import make_reviews, save_tiny_bert, write_reviews
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from qvtune.data.load import load_data
 from qvtune.errors import AdaptError, DataError, RunError
 from qvtune.lab import gap as gap_module
 from qvtune.lab.gap import attention_of_run, measure_bound, measure_gap, stored_bits

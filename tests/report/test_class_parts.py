@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from qvtune.data.classes import describe_classes
+from qvtune.data.task import Task
 from rich.console import Console
 from sklearn.metrics import precision_recall_fscore_support
 from stores import EVIL
@@ -15,8 +17,6 @@ from tiny import make_reviews, save_tiny_bert
 
 from qvtune.cli.main import main
 from qvtune.cli.predictions import print_classes, print_mistakes
-from qvtune.data.classes import describe_classes
-from qvtune.data.task import Task
 from qvtune.errors import RunError
 from qvtune.report.class_parts import MOST_CLASSES, class_parts, mistakes_table
 from qvtune.report.document import Matrix, Page, Table, render

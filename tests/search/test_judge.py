@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
-
 from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.search.judge import fitted_losses
+from scipy.optimize import minimize
 
 TWO = Task("t", CLASSIFICATION, ("a", "b"), "classes", "accuracy", ("text",), "label")
 THREE = Task("t", CLASSIFICATION, ("a", "b", "c"), "classes", "accuracy", ("text",), "label")

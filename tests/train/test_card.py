@@ -4,8 +4,8 @@ import ast
 
 import pytest
 import yaml
-
 from qvtune.data.task import CLASSIFICATION, Task
+
 from qvtune.train.card import adapter_card, escape_markdown
 from qvtune.train.config import make_config
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from qvtune.data.task import Task
 from rich.console import Console
 from tiny import make_reviews, save_tiny_bert
 from torch.nn.functional import cross_entropy
 
 from qvtune.data.records import text_dataset
-from qvtune.data.task import Task
 from qvtune.data.tokens import tokenize
 from qvtune.errors import ConfigError, RunError
 from qvtune.search.material import make_material

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
+from qvtune.data.task import Task, TextData
 from tiny import save_tiny_bert, save_tiny_llama, write_reviews
 from transformers import (
     AutoConfig,
@@ -18,7 +19,6 @@ from transformers import (
 )
 
 from qvtune.cli.main import main
-from qvtune.data.task import Task, TextData
 from qvtune.train.model import (
     ModelSource,
     find_model,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from qvtune.data.task import Task
 from rich.console import Console
 from sklearn.metrics import accuracy_score, cohen_kappa_score, confusion_matrix, f1_score
 from sklearn.metrics import precision_recall_fscore_support as by_class
 from tiny import BAD, GOOD, OTHER, make_reviews, save_tiny_bert, write_reviews
 
-from qvtune.data.task import Task
 from qvtune.train.config import TrainConfig, make_config
 from qvtune.train.inference import evaluate_run, load_run, score_texts
 from qvtune.train.run import prepare, run

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from qvtune.data.task import Task
 from safetensors.torch import load_file, save_file
 from tiny import save_tiny_bert
 from torch import Tensor
 from transformers import BertForMaskedLM
 
-from qvtune.data.task import Task
 from qvtune.errors import ModelError
 from qvtune.train.model import find_model, load_config, load_model, load_tokenizer
 

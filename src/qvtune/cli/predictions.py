@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qvtune.data.classes import frequent_confusions
-from qvtune.data.mistakes import cut_text
+from qvtune.tasks.classes import frequent_confusions
+from qvtune.tasks.mistakes import cut_text
 
 # Up to so many classes a terminal has room for a confusion matrix.
 MOST_COLUMNS = 12

@@ -47,9 +47,9 @@ def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
     quiet_libraries()
     import numpy as np
 
-    from qvtune.data.load import TUNING
-    from qvtune.data.metrics import combine_splits, compute_metrics
     from qvtune.fast.fast_path import undo_fast
+    from qvtune.tasks.load import TUNING
+    from qvtune.tasks.metrics import combine_splits
     from qvtune.train.inference import score_texts
     from qvtune.train.run import prepare
 
@@ -59,5 +59,5 @@ def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
     for split, dataset in prepared.splits.items():
         if split != TUNING:
             scores = score_texts(model, prepared.tokenizer, dataset, config.eval_batch_size, console)
-            by_split[split] = compute_metrics(prepared.data.task, scores, np.asarray(dataset["labels"]))
+            by_split[split] = prepared.data.task.metrics(scores, np.asarray(dataset["labels"]))
     return combine_splits(prepared.data.task, by_split)

@@ -3,9 +3,9 @@
 from typing import Any
 
 from qvtune.amounts import count
-from qvtune.data.classes import frequent_confusions
-from qvtune.data.mistakes import cut_text
 from qvtune.report.document import Entry, Matrix, Table
+from qvtune.tasks.classes import frequent_confusions
+from qvtune.tasks.mistakes import cut_text
 
 # More rows and columns are a wall; those with the most mistakes are shown.
 MOST_CLASSES = 60

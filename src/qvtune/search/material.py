@@ -1,6 +1,6 @@
 """What a search trains and judges by: batches of a configuration's examples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -9,14 +9,12 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding
 
-from qvtune.data.load import TUNING
-from qvtune.data.task import Task
 from qvtune.errors import DataError
 from qvtune.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
 from qvtune.search.bench import Batch
-from qvtune.search.judge import fitted_losses
+from qvtune.tasks.load import TUNING
+from qvtune.tasks.task import Task
 from qvtune.train.config import TrainConfig
 from qvtune.train.loop import task_loss
 from qvtune.train.run import Prepared
@@ -35,7 +33,7 @@ class Material:
     validation: Sequence[Batch]
     task: Task
     config: TrainConfig
-    collate: DataCollatorWithPadding
+    collate: Callable[[list[dict[str, Any]]], Any]
     class_weights: list[float] | None
 
     def supply(self, number: int) -> Iterator[Batch]:
@@ -45,7 +43,7 @@ class Material:
                 yield dict(self.collate([self.train[i] for i in chosen]))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return cross entropy or squared error, the mean over the batch, weighted as the run's."""
+        """Return the loss of the task, the mean over the batch, weighted as the run's."""
         return task_loss(self.task, self.class_weights)(_outputs(model, batch), batch["labels"])
 
     def judge(self, model: nn.Module, batches: Sequence[Batch]) -> list[float]:
@@ -55,7 +53,7 @@ class Material:
         if not np.isfinite(scores).all():
             return [np.inf]
         labels = torch.cat([batch["labels"].cpu() for batch in batches]).numpy()
-        return fitted_losses(self.task, scores, labels).tolist()
+        return self.task.fitted_losses(scores, labels).tolist()
 
     def _batches(self, number: int, epoch: int) -> list[list[int]]:
         seed, size = stream_seed(self.config.seed, "suggest") + number, self.config.batch_size
@@ -94,7 +92,7 @@ def make_material(config: TrainConfig, prepared: Prepared, most: int) -> Materia
         )
     generator = np.random.default_rng(stream_seed(config.seed, "suggest"))
     chosen = held_out.select(np.sort(generator.permutation(len(held_out))[:most]))
-    collate = DataCollatorWithPadding(prepared.tokenizer)
+    collate = prepared.data.task.collator(prepared.tokenizer)
     columns = [
         name for name in prepared.train.column_names if name in (*prepared.tokenizer.model_input_names, "labels")
     ]

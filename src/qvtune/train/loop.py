@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import TrainerCallback, TrainerState
 
-from qvtune.data.load import TUNING
-from qvtune.data.metrics import combine_splits, compute_losses, compute_metrics, standard_error
-from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.errors import DivergedError, Interrupted
 from qvtune.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
 from qvtune.fast.cpu.memory import few_walks, kept_memory
 from qvtune.fast.precision import widen
+from qvtune.tasks.load import TUNING
+from qvtune.tasks.metrics import combine_splits, standard_error
+from qvtune.tasks.task import Task
 from qvtune.train.folder import RunFolder, writing
 from qvtune.train.seeds import kept_random_state
 from qvtune.train.supplies import epochs_between_evaluations
@@ -207,9 +207,9 @@ class RunTrainer(Trainer):
         for split, output in outputs.items():
             if not np.isfinite(output.predictions).all():
                 raise self._diverged(f"an output on the {split} set")
-            by_split[split] = compute_metrics(self.task, output.predictions, output.label_ids)
+            by_split[split] = self.task.metrics(output.predictions, output.label_ids)
             # Of the examples themselves: over several processes the trainer's counts those that fill up a batch twice.
-            by_split[split]["loss"] = float(compute_losses(self.task, output.predictions, output.label_ids).mean())
+            by_split[split]["loss"] = float(self.task.losses(output.predictions, output.label_ids).mean())
         tuning = by_split.pop(TUNING, {})
         metrics = combine_splits(self.task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
         scores = {split: self._as_given(split, output.predictions) for split, output in outputs.items()}
@@ -327,28 +327,18 @@ class EarlyStopping(TrainerCallback):
 
 
 def task_loss(task: Task, class_weights: Sequence[float] | None = None) -> Any:
-    """Return cross entropy or squared error, averaged over all examples of an accumulated batch.
-
-    With weights it is the weighted mean Σ w_i l_i / Σ w_i, as torch's `cross_entropy` with `weight` has it.
+    """Return the loss of a task as the trainer asks for it: the mean over all examples of an accumulated batch.
 
     Args:
-        task: says which of the two.
+        task: says which.
         class_weights: by class; all weigh alike when None.
 
     Returns:
-        A function of the model's outputs, the labels, and what to divide by: the number of examples of the accumulated
-        batch, or with weights the sum of theirs; of these labels when None.
+        A function of the model's outputs, the labels, and what to divide by; of these labels when None.
     """
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        logits = outputs["logits"].float()
-        weights = None if class_weights is None else torch.tensor(class_weights, device=logits.device)
-        if task.kind == CLASSIFICATION:
-            total = nn.functional.cross_entropy(logits, labels, weight=weights, reduction="sum")
-        else:
-            total = nn.functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
-        if num_items_in_batch is not None:
-            return total / num_items_in_batch
-        return total / (len(labels) if weights is None else weights[labels].sum())
+        total, count = task.loss(outputs, {"labels": labels}, class_weights)
+        return total / (count if num_items_in_batch is None else num_items_in_batch)
 
     return loss

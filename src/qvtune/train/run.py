@@ -12,18 +12,14 @@ from typing import Any
 from datasets import Dataset
 from rich.console import Console
 from torch import nn
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from qvtune.adaptation import adaptation_of, count_parameters, restore
 from qvtune.adapters import ADAPTATION_FILE, loads_in_peft, save_adapter
-from qvtune.data.files import file_digests
-from qvtune.data.load import TUNING, load_data
-from qvtune.data.task import TextData
-from qvtune.data.tokens import count_cut, tokenize, unknown_share
-from qvtune.data.weights import class_weights, describe_weights
+from qvtune.data.tokens import count_cut, unknown_share
 from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, nearest
 from qvtune.fast.fast_path import make_fast
@@ -31,6 +27,10 @@ from qvtune.fast.precision import resolve_precision
 from qvtune.interrupts import answering_signals
 from qvtune.methods.heads import newly_initialised
 from qvtune.methods.table import METHODS
+from qvtune.tasks.examples import TextData
+from qvtune.tasks.files import file_digests
+from qvtune.tasks.load import TUNING, load_data
+from qvtune.tasks.weights import class_weights, describe_weights
 from qvtune.train.balance import SideWatch
 from qvtune.train.card import adapter_card
 from qvtune.train.conclusion import conclude
@@ -152,8 +152,8 @@ def read_inputs(config: TrainConfig) -> Inputs:
     max_length = text_length(config.max_length, model_config, tokenizer)
     data = match_labels(source, model_config, load_data(config, config.seed), new_head=config.new_head)
     weights = class_weights(config.class_weights, data.task, data.train["label"])
-    train = tokenize(data.train, tokenizer, max_length)
-    splits = {name: tokenize(dataset, tokenizer, max_length) for name, dataset in data.evaluation.items()}
+    train = data.task.encode(data.train, tokenizer, max_length)
+    splits = {name: data.task.encode(dataset, tokenizer, max_length) for name, dataset in data.evaluation.items()}
     cut = count_cut(train, max_length)
     notes = [*data.notes, *check_known(unknown_share(train, tokenizer), source.name)]
     if cut:
@@ -177,7 +177,7 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
     new = newly_initialised(model)
     model = place(model, choose_device(config.device))
     check_readable(source.name, model, tokenizer, {"train": inputs.train, **inputs.splits})
-    batches = first_batches(config, inputs.train, tokenizer, inputs.longest)
+    batches = first_batches(config, data.task, inputs.train, tokenizer, inputs.longest)
     model = adapt_for(config, model, total_steps=count_steps(config, len(inputs.train)), batches=batches)
     for peft_config in getattr(model, "peft_config", {}).values():
         peft_config.base_model_name_or_path = source.location
@@ -232,7 +232,7 @@ def fit(
         args=arguments,
         train_dataset=prepared.train,
         processing_class=prepared.tokenizer,
-        data_collator=DataCollatorWithPadding(prepared.tokenizer),
+        data_collator=prepared.data.task.collator(prepared.tokenizer),
         callbacks=[SideWatch(config, console), watch, clock, *pace, *([stopping] if stopping else []), *callbacks],
     )
     progress = ProgressReport(console, _examples_per_step(config, trainer, len(prepared.train)))

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from qvtune.data.load import TUNING
 from qvtune.methods.table import METHODS
+from qvtune.tasks.load import TUNING
+from qvtune.tasks.task import Task
 from qvtune.train.config import TrainConfig
 from qvtune.train.seeds import stream_seed
 
@@ -22,7 +23,7 @@ FEWEST_PASSES, MOST_PASSES = 3, 30
 
 
 def first_batches(
-    config: TrainConfig, train: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int
+    config: TrainConfig, task: Task, train: Dataset, tokenizer: PreTrainedTokenizerBase, longest: int
 ) -> list[Any] | None:
     """Return the batches of training examples that the method looks at beforehand, or None where it does not.
 
@@ -36,7 +37,7 @@ def first_batches(
     chosen = generator.permutation(len(train))[: count * size]
     columns = [name for name in train.column_names if name in (*tokenizer.model_input_names, "labels")]
     rows = train.select_columns(columns).select(chosen.tolist()).to_list()
-    collate = DataCollatorWithPadding(tokenizer)
+    collate = task.collator(tokenizer)
     return [dict(collate(rows[start : start + size])) for start in range(0, len(rows), size)]
 
 

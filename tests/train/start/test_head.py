@@ -5,12 +5,12 @@ import pytest
 import torch
 from made_up_tokens import make_tokens
 from models import TEXT, Family, build, snapshot
+from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from torch import nn
 
 import qvtune
-from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
 from qvtune.train.start.head import SHRINK, start_head
 
 TASK = Task("made up", CLASSIFICATION, ("a", "b", "c"), "classes", "accuracy", ("text",), "label")

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
 from qvtune.train.start.probe import STRENGTHS, fit_probe
 
 
