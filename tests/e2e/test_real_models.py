@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from qvtune.data.load import load_data
-from qvtune.data.options import DataOptions
-from qvtune.data.task import Task
 from rounding import Exact
 from torch import Tensor, nn
 from transformers import set_seed
@@ -21,6 +18,9 @@ from qvtune.data.packaged import locate_model
 from qvtune.data.records import text_dataset
 from qvtune.data.tokens import tokenize
 from qvtune.roles.find import find_attention
+from qvtune.tasks.classification import Classification
+from qvtune.tasks.load import load_data
+from qvtune.tasks.options import DataOptions
 from qvtune.train.inference import load_run, score_texts
 from qvtune.train.model import ModelSource, load_config, load_model, load_tokenizer
 
@@ -115,7 +115,7 @@ def test_fast_and_plain_have_the_same_loss_and_gradients(name: str) -> None:
     model = load_model(
         source,
         config,
-        Task("reviews", "classification", ("bad", "good"), "accuracy", "accuracy", ("text",), "label"),
+        Classification("reviews", ("bad", "good"), "accuracy", "accuracy", ("text",), "label"),
         tokenizer,
     )
     model = qvtune.adapt(model, roles="qv", dropout=0.0).eval()  # no dropout

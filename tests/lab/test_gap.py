@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qvtune.data.load import load_data
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from scipy.stats import norm
@@ -22,6 +21,7 @@ from qvtune.errors import AdaptError, DataError, RunError
 from qvtune.lab import gap as gap_module
 from qvtune.lab.gap import attention_of_run, measure_bound, measure_gap, stored_bits
 from qvtune.report.bound_page import BoundReport
+from qvtune.tasks.load import load_data
 from qvtune.train.config import make_config
 from qvtune.train.folder import RunFolder
 from qvtune.train.inference import load_run, merge_run

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from qvtune.data.task import Task
 from rich.console import Console
 from tiny import make_reviews, save_tiny_bert
 from torch.nn.functional import cross_entropy
@@ -15,13 +14,14 @@ from qvtune.data.records import text_dataset
 from qvtune.data.tokens import tokenize
 from qvtune.errors import ConfigError, RunError
 from qvtune.search.material import make_material
+from qvtune.tasks.classification import Classification
 from qvtune.train.config import TrainConfig, make_config, read_config
 from qvtune.train.inference import evaluate_run, load_run, score_texts
 from qvtune.train.loop import task_loss
 from qvtune.train.run import prepare, run
 
 WEIGHTS = {"negative": 0.3, "positive": 2.0}
-TASK = Task("t", "classification", ("a", "b", "c"), "classes", "accuracy", ("text",), "label")
+TASK = Classification("t", ("a", "b", "c"), "classes", "accuracy", ("text",), "label")
 
 
 @pytest.fixture(scope="module")

@@ -6,21 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qvtune.data.task import Task
 from rich.console import Console
 from sklearn.metrics import accuracy_score, cohen_kappa_score, confusion_matrix, f1_score
 from sklearn.metrics import precision_recall_fscore_support as by_class
 from tiny import BAD, GOOD, OTHER, make_reviews, save_tiny_bert, write_reviews
 
-from qvtune.train.config import TrainConfig, make_config
-from qvtune.train.inference import evaluate_run, load_run, score_texts
-from qvtune.train.run import prepare, run
-from qvtune.train.verdict import (
-    BEHIND,
+from qvtune.tasks.classification import Classification
+from qvtune.tasks.judging import (
     CHANCE,
     CHANCE_REACHES,
     CONSTANT,
-    EVALUATIONS,
     FEWEST,
     FEWEST_TO_TEST,
     FLAT,
@@ -29,16 +24,17 @@ from qvtune.train.verdict import (
     NEAR,
     NEVER,
     ONE_CLASS,
-    STILL,
-    STILL_LOSS,
     UNCORRELATED,
-    Predictions,
     agreement,
-    judge_predictions,
-    judge_run,
 )
+from qvtune.tasks.regression import Regression
+from qvtune.tasks.task import Task
+from qvtune.train.config import TrainConfig, make_config
+from qvtune.train.inference import evaluate_run, load_run, score_texts
+from qvtune.train.run import prepare, run
+from qvtune.train.verdict import BEHIND, EVALUATIONS, STILL, STILL_LOSS, Predictions, judge_predictions, judge_run
 
-NUMBERS = Task("n", "regression", (), "numbers", "pearson", ("text",), "label")
+NUMBERS = Regression("n", (), "numbers", "pearson", ("text",), "label")
 
 
 def config(**options: object) -> TrainConfig:
@@ -46,7 +42,7 @@ def config(**options: object) -> TrainConfig:
 
 
 def task(classes: int) -> Task:
-    return Task("t", "classification", tuple("abcdefghij"[:classes]), "classes", "accuracy", ("text",), "label")
+    return Classification("t", tuple("abcdefghij"[:classes]), "classes", "accuracy", ("text",), "label")
 
 
 def classified(labels: list[int] | np.ndarray, called: list[int] | np.ndarray, classes: int = 3) -> Predictions:

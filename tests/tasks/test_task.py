@@ -1,28 +1,30 @@
 import json
-from dataclasses import replace
 
 import pytest
-from qvtune.data.task import Task, TextData
 
 from qvtune.data.records import text_dataset
 from qvtune.errors import DataError
+from qvtune.tasks.classification import Classification
+from qvtune.tasks.examples import TextData
+from qvtune.tasks.regression import Regression
+from qvtune.tasks.table import task_from_dict
 
-TASK = Task("mine", "classification", ("a", "b", "c"), "classes", "accuracy", ("text", "text_pair"), "label")
+TASK = Classification("mine", ("a", "b", "c"), "classes", "accuracy", ("text", "text_pair"), "label")
 
 
 def test_a_task_survives_json():
-    assert Task.from_dict(json.loads(json.dumps(TASK.to_dict()))) == TASK
+    assert task_from_dict(json.loads(json.dumps(TASK.to_dict()))) == TASK
 
 
 def test_an_unseen_label_is_refused_with_its_place():
-    assert [TASK.label_id(name, "") for name in "cab"] == [2, 0, 1]
+    assert [TASK.label_of(name, "") for name in "cab"] == [2, 0, 1]
     with pytest.raises(DataError, match=r"^m\.csv, line 2: label 'd' does not occur in the training data"):
-        TASK.label_id("d", "m.csv, line 2")
+        TASK.label_of("d", "m.csv, line 2")
 
 
 def test_outputs():
     assert TASK.num_outputs == 3
-    assert replace(TASK, kind="regression", labels=()).num_outputs == 1
+    assert Regression("mine", (), "numbers", "pearson", ("text",), "label").num_outputs == 1
 
 
 def test_reordered_labels_keep_every_rows_class():
