@@ -106,7 +106,8 @@ def start_head(
     layers = head_layers(model, adaptation, new, task.num_outputs)
     if layers is None:
         return HeadStart(RANDOM, "the head came with the model, or does not end in a linear layer")
-    reader = Reader(model, tokenizer, batch_size, precision, console or Console(stderr=True))
+    console = console or Console(stderr=True)
+    reader = Reader(model, tokenizer, batch_size, precision, console, task.collator(tokenizer))
     sample = _sample(task, train, seed)
     labels = np.asarray(sample["labels"])
     if problem := task.probe_problem(labels):
