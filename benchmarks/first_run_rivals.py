@@ -180,13 +180,13 @@ def read_features(folder: Path) -> dict[str, dict[str, Any]]:
 
 def load_base(model_name: str) -> tuple[Any, Any]:
     """Return the tokenizer and the model without its head, in evaluation mode."""
-    from qvtune.data.task import REGRESSION, Task
+    from qvtune.tasks.regression import Regression
     from qvtune.train.model import find_model, load_config, load_model, load_tokenizer
 
     source = find_model(model_name)
     config = load_config(source)
     tokenizer = load_tokenizer(source, config)
-    task = Task("features", REGRESSION, (), "numbers", "pearson", ("text",), "label")
+    task = Regression("features", (), "numbers", "pearson", ("text",), "label")
     return tokenizer, load_model(source, config, task, tokenizer).base_model.eval()
 
 

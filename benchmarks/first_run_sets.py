@@ -179,8 +179,8 @@ def load_glue(task: str) -> Callable[[Sources, int | None, int], tuple[list[Exam
     """Return a loader of a GLUE task: train.tsv, and up to 1,000 examples of dev.tsv as the test set."""
 
     def load(sources: Sources, size: int | None, seed: int) -> tuple[list[Example], list[Example]]:
-        from qvtune.data.glue import load_tsv
         from qvtune.errors import DataError
+        from qvtune.tasks.glue import load_tsv
 
         if sources.glue is None:
             raise DataError(f"glue/{task} needs the folder that holds GLUE. Give it with --glue-dir DIR.")
@@ -200,8 +200,8 @@ def load_reviews(name: str) -> Callable[[Sources, int | None, int], tuple[list[E
     """Return a loader of packaged reviews, of which up to 1,000 are the test set."""
 
     def load(sources: Sources, size: int | None, seed: int) -> tuple[list[Example], list[Example]]:
-        from qvtune.data.load import load_data
-        from qvtune.data.options import DataOptions
+        from qvtune.tasks.load import load_data
+        from qvtune.tasks.options import DataOptions
 
         # The part that is held out is put back: both parts together are all reviews.
         data = load_data(DataOptions(data=f"pkg:{name}"), FIXED_SEED)

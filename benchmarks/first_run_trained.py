@@ -62,13 +62,14 @@ def peft(problem: Problem, epochs: int) -> Answer:
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
 
-    from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
+    from qvtune.tasks.classification import Classification
+    from qvtune.tasks.regression import Regression
     from qvtune.train.model import find_model, load_config, load_model, load_tokenizer
 
     quiet()
     names = () if problem.is_regression else tuple(sorted(set(problem.labels.tolist())))
-    kind = REGRESSION if problem.is_regression else CLASSIFICATION
-    task = Task("first run", kind, names, "numbers", "pearson", ("text",), "label")
+    kind = Regression if problem.is_regression else Classification
+    task = kind("first run", names, "numbers", "pearson", ("text",), "label")
     source = find_model(problem.model)
     config = load_config(source)
     tokenizer = load_tokenizer(source, config)

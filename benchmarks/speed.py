@@ -150,8 +150,7 @@ def train_plain(case: Case, way: str, precision: str, glue_dir: Path, out: Path)
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator, set_seed
 
-    from qvtune.data.load import load_data
-    from qvtune.data.metrics import compute_metrics
+    from qvtune.tasks.load import load_data
     from qvtune.train.model import find_model, load_config, load_model, load_tokenizer
 
     samples = case.padded if way == "public" else case.samples
@@ -193,14 +192,14 @@ def train_plain(case: Case, way: str, precision: str, glue_dir: Path, out: Path)
     )  # fmt: skip
     trainer.train()
     output = trainer.predict(evaluation)
-    metrics = compute_metrics(data.task, np.asarray(output.predictions, dtype=np.float32), output.label_ids)
+    metrics = data.task.metrics(np.asarray(output.predictions, dtype=np.float32), output.label_ids)
     return counts(train, model, case, glue_dir) | {"metric": metrics[data.task.main_metric]}
 
 
 def counts(train: Any, model: Any, case: Case, glue_dir: Path) -> dict[str, Any]:
     """Count examples, tokens, and the operations that no way can spare: every matrix forward and for its input."""
-    from qvtune.data.load import load_data
     from qvtune.roles.unwrap import unwrap
+    from qvtune.tasks.load import load_data
 
     lengths = [sum(mask) for mask in train["attention_mask"]]
     inner = unwrap(model)

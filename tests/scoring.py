@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.tasks.classification import Classification
 from qvtune.train.batches import EvaluationBatches, read_columns
 from qvtune.train.evaluate import evaluate_set
 
-TASK = Task("t", CLASSIFICATION, ("a", "b"), "classes", "accuracy", ("text",), "label")
+TASK = Classification("t", ("a", "b"), "classes", "accuracy", ("text",), "label")
 
 
 def scores_of(model: Any, tokenizer: Any, tokens: Dataset, batch_size: int) -> np.ndarray:

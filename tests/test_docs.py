@@ -12,9 +12,9 @@ from datasets import Dataset
 import qvtune
 from qvtune.cli import theory
 from qvtune.cli.main import VERBS, main
-from qvtune.data.load import load_data
-from qvtune.data.options import DataOptions
 from qvtune.roles.declare import read_declaration
+from qvtune.tasks.load import load_data
+from qvtune.tasks.options import DataOptions
 from qvtune.train.config import TrainConfig, read_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]

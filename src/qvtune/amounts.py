@@ -1,4 +1,4 @@
-"""Amounts as people read them."""
+"""Amounts and lists as people read them."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -21,3 +21,8 @@ def format_bytes(size: int) -> str:
 def count(number: int, noun: str) -> str:
     """Return "1 run" or "1,835 runs"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def join_words(words: list[str]) -> str:
+    """Return "a, b and c"."""
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)

@@ -1,14 +1,9 @@
 import math
-import os
-import random
 import re
-import subprocess
-import sys
-from decimal import Decimal
 
 import pytest
 
-from qvtune.data.columns import as_number, choose_columns, class_name, class_names, guess_kind
+from qvtune.data.columns import as_number, choose_columns
 from qvtune.errors import DataError
 
 GUESSES = {
@@ -59,75 +54,6 @@ REFUSED = {
 def test_an_unsafe_guess_is_refused(columns, texts, label, message):
     with pytest.raises(DataError, match=r"^m\.csv: " + re.escape(message)):
         choose_columns("m.csv", columns.split(), texts, label)
-
-
-KINDS = {
-    "words": (["good", "bad"], "classification"),
-    "integers": ([0, 1], "classification"),
-    "booleans": ([True, False], "classification"),
-    "floats": ([0.0, 1.0], "regression"),
-    "integers and a float": ([0, 1, 0.5], "regression"),
-    "written integers": (["0", " 1 ", "-1", "+1"], "classification"),
-    "written floats": (["0", "1.5"], "regression"),
-    "written exponents": (["1e-3", "2"], "regression"),
-    "a word among numbers": (["1.5", "2.5", "n/a"], "classification"),
-    "version numbers": (["1.2.3", "1.2"], "classification"),
-    "underscores": (["1_0", "1_1", "2_0"], "classification"),
-    "underscores and a point": (["1_0.5", "2.5"], "classification"),
-    "Arabic digits": (["٣", "٤.٥"], "classification"),
-    "full-width digits": (["１.５", "２.５"], "classification"),
-    "missing all": (["nan", "nan"], "classification"),
-    "infinite all": (["inf", "-Infinity", "nan"], "classification"),
-    "missing among whole numbers": (["1", "2", "nan"], "classification"),
-    "missing among numbers": (["1.5", "2", " NaN "], "regression"),
-    "numbers without a digit before the point": ([".5", "-.5", "1."], "regression"),
-    "hexadecimal": (["0x1", "0x2"], "classification"),
-    "superscript digit": (["²", "1"], "classification"),
-    "decimals": ([Decimal("1.50"), Decimal("2.00")], "regression"),
-    "whole decimals": ([Decimal(1), Decimal(2)], "classification"),
-}
-
-
-@pytest.mark.parametrize(("values", "kind"), KINDS.values(), ids=KINDS)
-def test_the_kind_of_task_follows_from_the_labels(values, kind):
-    assert guess_kind(values) == kind
-
-
-@pytest.mark.parametrize(
-    ("value", "name"),
-    [(3, "3"), (3.0, "3"), (2.5, "2.5"), (True, "true"), (False, "false"), (" good ", "good"), ("True", "True")],
-)
-def test_class_names(value, name):
-    assert class_name(value) == name
-
-
-def test_integer_classes_are_in_numeric_order_and_others_in_alphabetical():
-    assert class_names([10, 9, 2, 10, -1]) == ("-1", "2", "9", "10")
-    assert class_names([Decimal(10), Decimal(9)]) == ("9", "10")
-    assert class_names(["10", "9", "2"]) == ("2", "9", "10")
-    assert class_names(["10", "9", "2", "x"]) == ("10", "2", "9", "x")
-    assert class_names([True, False, True]) == ("false", "true")
-    assert class_names(["b", "a ", "a"]) == ("a", "b")
-
-
-def test_the_order_of_classes_is_total():
-    names = ["1", "01", "+1", "001", "2", "10", "-0", "0", "9" * 5000]
-    expected = ("-0", "0", "+1", "001", "01", "1", "2", "10", "9" * 5000)
-    # A set's own order follows PYTHONHASHSEED; what it gives in another order must come out the same.
-    for seed in range(20):
-        shuffled = random.Random(seed).sample(names, len(names))
-        assert class_names(shuffled) == expected
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", f"from qvtune.data.columns import class_names; print(class_names({names[:4]}))"],
-            env=os.environ | {"PYTHONHASHSEED": str(seed)},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in range(1, 4)
-    }
-    assert found == {"('+1', '001', '01', '1')\n"}
 
 
 def test_numbers_are_read_and_others_refused_with_their_place():

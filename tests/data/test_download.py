@@ -12,8 +12,9 @@ from rich.console import Console
 
 from qvtune.data import download
 from qvtune.data.download import check_task, fetch_task
-from qvtune.data.glue import load_tests, load_tsv
+from qvtune.data.glue import load_tests
 from qvtune.errors import DataError
+from qvtune.tasks.glue import load_tsv
 
 QUIET = Console(file=io.StringIO())
 

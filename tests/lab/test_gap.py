@@ -17,11 +17,11 @@ from scipy.stats import norm
 from tiny import make_reviews, save_tiny_bert, write_reviews
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from qvtune.data.load import load_data
 from qvtune.errors import AdaptError, DataError, RunError
 from qvtune.lab import gap as gap_module
 from qvtune.lab.gap import attention_of_run, measure_bound, measure_gap, stored_bits
 from qvtune.report.bound_page import BoundReport
+from qvtune.tasks.load import load_data
 from qvtune.train.config import make_config
 from qvtune.train.folder import RunFolder
 from qvtune.train.inference import load_run, merge_run

@@ -15,12 +15,11 @@ from tiny import make_reviews, save_tiny_bert
 
 from qvtune.cli.main import main
 from qvtune.cli.predictions import print_classes, print_mistakes
-from qvtune.data.classes import describe_classes
-from qvtune.data.task import Task
 from qvtune.errors import RunError
 from qvtune.report.class_parts import MOST_CLASSES, class_parts, mistakes_table
 from qvtune.report.document import Matrix, Page, Table, render
 from qvtune.report.page import write_report
+from qvtune.tasks.classification import Classification
 from qvtune.train.folder import RunFolder
 
 
@@ -55,10 +54,10 @@ class Cells(HTMLParser):
 def result_of(classes: int, examples: int = 300) -> dict:
     generator = np.random.default_rng(classes)
     names = tuple(f"{EVIL} {i}" if i == 1 else f"class {i}" for i in range(classes))
-    task = Task("t", "classification", names, "classes", "accuracy", ("text",), "label")
+    task = Classification("t", names, "classes", "accuracy", ("text",), "label")
     labels = generator.integers(classes, size=examples)
     scores = np.eye(classes)[labels] + generator.normal(size=(examples, classes)) * 0.4
-    return describe_classes(task, scores, labels) | {"reported_on": ["validation"], "scores": scores, "true": labels}
+    return task.class_table(scores, labels) | {"reported_on": ["validation"], "scores": scores, "true": labels}
 
 
 @pytest.mark.parametrize("classes", [2, 7, 43])
@@ -91,8 +90,8 @@ def test_many_classes_are_shown_by_their_mistakes() -> None:
 
 
 def test_what_is_not_defined_is_empty() -> None:
-    task = Task("t", "classification", ("a", "b", "c"), "classes", "accuracy", ("text",), "label")
-    result = describe_classes(task, np.eye(3)[[0, 0, 1]], np.array([0, 0, 0])) | {"reported_on": ["one", "two"]}
+    task = Classification("t", ("a", "b", "c"), "classes", "accuracy", ("text",), "label")
+    result = task.class_table(np.eye(3)[[0, 0, 1]], np.array([0, 0, 0])) | {"reported_on": ["one", "two"]}
     table = class_parts(result)[0]
     assert isinstance(table, Table)
     assert [[cell.text for cell in row] for row in table.rows] == [

@@ -5,7 +5,7 @@ import ast
 import pytest
 import yaml
 
-from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.tasks.classification import Classification
 from qvtune.train.card import adapter_card, escape_markdown
 from qvtune.train.config import make_config
 
@@ -13,7 +13,7 @@ HOSTILE = ["<img src=x onerror=alert(1)>", "[a](b 'c')", "a\n# b", "**a** `b` | 
 
 
 def card(model: str, name: str) -> str:
-    task = Task(name, CLASSIFICATION, ("no", "yes"), "classes", "accuracy", ("text",), "label")
+    task = Classification(name, ("no", "yes"), "classes", "accuracy", ("text",), "label")
     config = make_config({"model": model, "data": "d.csv", "out": "o"})
     return adapter_card(config, task, {"query": 1e-3}, {"accuracy": 0.5}, True)
 

@@ -11,17 +11,17 @@ from tiny import make_reviews, save_tiny_bert
 from torch.nn.functional import cross_entropy
 
 from qvtune.data.records import text_dataset
-from qvtune.data.task import Task
 from qvtune.data.tokens import tokenize
 from qvtune.errors import ConfigError, RunError
 from qvtune.search.material import make_material
+from qvtune.tasks.classification import Classification
 from qvtune.train.config import TrainConfig, make_config, read_config
 from qvtune.train.inference import evaluate_run, load_run, score_texts
 from qvtune.train.prepare import prepare
 from qvtune.train.run import run
 
 WEIGHTS = {"negative": 0.3, "positive": 2.0}
-TASK = Task("t", "classification", ("a", "b", "c"), "classes", "accuracy", ("text",), "label")
+TASK = Classification("t", ("a", "b", "c"), "classes", "accuracy", ("text",), "label")
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +53,17 @@ def test_loss_and_gradient_are_those_of_torch() -> None:
     expected = cross_entropy(logits, labels, weight=torch.tensor(weights, dtype=torch.float64))
     (wanted,) = torch.autograd.grad(expected, logits)
     batch = {"labels": labels}
-    loss = TASK.loss({"logits": logits}, batch, weights) / TASK.weight(batch, weights)
+    loss = TASK.loss({"logits": logits}, batch, weights) / TASK.count(batch, weights)
     (found,) = torch.autograd.grad(loss, logits)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-8)
     # In parts, with the weight of all to divide by, they add up to the same.
     halves = [({"logits": logits[p]}, {"labels": labels[p]}) for p in (slice(0, 4), slice(4, 9))]
     total = sum(TASK.loss(outputs, part, weights) for outputs, part in halves)
-    assert (total / sum(TASK.weight(part, weights) for _, part in halves)).item() == pytest.approx(
+    assert (total / sum(TASK.count(part, weights) for _, part in halves)).item() == pytest.approx(
         expected.item(), rel=1e-6
     )
-    plain = TASK.loss({"logits": logits}, batch) / TASK.weight(batch)
+    plain = TASK.loss({"logits": logits}, batch) / TASK.count(batch)
     assert plain.item() == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-6) != pytest.approx(loss.item())
 
 

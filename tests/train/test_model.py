@@ -18,7 +18,9 @@ from transformers import (
 )
 
 from qvtune.cli.main import main
-from qvtune.data.task import Task, TextData
+from qvtune.tasks.classification import Classification
+from qvtune.tasks.examples import TextData
+from qvtune.tasks.regression import Regression
 from qvtune.train.model import (
     ModelSource,
     find_model,
@@ -77,9 +79,7 @@ def test_a_head_is_taken_over_with_a_note_or_not_at_all(
     source, head = bring_head(tmp_path / "bert", kind, outputs, **labels)
     regression = outputs == 1
     names = () if regression else ("bad", "good")
-    task = Task(
-        "r", "regression" if regression else "classification", names, "accuracy", "accuracy", ("text",), "label"
-    )
+    task = (Regression if regression else Classification)("r", names, "accuracy", "accuracy", ("text",), "label")
     data = TextData(task, Dataset.from_dict({"text": ["a"], "label": [0]}), {})
     config = load_config(source)
     matched = match_labels(source, config, data, new_head=False)

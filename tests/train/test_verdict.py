@@ -11,17 +11,11 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score, confusion_matrix,
 from sklearn.metrics import precision_recall_fscore_support as by_class
 from tiny import BAD, GOOD, OTHER, make_reviews, save_tiny_bert, write_reviews
 
-from qvtune.data.task import Task
-from qvtune.train.config import TrainConfig, make_config
-from qvtune.train.inference import evaluate_run, load_run, score_texts
-from qvtune.train.prepare import prepare
-from qvtune.train.run import run
-from qvtune.train.verdict import (
-    BEHIND,
+from qvtune.tasks.classification import Classification
+from qvtune.tasks.judging import (
     CHANCE,
     CHANCE_REACHES,
     CONSTANT,
-    EVALUATIONS,
     FEWEST,
     FEWEST_TO_TEST,
     FLAT,
@@ -30,16 +24,18 @@ from qvtune.train.verdict import (
     NEAR,
     NEVER,
     ONE_CLASS,
-    STILL,
-    STILL_LOSS,
     UNCORRELATED,
-    Predictions,
     agreement,
-    judge_predictions,
-    judge_run,
 )
+from qvtune.tasks.regression import Regression
+from qvtune.tasks.task import Task
+from qvtune.train.config import TrainConfig, make_config
+from qvtune.train.inference import evaluate_run, load_run, score_texts
+from qvtune.train.prepare import prepare
+from qvtune.train.run import run
+from qvtune.train.verdict import BEHIND, EVALUATIONS, STILL, STILL_LOSS, Predictions, judge_predictions, judge_run
 
-NUMBERS = Task("n", "regression", (), "numbers", "pearson", ("text",), "label")
+NUMBERS = Regression("n", (), "numbers", "pearson", ("text",), "label")
 
 
 def config(**options: object) -> TrainConfig:
@@ -47,7 +43,7 @@ def config(**options: object) -> TrainConfig:
 
 
 def task(classes: int) -> Task:
-    return Task("t", "classification", tuple("abcdefghij"[:classes]), "classes", "accuracy", ("text",), "label")
+    return Classification("t", tuple("abcdefghij"[:classes]), "classes", "accuracy", ("text",), "label")
 
 
 def classified(labels: list[int] | np.ndarray, called: list[int] | np.ndarray, classes: int = 3) -> Predictions:
@@ -264,10 +260,8 @@ def test_final_predictions_class_by_class(place: Path, tmp_path: Path) -> None:
 def test_nothing_is_scored_twice(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from qvtune.train.evaluate import Evaluator
 
-    passes, measure = [], Evaluator.__call__
-    monkeypatch.setattr(
-        Evaluator, "__call__", lambda self, model, step: passes.append(step) or measure(self, model, step)
-    )
+    passes, ask = [], Evaluator.__call__
+    monkeypatch.setattr(Evaluator, "__call__", lambda self, model, step: passes.append(step) or ask(self, model, step))
     train(place, tmp_path / "run", epochs=2, eval_steps=6, dropout=0.0)
     assert passes == [6, 12, 18, 24]
     passes.clear()

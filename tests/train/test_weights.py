@@ -11,11 +11,11 @@ from tiny import save_tiny_bert
 from torch import Tensor
 from transformers import BertForMaskedLM
 
-from qvtune.data.task import Task
 from qvtune.errors import ModelError
+from qvtune.tasks.classification import Classification
 from qvtune.train.model import find_model, load_config, load_model, load_tokenizer
 
-TASK = Task("reviews", "classification", ("bad", "good"), "accuracy", "accuracy", ("text",), "label")
+TASK = Classification("reviews", ("bad", "good"), "accuracy", "accuracy", ("text",), "label")
 
 
 @pytest.fixture

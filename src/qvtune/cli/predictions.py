@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qvtune.data.classes import frequent_confusions
-from qvtune.data.mistakes import cut_text
+from qvtune.tasks.classes import frequent_confusions
+from qvtune.tasks.mistakes import cut_text
 
 # Up to so many classes a terminal has room for a confusion matrix.
 MOST_COLUMNS = 12
@@ -20,7 +20,7 @@ def print_classes(console: Console, classes: list[dict[str, Any]], confusion: li
 
     Args:
         console: where to.
-        classes: as `describe_classes` gives them.
+        classes: as `Task.class_table` gives them.
         confusion: the matrix with them.
     """
     table = _table("class", numbers=("precision", "recall", "F1", "support", "called"))
@@ -51,7 +51,8 @@ def print_mistakes(console: Console, mistakes: list[dict[str, Any]]) -> None:
     if not mistakes:
         console.out("No mistakes.", highlight=False)
         return
-    numbers = [name for name in ("probability", "error") if name in mistakes[0]]
+    words = ("label", "prediction", "label_probability")
+    numbers = [name for name, value in mistakes[0].items() if isinstance(value, float) and name not in words]
     texts = [name for name in ("split", "text", "text_pair") if name in mistakes[0]]
     table = _table(*(name.replace("_", " ") for name in (*texts, "label", "prediction")), numbers=numbers)
     for mistake in mistakes:

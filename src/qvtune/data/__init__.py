@@ -1,1 +1,1 @@
-"""Text in: GLUE, files, the hub and packaged sets become examples and a task."""
+"""Text in: GLUE's files, tables, folders, the hub and packaged sets become named columns."""

@@ -1,12 +1,10 @@
-"""Guess which columns hold the texts and the label, and which kind of task the labels make."""
+"""Guess which columns hold the texts and the label, and read cells that are numbers."""
 
 import math
 import re
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
-from qvtune.data.task import CLASSIFICATION, REGRESSION
 from qvtune.errors import DataError, nearest
 
 TEXT_PAIRS = (
@@ -75,54 +73,6 @@ def check_separator(source: str, columns: Sequence[str]) -> None:
             f"{source}: its one column is {columns[0]!r}, so its fields seem to be separated by {separator!r}. "
             "A .csv file has commas between fields, a .tsv file tabs."
         )
-
-
-def guess_kind(values: Sequence[Any]) -> str:
-    """Return "regression" if the labels are floats, or strings that all are numbers and not all whole ones.
-
-    A missing number, as nan, is refused later with its line; it makes no regression where no number has a fraction.
-    Decimals, as of a Parquet file, count as they are written.
-    """
-    values = [str(value) if isinstance(value, Decimal) else value for value in values]
-    if any(isinstance(value, float) for value in values):
-        return REGRESSION
-    if not all(isinstance(value, str) for value in values):
-        return CLASSIFICATION
-    numbers = [value.strip() for value in values if not NOT_FINITE.fullmatch(value.strip())]
-    whole = all(is_integer(value) for value in numbers)
-    return REGRESSION if not whole and all(NUMBER.fullmatch(value) for value in numbers) else CLASSIFICATION
-
-
-def explain_regression(values: Sequence[Any], places: Sequence[str]) -> str:
-    """Say why `guess_kind` takes the labels for numbers, by one that is no whole number where there is one."""
-    number, place = next(
-        ((value, place) for value, place in zip(values, places, strict=True) if not is_integer(str(value))),
-        (values[0], places[0]),
-    )
-    return (
-        f"Guessed from the labels: they are numbers with a point, such as {str(number).strip()} ({place}), so this is "
-        "a regression. If they name classes, give --task-type classification."
-    )
-
-
-def class_name(value: Any) -> str:
-    """Return the name of a class as it is printed and saved: the text itself, "3" for 3, "true" for True."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
-
-
-def class_names(values: Sequence[Any]) -> tuple[str, ...]:
-    """Return every class once, in numeric order where all are integers, else alphabetically.
-
-    The order is total: "01" comes before "1", which is as large.
-    """
-    names = {class_name(value) for value in values}
-    if all(is_integer(name) for name in names):
-        return tuple(sorted(names, key=lambda name: (Decimal(name), name)))  # int() ends at 4,300 digits
-    return tuple(sorted(names))
 
 
 def as_number(value: Any, where: str) -> float:

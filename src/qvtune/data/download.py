@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-from qvtune.data.glue import glue_task, load_tests, load_tsv
+from qvtune.data.glue import glue_task, load_sets, load_tests
 from qvtune.data.tables import read_text
 from qvtune.errors import DataError
 
@@ -64,10 +64,10 @@ def check_task(name: str, folder: Path) -> list[str]:
         DataError: if a file is missing or malformed.
     """
     glue = glue_task(name)
-    data = load_tsv(name, folder)
+    sets, _ = load_sets(name, folder)
     train, dev, test = glue.rows
-    found = {"train.tsv": (len(data.train), train)}
-    found |= {f: (len(d), n) for f, d, n in zip(glue.dev, data.evaluation.values(), dev, strict=True)}
+    wanted_rows = zip(("train.tsv", *glue.dev), sets.values(), (train, *dev), strict=True)
+    found = {file: (len(dataset), rows) for file, dataset, rows in wanted_rows}
     found |= {f: (len(texts), n) for f, (_, _, texts), n in zip(glue.test, load_tests(name, folder), test, strict=True)}
     return [
         f"{glue.folder}/{file}: {rows:,} rows" + ("" if rows == wanted else f", where {wanted:,} were published")

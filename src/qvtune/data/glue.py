@@ -1,20 +1,16 @@
-"""The nine GLUE tasks: from the benchmark's TSV folders, and predictions in the benchmark's submission format.
+"""The nine GLUE tasks in the benchmark's own TSV folders: how each is laid out, and its sets.
 
 GLUE's TSV has no quoting: a quotation mark is a character like any other.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset
-from numpy.typing import NDArray
 
 from qvtune.data.columns import as_number
 from qvtune.data.records import text_dataset
 from qvtune.data.tables import read_text
-from qvtune.data.task import CLASSIFICATION, REGRESSION, Task, TextData
 from qvtune.errors import DataError, nearest
 
 PREFIX = "glue/"
@@ -95,6 +91,9 @@ GLUE: dict[str, GlueTask] = {
     ),
 }  # fmt: skip
 
+# Columns of the texts as the hub has them, where they differ from the TSV files.
+HUB_COLUMNS = {"cola": ("sentence",), "mrpc": ("sentence1", "sentence2"), "mnli": ("premise", "hypothesis")}
+
 # The fields of CoLA's train and dev files, which have no header.
 COLA_COLUMNS = ("source", "label", "mark", "sentence")
 
@@ -118,34 +117,23 @@ def glue_task(name: str) -> GlueTask:
     return GLUE[name]
 
 
-def make_task(name: str) -> Task:
-    """Return a GLUE task as qvtune's own `Task`."""
-    glue = glue_task(name)
-    return Task(
-        name=f"glue/{name}",
-        kind=CLASSIFICATION if glue.labels else REGRESSION,
-        labels=glue.labels,
-        metrics=glue.metrics,
-        main_metric=glue.main_metric,
-        text_columns=("text", "text_pair")[: len(glue.texts)],
-        label_column="label",
-    )
-
-
-def load_tsv(name: str, folder: Path) -> TextData:
+def load_sets(name: str, folder: Path) -> tuple[dict[str, Dataset], list[str]]:
     """Load the training and development sets of a task from the benchmark's folders, as in `folder/RTE/train.tsv`.
+
+    Returns:
+        By split, "train" first: `text`, `text_pair` where there are two, and `label`, an id as the task's `labels` have
+        it or a float; and a sentence for every file of which rows were left out.
 
     Raises:
         DataError: if a file is missing or a row is malformed.
     """
-    glue, task = glue_task(name), make_task(name)
+    glue = glue_task(name)
     root = task_folder(glue, folder)
-    train, notes = _read_labelled(glue, task, root / "train.tsv")
-    evaluation = {}
-    for split, file in zip(glue.splits, glue.dev, strict=True):
-        evaluation[split], more = _read_labelled(glue, task, root / file)
+    sets, notes = {}, []
+    for split, file in zip(("train", *glue.splits), ("train.tsv", *glue.dev), strict=True):
+        sets[split], more = _read_labelled(glue, root / file)
         notes += more
-    return TextData(task, train, evaluation, tuple(notes))
+    return sets, notes
 
 
 def load_tests(name: str, folder: Path) -> list[tuple[str, list[str], Dataset]]:
@@ -186,26 +174,7 @@ def task_folder(glue: GlueTask, folder: Path) -> Path:
     return root
 
 
-def format_submission(name: str, indices: Sequence[str], scores: NDArray) -> str:
-    """Return predictions as the benchmark's server wants them: a header, then index and prediction.
-
-    STS-B's scores are clipped to [0, 5] and written with three decimals.
-
-    Args:
-        name: task.
-        indices: the test set's own index column.
-        scores: (rows, classes) logits or (rows, 1) predictions.
-    """
-    glue = glue_task(name)
-    if glue.labels:
-        predictions = [glue.spelling[i] for i in scores.argmax(axis=-1)]
-    else:
-        predictions = [f"{score:.3f}" for score in np.clip(scores.reshape(-1), 0.0, 5.0)]
-    lines = ["index\tprediction", *(f"{i}\t{p}" for i, p in zip(indices, predictions, strict=True))]
-    return "\n".join(lines) + "\n"
-
-
-def _read_labelled(glue: GlueTask, task: Task, path: Path) -> tuple[Dataset, list[str]]:
+def _read_labelled(glue: GlueTask, path: Path) -> tuple[Dataset, list[str]]:
     header, rows, notes = _read_rows(path, None if glue.header else len(COLA_COLUMNS))
     texts = [_position(path, header, column) for column in glue.texts]
     label = _position(path, header, glue.label)

@@ -1,22 +1,17 @@
 """Data sets in the format of the `datasets` library: saved in a folder, or on the Hugging Face hub."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from qvtune.data import glue
-from qvtune.data.options import DataOptions
-from qvtune.data.records import Records, take_columns, text_dataset
-from qvtune.data.task import TextData
+from qvtune.data.records import Records, take_columns
 from qvtune.errors import DataError
 from qvtune.network import cache_only_when_unreachable
 
 GLUE_REPOSITORY = "nyu-mll/glue"
 VALIDATION_SPLITS = ("validation", "dev", "val", "eval", "test")
-
-# Columns of GLUE as the hub has it, where they differ from the TSV files.
-GLUE_COLUMNS = {"cola": ("sentence",), "mrpc": ("sentence1", "sentence2"), "mnli": ("premise", "hypothesis")}
 
 
 def is_saved_folder(path: Path) -> bool:
@@ -63,38 +58,21 @@ def load_hub(name: str, config: str | None) -> DatasetDict:
         ) from error
 
 
-def from_splits(options: DataOptions, splits: DatasetDict, name: str) -> tuple[Records, Records | None, list[str]]:
-    """Return training and validation records (None where there is no such split, or a file is named) and notes."""
-    if "train" not in splits:
-        raise DataError(f"{name}: has no split 'train', only {', '.join(splits)}.")
-    train, note = _records(options, splits["train"], f"{name}, train")
-    notes = [note] if note else []
-    if options.validation is not None:
-        return train, None, notes
-    for split in VALIDATION_SPLITS:
-        if split in splits and not _hidden(splits[split], train.label_column):
-            notes.append(f"The validation set is the split '{split}'.")
-            return train, _records(options, splits[split], f"{name}, {split}")[0], notes
-    return train, None, notes
+def split_records(
+    dataset: Dataset, source: str, text_columns: Sequence[str] | None, label_column: str | None
+) -> tuple[Records, str | None]:
+    """Return the rows of a split, with the names of its classes for their ids, and what was guessed about columns.
 
+    Args:
+        dataset: the split.
+        source: what to call it in messages.
+        text_columns: names of the text columns; guessed when None.
+        label_column: name of the label column, likewise.
 
-def load_glue(name: str, splits: DatasetDict) -> TextData:
-    """Return a GLUE task from its splits as the hub has them."""
-    task = glue.make_task(name)
-    layout = glue.glue_task(name)
-    columns = [str(c) for c in GLUE_COLUMNS.get(name, layout.texts)]
-    sets = {}
-    for split in ("train", *layout.splits):
-        if split not in splits:
-            raise DataError(f"{task.name}: has no split '{split}', only {', '.join(splits)}.")
-        missing = [c for c in (*columns, "label") if c not in splits[split].column_names]
-        if missing:
-            raise DataError(f"{task.name}, {split}: has no column '{missing[0]}', only {splits[split].column_names}.")
-        sets[split] = text_dataset([splits[split][c] for c in columns], splits[split]["label"])
-    return TextData(task, sets.pop("train"), sets)
+    Raises:
+        DataError: if the columns cannot be told, or a text or label is missing.
+    """
 
-
-def _records(options: DataOptions, dataset: Dataset, source: str) -> tuple[Records, str | None]:
     def column(name: str) -> list[Any]:
         feature = dataset.features[name]
         cells = list(dataset[name])
@@ -103,9 +81,10 @@ def _records(options: DataOptions, dataset: Dataset, source: str) -> tuple[Recor
         return cells
 
     places = [f"{source}, row {number}" for number in range(1, len(dataset) + 1)]
-    return take_columns(source, dataset.column_names, column, places, options.text_column, options.label_column)
+    return take_columns(source, dataset.column_names, column, places, text_columns, label_column)
 
 
-def _hidden(dataset: Dataset, label: str) -> bool:
+def is_hidden(dataset: Dataset, label: str) -> bool:
+    """Whether a split has no labels."""
     # Test sets of benchmarks have -1 for every label.
     return label not in dataset.column_names or set(dataset[label][:100]) == {-1}

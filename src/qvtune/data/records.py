@@ -1,22 +1,18 @@
-"""Turn rows of any source into the examples of a task, checking every label."""
+"""Rows of any source as named columns, with every text and label that is missing or no text refused."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
 
-from qvtune.data.columns import as_number, choose_columns, class_name, class_names, guess_kind
+from qvtune.data.columns import as_number, choose_columns
 from qvtune.data.foreign import foreign_task, several_values
 from qvtune.data.tables import LONE_SURROGATE
-from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
 from qvtune.errors import DataError
 
 MISSING = ("", None)
-
-DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -88,63 +84,6 @@ def check_characters(name: str, value: Any, place: str) -> None:
         value = json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, str) and not value.isascii() and LONE_SURROGATE.search(value):
         raise DataError(f"{place}: column '{name}' holds half a character. Correct or remove that row.")
-
-
-def make_task(name: str, records: Records, kind: str | None = None) -> Task:
-    """Make the task of one's own data: its classes and their order come from the training rows.
-
-    Raises:
-        DataError: if there is one class only, or a regression label is no number.
-    """
-    kind = kind or guess_kind(records.labels)
-    labels: tuple[str, ...] = ()
-    if kind == CLASSIFICATION:
-        labels = class_names(records.labels)
-        if len(labels) < 2:
-            raise DataError(
-                f"{records.source}: every row has the label '{labels[0]}'; there is nothing to tell apart. "
-                "Give data with at least two classes."
-            )
-        _check_classes(records, labels)
-    else:
-        numbers = {as_number(value, place) for value, place in zip(records.labels, records.places, strict=True)}
-        if len(numbers) < 2:
-            raise DataError(f"{records.source}: every row has the label {numbers.pop()}; there is nothing to learn.")
-    return Task(
-        name=name,
-        kind=kind,
-        labels=labels,
-        metrics="classes" if kind == CLASSIFICATION else "numbers",
-        main_metric="accuracy" if kind == CLASSIFICATION else "pearson",
-        text_columns=records.text_columns,
-        label_column=records.label_column,
-    )
-
-
-def _check_classes(records: Records, labels: Sequence[str]) -> None:
-    name = records.label_column
-    if all(DECIMAL_COMMA.fullmatch(label) for label in labels):
-        raise DataError(
-            f"{records.source}: labels such as '{labels[0]}' in column '{name}' have a decimal comma. Write a point."
-        )
-    if len(labels) == len(records.labels) > 2:
-        raise DataError(
-            f"{records.source}: each of the {len(labels)} rows has a label of its own in column '{name}', so there are "
-            "no classes to learn. Name another --label-column, or give --task-type regression for numbers."
-        )
-
-
-def make_dataset(records: Records, task: Task) -> Dataset:
-    """Return the examples with labels as class ids or floats.
-
-    Raises:
-        DataError: for a label that the task does not have, or that is no number in a regression.
-    """
-    if task.kind == REGRESSION:
-        labels: list[Any] = [as_number(v, place) for v, place in zip(records.labels, records.places, strict=True)]
-    else:
-        labels = [task.label_id(class_name(v), place) for v, place in zip(records.labels, records.places, strict=True)]
-    return text_dataset(records.texts, labels)
 
 
 def text_dataset(texts: Sequence[Sequence[str]], labels: Sequence[Any] | None = None) -> Dataset:

@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import safe_open
 
-from qvtune.data.load import TUNING, limit
-from qvtune.data.task import CLASSIFICATION
-from qvtune.data.tokens import tokenize
 from qvtune.errors import RunError
 from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap
 from qvtune.stored import first_problem
+from qvtune.tasks.load import TUNING, limit
 from qvtune.theory.bound import Bound, generalization_bound
 from qvtune.train.folder import AGAIN, RunFolder
 from qvtune.train.inference import TrainedRun, own_data, score_texts
@@ -34,7 +32,7 @@ class Gap:
     Attributes:
         gap: `new_loss` less `train_loss`, in the loss's unit.
         standard_error: of the gap, from the spread of the losses over the examples.
-        loss: what was measured: "cross entropy", in nats, or "squared error".
+        loss: what was measured: "cross entropy", in nats, "squared error", or what else the kind of task has.
         split: the evaluation set that gives the new examples: the first, where there are two.
         train_examples, new_examples: how many were measured, `MOST_EXAMPLES` of each at most.
         lowest, highest: of all losses seen.
@@ -155,7 +153,7 @@ def measure_gap(run: TrainedRun) -> Gap:
     return Gap(
         gap=float(new.mean() - train.mean()),
         standard_error=math.sqrt(sum(float(part.var()) / len(part) for part in losses)),
-        loss="cross entropy" if run.task.kind == CLASSIFICATION else "squared error",
+        loss=run.task.loss_name,
         split=split,
         train_loss=float(train.mean()),
         new_loss=float(new.mean()),
@@ -191,5 +189,5 @@ def stored_bits(folder: RunFolder, method: str) -> int:
 
 def _losses(run: TrainedRun, dataset: Dataset) -> NDArray[np.float64]:
     """Return the loss of every example."""
-    tokens = tokenize(dataset, run.tokenizer, run.max_length)
+    tokens = run.task.encode(dataset, run.tokenizer, run.max_length)
     return run.task.losses(score_texts(run, tokens), np.asarray(tokens["labels"]))

@@ -47,9 +47,9 @@ def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
     quiet_libraries()
     import numpy as np
 
-    from qvtune.data.load import TUNING
     from qvtune.fast.fast_path import undo_fast
     from qvtune.progress import track
+    from qvtune.tasks.load import TUNING
     from qvtune.train.batches import EvaluationBatches
     from qvtune.train.evaluate import evaluate_set, measure
     from qvtune.train.prepare import prepare

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from qvtune.amounts import count
+from qvtune.amounts import count, join_words
 from qvtune.files import write_json, write_text
 from qvtune.lab.gap import Gap, MeasuredBound
 from qvtune.report.chart import Chart, Series, draw_charts
@@ -15,7 +15,6 @@ from qvtune.report.run_page import plot, text_table
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.layouts import ROLES
 from qvtune.theory.bound import FULL, LORA, Bound, generalization_bound
-from qvtune.train.config import join_words
 from qvtune.train.folder import check_free
 
 RECORD = "bound.json"

@@ -3,15 +3,17 @@
 from typing import Any
 
 from qvtune.amounts import count
-from qvtune.data.classes import frequent_confusions
-from qvtune.data.mistakes import cut_text
 from qvtune.report.document import Entry, Matrix, Table
+from qvtune.tasks.classes import frequent_confusions
+from qvtune.tasks.mistakes import cut_text
 
 # More rows and columns are a wall; those with the most mistakes are shown.
 MOST_CLASSES = 60
 # From so many classes on a list says more than the matrix where most mistakes are.
 LISTED_FROM, LISTED = 8, 10
 SHOWN_MISTAKES, SHOWN_TEXT = 20, 280
+# Which mistakes are the worst, by the number that says so.
+WORST = {"error": "furthest from their number", "probability": "in which the model is surest of a wrong class"}
 
 
 def class_parts(result: dict[str, Any]) -> list[Table | Matrix]:
@@ -87,10 +89,9 @@ def mistakes_table(mistakes: list[dict[str, Any]]) -> list[Table]:
     if not mistakes:
         return []
     shown = mistakes[:SHOWN_MISTAKES]
-    is_regression = "error" in shown[0]
-    texts = [name for name in ("text", "text_pair") if name in shown[0]]
-    numbers = ["label", "prediction", "error"] if is_regression else ["probability", "label_probability"]
-    names = [*texts, *(["split"] if "split" in shown[0] else []), *([] if is_regression else ["label", "prediction"])]
+    numbers = [name for name, value in shown[0].items() if isinstance(value, float)]
+    words = ("text", "text_pair", "split", "label", "prediction")
+    names = [name for name in words if name in shown[0] and name not in numbers]
     rows = [
         [
             *(Entry(cut_text(mistake[name], SHOWN_TEXT)) for name in names),
@@ -98,8 +99,8 @@ def mistakes_table(mistakes: list[dict[str, Any]]) -> list[Table]:
         ]
         for mistake in shown
     ]
-    words = {"text_pair": "second text", "split": "set", "label_probability": "of the label"}
-    why = "furthest from their number" if is_regression else "in which the model is surest of a wrong class"
+    headings = {"text_pair": "second text", "split": "set", "label_probability": "of the label"}
+    why = next((WORST[name] for name in numbers if name in WORST), "with the largest loss")
     text = f"The {count(len(shown), 'example')} {why}; mistakes.jsonl in the run folder has {len(mistakes)}."
-    columns = [words.get(name, name) for name in (*names, *numbers)]
+    columns = [headings.get(name, name) for name in (*names, *numbers)]
     return [Table("Worst mistakes", columns, rows, text=text, stacked=True)]

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from qvtune.data.load import TUNING
-from qvtune.data.task import Task
 from qvtune.errors import DataError
 from qvtune.fast.batches import longest_first, token_lengths
-from qvtune.search.judge import fitted_losses
+from qvtune.tasks.load import TUNING
+from qvtune.tasks.task import Task
 from qvtune.train.batches import Collate, Order
 from qvtune.train.config import TrainConfig
 from qvtune.train.evaluate import evaluate
@@ -59,7 +58,7 @@ class Material:
         if not np.isfinite(scores).all():
             return [np.inf]
         labels = torch.cat([batch["labels"].cpu() for batch in batches]).numpy()
-        return fitted_losses(self.task, scores, labels).tolist()
+        return self.task.fitted_losses(scores, labels).tolist()
 
 
 def make_material(config: TrainConfig, prepared: Prepared, most: int) -> Material:

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from qvtune.adaptation import adaptation_of
 from qvtune.cache import writable_cache
-from qvtune.data.files import file_digests
-from qvtune.data.load import TUNING
 from qvtune.device import choose_device, device_of
 from qvtune.errors import ConfigError, Interrupted
 from qvtune.files import write_json
@@ -31,6 +29,8 @@ from qvtune.search.recipe import Recipe
 from qvtune.search.runner import FORWARD_SHARE, Cost, TrialRunner, borrowed
 from qvtune.search.suggestion import Suggestion
 from qvtune.search.trials import MOST, Rates
+from qvtune.tasks.files import file_digests
+from qvtune.tasks.load import TUNING
 from qvtune.train.config import TrainConfig, make_config
 from qvtune.train.folder import check_free
 from qvtune.train.objective import Batch, Loss, MeanLoss

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from qvtune.amounts import join_words
 from qvtune.methods.table import METHODS
 from qvtune.options import option_name
 from qvtune.roles.layouts import ROLES
-from qvtune.train.config import TrainConfig, join_words
+from qvtune.train.config import TrainConfig
 from qvtune.train.output_change import QUERY_KEY
 from qvtune.train.telemetry import OUTPUT, UPDATE
 

@@ -1,7 +1,7 @@
 """Batches: of training, the same for the same seed and epoch; of evaluation, longest first."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from qvtune.fast.batches import LengthBatches, TokenBatches, longest_first, toke
 from qvtune.train.objective import Batch
 from qvtune.train.step import Share
 
-Collate = Callable[[list[Mapping[str, Any]]], Batch]
+Collate = Callable[[list[dict[str, Any]]], Any]
 
 
 class Order:

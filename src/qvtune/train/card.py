@@ -6,18 +6,18 @@ from pathlib import Path
 
 import yaml
 
-from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.methods.table import METHODS
 from qvtune.roles.layouts import ROLES
+from qvtune.tasks.task import Task
 from qvtune.train.config import TrainConfig
 
 MARKUP = re.compile(r"[\\`*_{}\[\]()<>#|~&$!]")
 
 LOADING = """```python
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
+from transformers import {auto_class}
 
-base = AutoModelForSequenceClassification.from_pretrained({base}, num_labels={outputs}{names})
+base = {auto_class}.from_pretrained({base}, {arguments})
 model = PeftModel.from_pretrained(base, "path/of/this/folder")
 ```
 """
@@ -26,9 +26,9 @@ LOADING_BY_QVTUNE = """Plain PEFT cannot load this.
 
 ```python
 import qvtune
-from transformers import AutoModelForSequenceClassification
+from transformers import {auto_class}
 
-base = AutoModelForSequenceClassification.from_pretrained({base}, num_labels={outputs}{names})
+base = {auto_class}.from_pretrained({base}, {arguments})
 model = qvtune.load_adapter(base, "path/of/this/folder")
 ```
 """
@@ -55,7 +55,6 @@ def adapter_card(
     ]
     is_local = Path(config.model).exists() or ":" in config.model
     model = Path(config.model).name if is_local else config.model
-    names = f", id2label={dict(enumerate(task.labels))!r}" if task.kind == CLASSIFICATION else ""
     base = json.dumps("path/of/the/base/model" if is_local else config.model)
     lines = [
         "---",
@@ -72,7 +71,9 @@ def adapter_card(
         "| --- | --- |",
         *(f"| {name} | {value:.4f} |" for name, value in metrics.items()),
         "",
-        (LOADING if is_plain else LOADING_BY_QVTUNE).format(base=base, outputs=task.num_outputs, names=names),
+        (LOADING if is_plain else LOADING_BY_QVTUNE).format(
+            base=base, auto_class=task.auto_class.__name__, arguments=task.loading_arguments
+        ),
     ]
     return "\n".join(lines)
 

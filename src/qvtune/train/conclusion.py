@@ -7,14 +7,15 @@ from typing import Any
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from qvtune.data.classes import describe_classes
-from qvtune.data.load import TUNING
-from qvtune.data.mistakes import KEPT, sort_mistakes, worst_mistakes
-from qvtune.data.task import Task, TextData
+from qvtune.tasks.examples import TextData
+from qvtune.tasks.judging import NOTHING_LEARNED
+from qvtune.tasks.load import TUNING
+from qvtune.tasks.mistakes import KEPT, sort_mistakes, worst_mistakes
+from qvtune.tasks.task import Task
 from qvtune.train.balance import list_warnings
 from qvtune.train.config import TrainConfig
 from qvtune.train.evaluate import Evaluation
-from qvtune.train.verdict import NOTHING_LEARNED, Predictions, judge_run
+from qvtune.train.verdict import Predictions, judge_run
 
 # Fewer predictions than these do not show that anything was learned, though they may show that nothing was.
 FEWEST_TO_JUDGE = 10
@@ -25,7 +26,7 @@ class Conclusion:
     """What is kept of a run's final predictions on the sets that it reports, of MNLI both together.
 
     Attributes:
-        classes: what `describe_classes` says.
+        classes: what the task's `class_table` says.
         mistakes: the worst, see `worst_mistakes`; each with its `split` where there are several.
         verdict: warnings by what they are about.
         warnings: those of the log, and the verdict.
@@ -66,7 +67,7 @@ def conclude(
     found = Predictions(data.task, scores, labels, where)
     verdict = judge_run(found, config, records, measured.metrics, head_start)
     return Conclusion(
-        classes=describe_classes(data.task, scores, labels),
+        classes=data.task.class_table(scores, labels),
         mistakes=mistakes_by_split(data.task, measured.scores, data.evaluation),
         verdict=verdict,
         warnings=[*list_warnings(records, ended=True), *verdict.values()],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from qvtune.data.options import BALANCED, DataOptions
+from qvtune.amounts import join_words
 from qvtune.documents import load_yaml, read_document
 from qvtune.errors import ConfigError, nearest
 from qvtune.methods.method import OPTIONS, Method
@@ -18,6 +18,7 @@ from qvtune.methods.table import METHODS
 from qvtune.options import Options, option_name, parse_options
 from qvtune.roles.attention import parse_roles
 from qvtune.roles.layouts import OUTPUTS, ROLES, SEPARATE_LAYOUTS
+from qvtune.tasks.options import BALANCED, DataOptions
 
 if TYPE_CHECKING:
     MethodName = str
@@ -50,11 +51,6 @@ def _others(option: str) -> str:
         if value not in (None, own):
             others.setdefault(value, []).append(method.name)
     return f"For {', '.join(f'{join_words(names)} {value:g}' for value, names in others.items())}." if others else ""
-
-
-def join_words(words: list[str]) -> str:
-    """Return "a, b and c"."""
-    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)
 
 
 class AdaptOptions(Options):

@@ -11,11 +11,11 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from torch import nn
 
-from qvtune.data.load import TUNING
-from qvtune.data.metrics import combine_splits
-from qvtune.data.task import Task
 from qvtune.device import device_of
 from qvtune.roles.modes import evaluating
+from qvtune.tasks.load import TUNING
+from qvtune.tasks.metrics import combine_splits
+from qvtune.tasks.task import Task
 from qvtune.train.batches import Collate, EvaluationBatches
 from qvtune.train.objective import Batch
 from qvtune.train.seeds import kept_random_state
@@ -88,7 +88,7 @@ def measure(task: Task, scores: Mapping[str, NDArray], labels: Mapping[str, NDAr
         step: after which they were computed.
     """
     by_split = {
-        split: task.metrics_of(found, labels[split]) | {"loss": float(task.losses(found, labels[split]).mean())}
+        split: task.metrics(found, labels[split]) | {"loss": float(task.losses(found, labels[split]).mean())}
         for split, found in scores.items()
     }
     tuning = by_split.pop(TUNING, {})

@@ -27,7 +27,7 @@ AGAIN = "Put it back from a copy, or train again in another --out."
 
 
 class StoredTask(TypedDict):
-    """A task as `plan.json` has it."""
+    """A task as `plan.json` has it; `settings` are what a kind of task has for itself."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     name: str
@@ -37,6 +37,7 @@ class StoredTask(TypedDict):
     main_metric: str
     text_columns: list[str]
     label_column: str
+    settings: NotRequired[dict[str, Any]]
 
 
 class StoredPlan(TypedDict):
@@ -254,7 +255,7 @@ class RunFolder:
     def _compare_files(self, config: TrainConfig) -> None:
         if not self.plan.is_file():
             return  # killed before its first step
-        from qvtune.data.files import changed_file, file_digests  # slow to import, and reading a run needs none of it
+        from qvtune.tasks.files import changed_file, file_digests  # slow to import, and reading a run needs none of it
 
         changed = changed_file(self.read_plan()["files"], file_digests(config))
         if changed is not None:

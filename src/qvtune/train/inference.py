@@ -15,14 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from qvtune.adaptation import restore
 from qvtune.adapters import load_adapter
-from qvtune.data.classes import describe_classes
-from qvtune.data.files import changed_file, file_digest, file_digests
-from qvtune.data.glue import format_submission, glue_name, load_tests, make_task
-from qvtune.data.load import TUNING, load_data, load_glue
-from qvtune.data.matching import labelled, read_matching, same_classes
+from qvtune.data.glue import glue_name, load_tests
 from qvtune.data.records import check_characters, take_texts, text_dataset
-from qvtune.data.task import CLASSIFICATION, Task, TextData
-from qvtune.data.tokens import tokenize
 from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, RunError
 from qvtune.fast.fast_path import make_fast
@@ -30,6 +24,13 @@ from qvtune.files import staged_folder, write_text
 from qvtune.methods.table import METHODS
 from qvtune.progress import track
 from qvtune.roles.unwrap import unwrap
+from qvtune.tasks.examples import TextData
+from qvtune.tasks.files import changed_file, file_digest, file_digests
+from qvtune.tasks.glue import format_submission, make_task
+from qvtune.tasks.load import TUNING, load_data, load_glue
+from qvtune.tasks.matching import labelled, read_matching, same_classes
+from qvtune.tasks.table import task_from_dict
+from qvtune.tasks.task import Task
 from qvtune.train.batches import EvaluationBatches, read_columns
 from qvtune.train.conclusion import mistakes_by_split
 from qvtune.train.config import TrainConfig
@@ -107,7 +108,7 @@ def load_run(path: Path, model: str | None = None, device: str = "auto") -> Trai
     place_of_model = choose_device(device)
     folder = RunFolder(path)
     config = folder.read_finished()
-    task = Task.from_dict(folder.read_plan()["task"])
+    task = task_from_dict(folder.read_plan()["task"])
     is_adapter = METHODS[config.method].saves == "adapter"
     saved = folder.adapter if is_adapter else folder.model
     if not saved.is_dir():
@@ -161,12 +162,12 @@ def evaluate_run(
     Returns:
         `metrics`, `examples` by split, `task`, `data`, `run`, `notes` on what the numbers are worth, and `warnings`
         where they say that the model has learned nothing; of a classification also `classes` and `confusion`, see
-        `describe_classes`, of MNLI over both sets together; `mistakes`, see `worst_mistakes`, if any were asked for.
+        `Task.class_table`, of MNLI over both sets together; `mistakes`, see `worst_mistakes`, if any were asked for.
     """
     splits, notes = _evaluation_sets(run, data, glue_dir, text_columns, label_column)
     scores, labels_of = {}, {}
     for split, dataset in splits.items():
-        scores[split] = score_texts(run, tokenize(dataset, run.tokenizer, run.max_length), batch_size)
+        scores[split] = score_texts(run, run.task.encode(dataset, run.tokenizer, run.max_length), batch_size)
         labels_of[split] = np.asarray(dataset["label"])
     evaluation = measure(run.task, scores, labels_of)
     all_scores, labels = evaluation.reported
@@ -183,7 +184,7 @@ def evaluate_run(
         "notes": [*_notes(run, data), *notes],
         "warnings": list(judge_run(found, run.config, (), metrics, head_start).values()),
         "examples": {split: len(dataset) for split, dataset in splits.items()},
-        **describe_classes(run.task, all_scores, labels),
+        **run.task.class_table(all_scores, labels),
         **worst,
     }
 
@@ -227,7 +228,7 @@ def predict_file(
     for name in table.columns:  # all of them are written again
         for place_of_cell, value in zip(table.places, table.column(name), strict=True):
             check_characters(name, value, place_of_cell)
-    tokens = tokenize(text_dataset(texts), run.tokenizer, run.max_length)
+    tokens = run.task.encode(text_dataset(texts), run.tokenizer, run.max_length)
     scores = score_texts(run, tokens, batch_size)
     inputs = {name: table.column(name) for name in table.columns}
     write_text(out, format_predictions(run.task, inputs, scores, out.suffix.lower(), spreadsheet_safe))
@@ -262,7 +263,7 @@ def predict_glue(
     for path in paths:
         _check_free(path, overwrite)
     for path, (_, indices, dataset) in zip(paths, tests, strict=True):
-        tokens = tokenize(dataset, run.tokenizer, run.max_length)
+        tokens = run.task.encode(dataset, run.tokenizer, run.max_length)
         scores = score_texts(run, tokens, batch_size)
         write_text(path, format_submission(name, indices, scores))
     return paths
@@ -343,7 +344,7 @@ def own_data(run: TrainedRun, glue_dir: Path | None = None) -> TextData:
             "the file back, or give labelled data that it was not trained on to 'qvtune evaluate --data'."
         )
     loaded = load_data(config, run.config.seed)
-    return loaded.with_labels(run.task.labels) if run.task.kind == CLASSIFICATION else loaded
+    return loaded.with_labels(run.task.labels)
 
 
 def _notes(run: TrainedRun, data: str | None) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any
 from accelerate import Accelerator
 from rich.console import Console
 
-from qvtune.data.task import Task
 from qvtune.files import write_text, writing
+from qvtune.tasks.task import Task
 from qvtune.train.balance import side_warnings
 from qvtune.train.callbacks import Progress
 from qvtune.train.config import TrainConfig

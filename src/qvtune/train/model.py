@@ -6,26 +6,23 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers import logging as transformers_logging
 
 from qvtune.data.packaged import PREFIX, locate_model
-from qvtune.data.task import CLASSIFICATION, Task, TextData
 from qvtune.errors import ConfigError, ModelError
 from qvtune.network import hub_is_reachable
 from qvtune.roles.unwrap import unwrap
+from qvtune.tasks.examples import TextData
+from qvtune.tasks.task import Task
 from qvtune.train.readable import input_names
 from qvtune.train.weights import WRAPPERS, check_loaded, forget_wrappers
 
-HEAD_SUFFIX = "ForSequenceClassification"
-# Heads over something else than whole texts, whose weights may have the same names and shapes.
-OTHER_HEADS = ("ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice", "ForNextSentencePrediction")
+# Heads whose weights may have the same names and shapes as those of a head for another task.
+HEADS = (
+    "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice",
+    "ForNextSentencePrediction",
+)  # fmt: skip
 
 RESERVED_POSITIONS = 4
 # Of a text, where nobody says how many: what encoders commonly read.
@@ -137,7 +134,7 @@ def load_model(
         new_head: start the head anew although the checkpoint holds one.
 
     Raises:
-        ModelError: if it cannot be read, has no sequence-classification head in transformers, is quantized, or if the
+        ModelError: if it cannot be read, has no head for the task in transformers, is quantized, or if the
             checkpoint leaves a parameter of the body without a weight that fits.
     """
     prepare_config(config, task, tokenizer)
@@ -146,7 +143,7 @@ def load_model(
     try:
         model, loading = _reading(
             source,
-            AutoModelForSequenceClassification.from_pretrained,
+            task.auto_class.from_pretrained,
             source.location,
             config=config,
             dtype=torch.float32,
@@ -160,8 +157,8 @@ def load_model(
         transformers_logging.set_verbosity(verbosity)
     _make_plain(model, source)
     forget_wrappers(model)
-    check_loaded(source.name, model, loading, new_head=new_head or _other_head(config) is not None)
-    if new_head or _other_head(config):
+    check_loaded(source.name, model, loading, new_head=new_head or _other_head(config, task) is not None)
+    if new_head or _other_head(config, task):
         _start_head_anew(model)
     return model
 
@@ -190,19 +187,15 @@ def build_on_meta(source: ModelSource, task: Task) -> Any:
         ModelError: if there is no configuration, or no model for it.
     """
     config = prepare_config(load_config(source), task)
-    known = type(config) in AutoModelForSequenceClassification._model_mapping or hasattr(config, "auto_map")
-    auto_class = AutoModelForSequenceClassification if known else AutoModel
+    known = type(config) in task.auto_class._model_mapping or hasattr(config, "auto_map")
+    auto_class = task.auto_class if known else AutoModel
     with torch.device("meta"):
         return _reading(source, auto_class.from_config, config, trust_remote_code=source.options["trust_remote_code"])
 
 
 def prepare_config(config: Any, task: Task, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:
-    """Write the task's labels and the padding token into a model's configuration, and return it."""
-    config.num_labels = task.num_outputs
-    config.problem_type = "single_label_classification" if task.kind == CLASSIFICATION else "regression"
-    if task.kind == CLASSIFICATION:
-        config.id2label = dict(enumerate(task.labels))
-        config.label2id = {name: i for i, name in enumerate(task.labels)}
+    """Write the task's head and the padding token into a model's configuration, and return it."""
+    task.configure(config)
     if tokenizer is not None:
         config.get_text_config().pad_token_id = tokenizer.pad_token_id
     return config
@@ -218,42 +211,20 @@ def match_labels(source: ModelSource, config: Any, data: TextData, *, new_head: 
     """
     if new_head:
         return data
-    if other := _other_head(config):
+    if other := _other_head(config, data.task):
         return _noted(data, f"The head of {source.name} is of another kind of task ({other}), so it starts anew.")
-    if not any(name.endswith(HEAD_SUFFIX) for name in config.architectures or ()):
+    if not any(name.endswith(data.task.head) for name in config.architectures or ()):
         return data
     known = [str(config.id2label[i]) for i in range(len(config.id2label))]
-    wanted = data.task.labels
-    if data.task.kind != CLASSIFICATION:
-        if len(known) == 1:
-            return _noted(
-                data,
-                f"{source.name} brings a head of one output, and training goes on from it. If it predicts something "
-                "else than this data's label, give --new-head to start it anew.",
-            )
-        raise ModelError(
-            f"{source.name}: its head is for {len(known)} classes ({_listed(known)}), and the task is a regression. "
-            "Give --new-head to start the head anew."
-        )
-    if all(name == f"LABEL_{i}" for i, name in enumerate(known)) and len(known) == len(wanted):
-        pairs = _listed([f"{mute} is '{name}'" for mute, name in zip(known, wanted, strict=True)])
-        return _noted(
-            data,
-            f"{source.name} brings a head whose labels have no names, and training goes on from it: {pairs}. If they "
-            "mean something else, give --new-head to start it anew.",
-        )
-    by_name = {name.casefold(): name for name in wanted}
-    if sorted(name.casefold() for name in known) == sorted(by_name):
-        return data.with_labels([by_name[name.casefold()] for name in known])
-    raise ModelError(
-        f"{source.name}: its head is for {len(known)} labels ({_listed(known)}), and the data has {len(wanted)} "
-        f"({_listed(list(wanted))}). Rename the labels of the data, or give --new-head to start the head anew."
-    )
+    task, note = data.task.match_head(known, source.name)
+    data = data.with_labels(task.labels)
+    return data if note is None else _noted(data, note)
 
 
-def _other_head(config: Any) -> str | None:
-    """Return the name of the architecture if a checkpoint's head is over something else than whole texts."""
-    return next((name for name in config.architectures or () if name.endswith(OTHER_HEADS)), None)
+def _other_head(config: Any, task: Task) -> str | None:
+    """Return the name of the architecture if a checkpoint's head is for another kind of task."""
+    others = tuple(head for head in HEADS if head != task.head)
+    return next((name for name in config.architectures or () if name.endswith(others)), None)
 
 
 def _noted(data: TextData, note: str) -> TextData:
@@ -328,7 +299,3 @@ def _reading(source: ModelSource, function: Any, *args: Any, **kwargs: Any) -> A
 def _first_line(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[0].strip() if lines else type(error).__name__
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

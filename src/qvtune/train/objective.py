@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from qvtune.data.task import Task
+from qvtune.tasks.task import Task
 
 # What a model is given, and the labels: tensors by name.
 Batch = Mapping[str, Any]
@@ -42,7 +42,7 @@ class TaskObjective:
 
     def count(self, batch: Batch) -> Tensor:
         """Return what all examples of the batch weigh: ()."""
-        return self.task.weight(batch, self.class_weights)
+        return self.task.count(batch, self.class_weights)
 
 
 class MeanLoss:

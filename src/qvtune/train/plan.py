@@ -8,9 +8,6 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from qvtune.adaptation import ParameterCounts, adapt, adaptation_of, count_parameters
-from qvtune.data.load import load_data
-from qvtune.data.task import CLASSIFICATION, Task
-from qvtune.data.tokens import tokenize
 from qvtune.errors import ModelError
 from qvtune.groups import B_FACTORS, role_rates
 from qvtune.methods.method import Adaptation, Batches
@@ -20,10 +17,12 @@ from qvtune.roles.declare import declare_attention, read_declaration
 from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.unwrap import base_layer, unwrap
+from qvtune.tasks.classification import Classification
+from qvtune.tasks.load import load_data
 from qvtune.train.config import AdaptOptions, TrainConfig
 from qvtune.train.model import build_on_meta, find_model, load_tokenizer, text_length
 
-TWO_CLASSES = Task("none", CLASSIFICATION, ("0", "1"), "classes", "accuracy", ("text",), "label")
+TWO_CLASSES = Classification("none", ("0", "1"), "classes", "accuracy", ("text",), "label")
 
 FLOAT_BYTES = 4
 ADAM_BYTES = 8
@@ -105,12 +104,13 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
     """
     source = find_model(config.model, config.trust_remote_code, config_alone=True)
     data = load_data(config, config.seed) if with_data else None
-    model = build_on_meta(source, TWO_CLASSES if data is None else data.task)
+    task = TWO_CLASSES if data is None else data.task
+    model = build_on_meta(source, task)
     text_tokens = text_length(config.max_length, model.config)
     if data is not None:
         with suppress(ModelError):  # a configuration alone has no tokenizer
             tokenizer = load_tokenizer(source, model.config)
-            tokens = tokenize(data.train, tokenizer, text_length(config.max_length, model.config, tokenizer))
+            tokens = task.encode(data.train, tokenizer, text_length(config.max_length, model.config, tokenizer))
             text_tokens = max(map(len, tokens["input_ids"]))
     adapted = adapt_for(config, model, verify=False, total_steps=2, batches=())
     return make_plan(adapted, config, text_tokens)

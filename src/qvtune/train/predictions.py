@@ -10,9 +10,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from qvtune.data.columns import NUMBER
-from qvtune.data.mistakes import probabilities
 from qvtune.data.tables import read_table
-from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.tasks.task import Task
 
 # What a spreadsheet takes for the start of a formula.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -34,13 +33,13 @@ def format_predictions(
     """Return predictions as the text of a file, beside the columns of their input that have other names.
 
     Args:
-        task: names the classes.
+        task: says what is written.
         inputs: cells by column.
-        scores: (rows, classes) logits or (rows, 1) predictions.
+        scores: what the task keeps of the model's outputs.
         suffix: ".jsonl" or ".csv".
         spreadsheet_safe: put an apostrophe before cells of a CSV file that a spreadsheet would compute.
     """
-    predicted = _prediction_values(task, scores)
+    predicted = task.predictions(scores)
     if suffix == ".csv":
         predicted = [_flat(values) for values in predicted]
     kept = [name for name in inputs if name not in predicted[0]]
@@ -58,12 +57,3 @@ def format_predictions(
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     probabilities = values.pop("probabilities", {})
     return values | {f"probability_{name}": value for name, value in probabilities.items()}
-
-
-def _prediction_values(task: Task, scores: NDArray) -> list[dict[str, Any]]:
-    if task.kind != CLASSIFICATION:
-        return [{"score": float(score)} for score in scores.reshape(-1)]
-    return [
-        {"label": task.labels[int(row.argmax())], "probabilities": dict(zip(task.labels, map(float, row), strict=True))}
-        for row in probabilities(scores)
-    ]

@@ -12,16 +12,16 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from qvtune.data.load import load_data
-from qvtune.data.task import TextData
-from qvtune.data.tokens import count_cut, tokenize, unknown_share
-from qvtune.data.weights import class_weights, describe_weights
+from qvtune.data.tokens import count_cut, unknown_share
 from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, nearest
 from qvtune.fast.fast_path import make_fast
 from qvtune.fast.precision import resolve_precision
 from qvtune.methods.heads import newly_initialised
 from qvtune.methods.table import METHODS
+from qvtune.tasks.examples import TextData
+from qvtune.tasks.load import load_data
+from qvtune.tasks.weights import class_weights, describe_weights
 from qvtune.train.batches import Collate, read_columns
 from qvtune.train.config import TrainConfig
 from qvtune.train.model import (
@@ -100,8 +100,8 @@ def read_inputs(config: TrainConfig) -> Inputs:
     max_length = text_length(config.max_length, model_config, tokenizer)
     data = match_labels(source, model_config, load_data(config, config.seed), new_head=config.new_head)
     weights = class_weights(config.class_weights, data.task, data.train["label"])
-    train = tokenize(data.train, tokenizer, max_length)
-    splits = {name: tokenize(dataset, tokenizer, max_length) for name, dataset in data.evaluation.items()}
+    train = data.task.encode(data.train, tokenizer, max_length)
+    splits = {name: data.task.encode(dataset, tokenizer, max_length) for name, dataset in data.evaluation.items()}
     cut = count_cut(train, max_length)
     notes = [*data.notes, *check_known(unknown_share(train, tokenizer), source.name)]
     if cut:

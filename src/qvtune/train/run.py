@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 
 from qvtune.adapters import loads_in_peft
-from qvtune.data.files import file_digests
 from qvtune.files import write_json, write_text
 from qvtune.interrupts import Stop
+from qvtune.tasks.files import file_digests
 from qvtune.train.callbacks import Callback
 from qvtune.train.card import adapter_card
 from qvtune.train.conclusion import conclude

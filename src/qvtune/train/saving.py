@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerBase
 
 from qvtune.adaptation import adaptation_of, count_parameters, restore
 from qvtune.adapters import ADAPTATION_FILE, save_adapter
-from qvtune.data.load import TUNING
 from qvtune.files import staged_folder, write_json, write_text
 from qvtune.methods.table import METHODS
+from qvtune.tasks.load import TUNING
 from qvtune.train.config import TrainConfig
 from qvtune.train.environment import peak_memory
 from qvtune.train.fit import Fitted

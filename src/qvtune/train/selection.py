@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from qvtune.data.load import TUNING
-from qvtune.data.metrics import standard_error
+from qvtune.tasks.load import TUNING
+from qvtune.tasks.metrics import standard_error
 
 # Metrics of two checkpoints that are no further apart, in standard errors of one, count as equal. The same examples
 # measure both, so that half of it is much already.

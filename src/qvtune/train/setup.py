@@ -2,10 +2,10 @@
 
 from accelerate import Accelerator
 
-from qvtune.data.load import TUNING
 from qvtune.errors import ConfigError
 from qvtune.groups import param_groups
 from qvtune.methods.table import METHODS
+from qvtune.tasks.load import TUNING
 from qvtune.train.batches import TrainingBatches, training_order
 from qvtune.train.config import TrainConfig
 from qvtune.train.objective import TaskObjective

@@ -1,40 +1,25 @@
 """Warnings of a run that has learned nothing, or less than it started with: from its predictions and its log."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvtune.data.metrics import standard_error
-from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.amounts import join_words
 from qvtune.options import option_name
-from qvtune.train.config import TrainConfig, join_words
+from qvtune.tasks.judging import FEWEST, NOTHING_LEARNED, ONE_CLASS
+from qvtune.tasks.metrics import standard_error
+from qvtune.tasks.task import Task
+from qvtune.train.config import TrainConfig
 
-# What a warning is about. The first five say that nothing was learned that shows in the predictions.
-ONE_CLASS, MAJORITY, CHANCE, CONSTANT, UNCORRELATED = "one_class", "majority", "chance", "constant", "uncorrelated"
-NEVER, MEAN, STILL, BEHIND = "never", "mean", "still", "behind_start"
-NOTHING_LEARNED = frozenset({ONE_CLASS, MAJORITY, CHANCE, CONSTANT, UNCORRELATED})
+# What else a warning is about than `judging.py` says.
+STILL, BEHIND = "still", "behind_start"
 
-# Fewer examples can all be predicted alike, or be missed, by accident.
-FEWEST = 5
-# Fewer examples say too little for a test against chance.
-FEWEST_TO_TEST = 30
-# A macro F1 is near the majority's that has come less than this part of the way from there to 1.
-NEAR = 0.05
-# Chance reaches this many standard deviations.
-CHANCE_REACHES = 2.0
-# Predictions of a regression are one number that spread less than this part of what the labels do.
-FLAT = 0.01
 # A metric that stands still says something where there are so many evaluations,
 EVALUATIONS = 3
 # and the model has learned, if the validation loss stands still too, within this part of its size.
 STILL_LOSS = 0.01
-# Classes are unequal where one has so many times the examples of another.
-UNEQUAL = 3.0
-# Names of classes in a warning.
-LISTED = 5
 # A loss has risen that ends above so many times its first value.
 RISEN = 1.05
 
@@ -44,14 +29,15 @@ class Predictions:
 
     Args:
         task: the run's.
-        scores: (examples, classes) logits, or (examples, 1) predictions of a regression.
-        labels: (examples,) class ids or numbers.
+        scores: what the task keeps of a model's outputs.
+        labels: of the same examples.
         where: the set in words, as "the validation set".
     """
 
     def __init__(self, task: Task, scores: NDArray, labels: NDArray, where: str) -> None:
         self.task, self.labels, self.where = task, labels, where
-        self.values = scores.argmax(axis=-1) if task.kind == CLASSIFICATION else scores.reshape(-1).astype(np.float64)
+        values = task.predicted(scores)
+        self.values = values.astype(np.float64) if np.issubdtype(values.dtype, np.floating) else values
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,10 +55,8 @@ def judge_predictions(
     """
     if len(found) < FEWEST or np.ptp(found.labels) == 0:
         return {}
-    if found.task.kind != CLASSIFICATION:
-        return _judge_numbers(found, config, records)
-    warning = _one_class(found) or _majority(found) or _chance(found) or _never(found)
-    return {name: f"Warning: {text} {_advice(config, records, found)}" for name, text in warning.items()}
+    warnings = found.task.judge(found.values, found.labels, found.where)
+    return {name: f"Warning: {text} {_advice(config, records, found)}" for name, text in warnings.items()}
 
 
 def judge_run(
@@ -122,103 +106,6 @@ def early_warning(
     return {ONE_CLASS: warnings[ONE_CLASS]} if ONE_CLASS in warnings else {}
 
 
-def _one_class(found: Predictions) -> dict[str, str]:
-    if np.ptp(found.values) > 0:
-        return {}
-    called = int(found.values[0])
-    share = float(np.mean(found.labels == called))
-    return {
-        ONE_CLASS: f"all {len(found):,} predictions on {found.where} are '{found.task.labels[called]}', and "
-        f"{share:.0%} of the labels are: the model does not tell the classes apart."
-    }
-
-
-def _majority(found: Predictions) -> dict[str, str]:
-    from sklearn.metrics import accuracy_score, f1_score
-
-    majority = int(np.bincount(found.labels).argmax())
-    constant = np.full_like(found.labels, majority)
-    ours, theirs = (
-        (f1_score(found.labels, values, average="macro", zero_division=0.0), accuracy_score(found.labels, values))
-        for values in (found.values, constant)
-    )
-    if ours[0] >= theirs[0] + NEAR * (1 - theirs[0]):
-        return {}
-    return {
-        MAJORITY: f"macro F1 is {ours[0]:.3f} and accuracy {ours[1]:.3f} on {found.where} ({len(found):,} examples), "
-        f"where calling every one '{found.task.labels[majority]}' has {theirs[0]:.3f} and {theirs[1]:.3f}: the model "
-        "has learned next to nothing."
-    }
-
-
-def _chance(found: Predictions) -> dict[str, str]:
-    kappa, deviation = agreement(found.labels, found.values, len(found.task.labels))
-    if len(found) < FEWEST_TO_TEST or kappa >= CHANCE_REACHES * deviation:
-        return {}
-    return {
-        CHANCE: f"predictions on {found.where} agree with the labels no more than by chance (Cohen's kappa "
-        f"{kappa:.3f}, and up to {CHANCE_REACHES * deviation:.3f} is chance with {len(found):,} examples): nothing "
-        "that was learned shows."
-    }
-
-
-def _never(found: Predictions) -> dict[str, str]:
-    counts = np.bincount(found.labels, minlength=len(found.task.labels))
-    missed = [i for i, count in enumerate(counts) if count >= FEWEST and not (found.values == i).any()]
-    if not missed:
-        return {}
-    names = [f"{counts[i]:,} are '{found.task.labels[i]}'" for i in missed[:LISTED]]
-    names += [f"others of {len(missed) - LISTED} classes more"] if len(missed) > LISTED else []
-    return {
-        NEVER: f"of the labels on {found.where} {join_words(names)}, and no prediction is: the model has not learned "
-        "to find them."
-    }
-
-
-def agreement(labels: NDArray, predicted: NDArray, classes: int) -> tuple[float, float]:
-    """Return Cohen's kappa, and its standard deviation where predictions have nothing to do with the labels.
-
-    The deviation is that of Fleiss, Cohen and Everitt (1969): sqrt(e + e² − Σ p q (p + q)) / ((1 − e) sqrt(n)), with p
-    and q the shares of a class among labels and predictions, and e = Σ p q.
-
-    Args:
-        labels: (n,) class ids.
-        predicted: (n,) class ids, not all equal to one class that all labels are.
-        classes: number of classes.
-    """
-    p, q = (np.bincount(values, minlength=classes) / len(labels) for values in (labels, predicted))
-    expected = float(p @ q)
-    kappa = (float(np.mean(labels == predicted)) - expected) / (1 - expected)
-    variance = expected + expected**2 - float(np.sum(p * q * (p + q)))
-    return kappa, math.sqrt(max(variance, 0.0)) / ((1 - expected) * math.sqrt(len(labels)))
-
-
-def _judge_numbers(found: Predictions, config: TrainConfig, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    labels, advice = found.labels.astype(np.float64), _advice(config, records, found)
-    spread, wanted = float(found.values.std()), float(labels.std())
-    if spread < FLAT * wanted:
-        return {
-            CONSTANT: f"Warning: all {len(found):,} predictions on {found.where} are near {found.values.mean():.4g} "
-            f"(standard deviation {spread:.2g}, that of the labels is {wanted:.2g}): the model gives one number for "
-            f"every text. {advice}"
-        }
-    warnings = {}
-    correlation = float(np.corrcoef(labels, found.values)[0, 1])
-    chance = CHANCE_REACHES / math.sqrt(len(found) - 1) if len(found) >= FEWEST_TO_TEST else 0.0
-    if correlation <= chance:
-        warnings[UNCORRELATED] = (
-            f"Warning: predictions on {found.where} and labels have the correlation {correlation:.3f}, and up to "
-            f"{chance:.3f} is chance with {len(found):,} examples: nothing that was learned shows. {advice}"
-        )
-    error = float(np.mean((found.values - labels) ** 2))
-    if error >= wanted**2:
-        warnings[MEAN] = (
-            f"Warning: the mean squared error on {found.where} is {error:.4g}, where the mean of the labels for every "
-            f"text has {wanted**2:.4g}: as numbers the predictions are worth nothing. {advice}"
-        )
-    return warnings
-
-
 def _still(found: Predictions, records: Sequence[Mapping[str, Any]], *, is_learned: bool) -> str:
     """Say that the metric has not moved, where that is so and means something."""
     name = found.task.main_metric
@@ -248,16 +135,9 @@ def _advice(config: TrainConfig, records: Sequence[Mapping[str, Any]], found: Pr
     ways = [f"Raise {_head_rate(config)} or {_length(config)}"]
     if getattr(config, "head_start", None) == "random":
         ways.append("start with --head-start probe")
-    if _is_unequal(found) and config.class_weights is None:
+    if found.task.is_unequal(found.labels) and config.class_weights is None:
         ways.append("give --class-weights balanced, for the classes are unequal")
     return f"{', '.join(ways[:-1])}{', or ' if ways[1:] else ''}{ways[-1]}."
-
-
-def _is_unequal(found: Predictions) -> bool:
-    if found.task.kind != CLASSIFICATION:
-        return False
-    counts = np.bincount(found.labels, minlength=len(found.task.labels))
-    return bool(counts.max() >= UNEQUAL * max(1, counts.min()))
 
 
 def _length(config: TrainConfig) -> str:

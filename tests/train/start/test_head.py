@@ -10,11 +10,13 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 
 import qvtune
-from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
+from qvtune.tasks.classification import Classification
+from qvtune.tasks.regression import Regression
+from qvtune.tasks.task import Task
 from qvtune.train.start.head import SHRINK, start_head
 
-TASK = Task("made up", CLASSIFICATION, ("a", "b", "c"), "classes", "accuracy", ("text",), "label")
-NUMBERS = Task("made up", REGRESSION, (), "numbers", "pearson", ("text",), "label")
+TASK = Classification("made up", ("a", "b", "c"), "classes", "accuracy", ("text",), "label")
+NUMBERS = Regression("made up", (), "numbers", "pearson", ("text",), "label")
 
 
 def head_parameters(model: nn.Module, family: Family) -> set[str]:

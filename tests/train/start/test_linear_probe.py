@@ -5,14 +5,16 @@ import pytest
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
+from qvtune.tasks.classification import Classification
+from qvtune.tasks.regression import Regression
+from qvtune.tasks.task import Task
 from qvtune.train.start.probe import STRENGTHS, fit_probe
 
 
 def task(classes: int) -> Task:
-    kind = CLASSIFICATION if classes else REGRESSION
+    kind = Classification if classes else Regression
     labels = tuple(map(str, range(classes)))
-    return Task("made up", kind, labels, "classes" if classes else "numbers", "accuracy", ("text",), "label")
+    return kind("made up", labels, "classes" if classes else "numbers", "accuracy", ("text",), "label")
 
 
 def blobs(count: int, classes: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """What the last linear layer of a model's head reads, by example: the features that a probe is fitted on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +73,7 @@ class Reader:
         batch_size: examples per forward pass.
         precision: of the forward passes, "fp32", "bf16" or "fp16".
         console: where progress goes.
+        collate: makes a batch of rows; pads them when None.
     """
 
     def __init__(
@@ -82,8 +83,10 @@ class Reader:
         batch_size: int,
         precision: str,
         console: Console,
+        collate: Callable[[list[dict[str, Any]]], Any] | None = None,
     ) -> None:
         self.model, self.tokenizer, self.batch_size, self.console = model, tokenizer, batch_size, console
+        self.collate: Callable[[list[dict[str, Any]]], Any] = collate or DataCollatorWithPadding(tokenizer)
         self.device = device_of(model)
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
@@ -91,7 +94,7 @@ class Reader:
         """Yield which examples a batch holds, the batch, and what the model returned for it; longest ones first."""
         columns = [name for name in tokens.column_names if name in self.tokenizer.model_input_names]
         by_length, order = longest_first(tokens.select_columns(columns))
-        rows, collate = by_length.to_list(), DataCollatorWithPadding(self.tokenizer)
+        rows = by_length.to_list()
         was_training = self.model.training
         self.model.eval()
         try:
@@ -100,7 +103,7 @@ class Reader:
                 for start in track(
                     starts, len(rows), "reading features", self.console, size=self.batch_size, unit="examples"
                 ):
-                    batch = dict(collate(rows[start : start + self.batch_size]).to(self.device))  # type: ignore[attr-defined]
+                    batch = dict(self.collate(rows[start : start + self.batch_size]).to(self.device))
                     yield order[start : start + self.batch_size], batch, self.model(**batch)
         finally:
             self.model.train(was_training)

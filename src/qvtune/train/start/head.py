@@ -13,10 +13,10 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from qvtune.adaptation import adaptation_of
-from qvtune.data.load import TUNING
-from qvtune.data.metrics import combine_splits, compute_metrics
 from qvtune.data.samples import stratified_sample
-from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.tasks.load import TUNING
+from qvtune.tasks.metrics import combine_splits
+from qvtune.tasks.task import Task
 from qvtune.train.start.even import attend_evenly, take_back
 from qvtune.train.start.features import HeadLayers, Reader, head_layers
 from qvtune.train.start.probe import Probe, fit_probe, root_mean_square
@@ -106,11 +106,12 @@ def start_head(
     layers = head_layers(model, adaptation, new, task.num_outputs)
     if layers is None:
         return HeadStart(RANDOM, "the head came with the model, or does not end in a linear layer")
-    reader = Reader(model, tokenizer, batch_size, precision, console or Console(stderr=True))
+    console = console or Console(stderr=True)
+    reader = Reader(model, tokenizer, batch_size, precision, console, task.collator(tokenizer))
     sample = _sample(task, train, seed)
     labels = np.asarray(sample["labels"])
-    if task.kind == CLASSIFICATION and len(np.unique(labels)) < 2:
-        return HeadStart(RANDOM, "the training examples are of one class")
+    if problem := task.probe_problem(labels):
+        return HeadStart(RANDOM, problem)
 
     few = sample.select(range(min(COMPARED, len(sample))))
 
@@ -131,16 +132,16 @@ def start_head(
     is_done = len(few) == len(sample) and [chosen] == list(tried)[-1:]
     found = tried[chosen] if is_done else probe(sample)
     metrics = _measure(found, task, layers, reader, splits)
-    mean = 0.0 if task.kind == CLASSIFICATION else float(labels.mean())
-    _set(layers.output, found.weight * SHRINK, found.bias * SHRINK + mean * (1 - SHRINK))
+    rest = task.resting_output(labels) * (1 - SHRINK)
+    _set(layers.output, found.weight * SHRINK, found.bias * SHRINK + rest)
     losses = {name: value.held_out_loss for name, value in tried.items()}
     return HeadStart(chosen, None, metrics, found.strength, losses, len(sample))
 
 
 def _sample(task: Task, train: Dataset, seed: int) -> Dataset:
     """Return the examples that a probe is fitted on, shuffled, so that the first ones are a sample too."""
-    labels = train["labels"] if task.kind == CLASSIFICATION else None
-    chosen = stratified_sample(labels, len(train), min(MOST_EXAMPLES, len(train)), seed)
+    strata = task.strata(list(train["labels"]))
+    chosen = stratified_sample(strata, len(train), min(MOST_EXAMPLES, len(train)), seed)
     return train.select(np.random.default_rng(seed).permutation(chosen))
 
 
@@ -167,6 +168,6 @@ def _measure(
     by_split = {}
     for split, tokens in splits.items():
         scores = probe.scores(reader.inputs_of(layers.output, layers.output, tokens))
-        by_split[split] = compute_metrics(task, scores, np.asarray(tokens["labels"]))
+        by_split[split] = task.metrics(scores, np.asarray(tokens["labels"]))
     tuning = by_split.pop(TUNING, {})
     return combine_splits(task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}

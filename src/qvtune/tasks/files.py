@@ -6,7 +6,7 @@ from pathlib import Path
 
 from qvtune.data.glue import GLUE, glue_name
 from qvtune.data.hub import is_saved_folder
-from qvtune.data.options import BALANCED, DataOptions
+from qvtune.tasks.options import BALANCED, DataOptions
 
 
 def file_digests(options: DataOptions) -> dict[str, str]:

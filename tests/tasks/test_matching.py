@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from glue_folders import TASKS, write_task
 
-from qvtune.data.glue import GLUE, make_task
-from qvtune.data.matching import labelled, read_matching, same_classes
-from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.data.glue import GLUE
 from qvtune.errors import ConfigError, DataError
+from qvtune.tasks.classification import Classification
+from qvtune.tasks.glue import make_task
+from qvtune.tasks.matching import labelled, read_matching, same_classes
+from qvtune.tasks.task import Task
 
-OWN = Task("mine", CLASSIFICATION, ("bad", "good"), "classes", "accuracy", ("review",), "stars")
+OWN = Classification("mine", ("bad", "good"), "classes", "accuracy", ("review",), "stars")
 
 
 def read(task: Task, path: Path, text_columns: list[str] | None = None) -> list[tuple[tuple[str, ...], float]]:

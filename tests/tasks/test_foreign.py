@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from qvtune.data.load import load_data
-from qvtune.data.options import DataOptions
 from qvtune.errors import DataError
+from qvtune.tasks.load import load_data
+from qvtune.tasks.options import DataOptions
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 FOREIGN = {

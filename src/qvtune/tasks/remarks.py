@@ -8,13 +8,11 @@ from typing import Any
 from datasets import Dataset
 
 from qvtune.data.columns import is_integer
-from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.tasks.task import Task
 
-LISTED = 8
 # What people write between several labels in one cell.
 SEPARATORS = (";", "|", ",", "/", "+")
 FEW_EXAMPLES = 30
-FEW_VALUES = 5
 
 # Labels that other tools write for a missing one.
 MISSING_NAMES = ("na", "n/a", "nan", "none", "null", "missing", "?")
@@ -22,7 +20,7 @@ MISSING_NAMES = ("na", "n/a", "nan", "none", "null", "missing", "?")
 
 def remarks(task: Task, train: Dataset, evaluation: Mapping[str, Dataset]) -> list[str]:
     """Say what the task is, with its classes and how many examples each has, and what looks like a mistake."""
-    found = [_describe(task, train), *_odd_labels(task)]
+    found = [task.describe_examples(list(train["label"])), *_odd_labels(task)]
     known = set(_texts(train))
     for split, dataset in evaluation.items():
         shared = sum(text in known for text in _texts(dataset))
@@ -37,22 +35,6 @@ def remarks(task: Task, train: Dataset, evaluation: Mapping[str, Dataset]) -> li
     if empty:
         found.append(f"{empty:,} of {len(train):,} training texts are empty.")
     return found
-
-
-def _describe(task: Task, train: Dataset) -> str:
-    labels = list(train["label"])
-    if task.kind != CLASSIFICATION:
-        text = f"Regression, {len(labels):,} training examples with labels from {min(labels)} to {max(labels)}."
-        if len(set(labels)) <= FEW_VALUES and all(float(label).is_integer() for label in labels):
-            text += " They are whole numbers: if they name classes, give --task-type classification."
-        return text
-    counts = Counter(labels)
-    classes = [f"{name} ({counts[i]:,})" for i, name in enumerate(task.labels)]
-    more = f", and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
-    absent = [name for i, name in enumerate(task.labels) if not counts[i]]
-    if absent:
-        more += f"; it cannot learn {', '.join(absent[:LISTED])}, of which none is left for training"
-    return f"Classification, {len(classes)} classes with training examples: {', '.join(classes[:LISTED])}{more}."
 
 
 def _odd_labels(task: Task) -> list[str]:

@@ -3,13 +3,15 @@
 import pytest
 
 from qvtune.data.records import text_dataset
-from qvtune.data.remarks import remarks
-from qvtune.data.task import CLASSIFICATION, REGRESSION, Task
+from qvtune.tasks.classification import Classification
+from qvtune.tasks.regression import Regression
+from qvtune.tasks.remarks import remarks
+from qvtune.tasks.task import Task
 
 
 def task(*labels: str) -> Task:
-    kind = CLASSIFICATION if labels else REGRESSION
-    return Task("mine", kind, labels, "classes", "accuracy", ("text",), "label")
+    kind = Classification if labels else Regression
+    return kind("mine", labels, "classes", "accuracy", ("text",), "label")
 
 
 def examples(texts: list[str], labels: list[float]) -> object:

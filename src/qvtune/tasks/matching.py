@@ -6,13 +6,12 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from qvtune.data.columns import class_name
-from qvtune.data.glue import COLA_COLUMNS, GLUE, GlueTask, glue_name
-from qvtune.data.hub import GLUE_COLUMNS
-from qvtune.data.records import make_dataset, take_columns
+from qvtune.data.glue import COLA_COLUMNS, GLUE, HUB_COLUMNS, GlueTask, glue_name
+from qvtune.data.records import take_columns
 from qvtune.data.tables import Table, read_table, read_text, table_suffix
-from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.errors import ConfigError, DataError, nearest
+from qvtune.tasks.classification import class_name
+from qvtune.tasks.task import Task
 
 
 def read_matching(task: Task, path: Path, text_columns: Sequence[str] | None) -> tuple[Table, tuple[str, ...]]:
@@ -39,7 +38,7 @@ def read_matching(task: Task, path: Path, text_columns: Sequence[str] | None) ->
     else:
         layouts = _layouts(task)
         candidates = [task.text_columns, *(tuple(map(str, g.test_texts or g.texts)) for g in layouts.values())]
-        candidates += [GLUE_COLUMNS[name] for name in layouts if name in GLUE_COLUMNS]
+        candidates += [HUB_COLUMNS[name] for name in layouts if name in HUB_COLUMNS]
     advice, is_named = "Name yours: --text-column NAME", text_columns is not None
     return table, _first_present(table, list(dict.fromkeys(candidates)), advice, is_named=is_named)
 
@@ -66,14 +65,14 @@ def labelled(
     advice = "Name yours: --label-column NAME. Texts without labels are for 'qvtune predict'."
     (label,) = _first_present(table, candidates, advice, is_named=label_column is not None)
     records, _ = take_columns(str(table.path), table.columns, table.column, table.places, texts, label)
-    if task.kind != CLASSIFICATION or not layouts:
-        return make_dataset(records, task), []
+    if not task.labels or not layouts:
+        return task.examples(records), []
     layout = next(iter(layouts.values()))
     names = [_class_of(layout, class_name(v), place) for v, place in zip(records.labels, records.places, strict=True)]
     by_id = set(map(class_name, records.labels)) & set(_ids(layout)) and not layout.spelled
     read = ", ".join(f"{i} is {name}" for i, name in enumerate(layout.labels))
     notes = [f"Labels that are numbers are read as on the hub: {read}."] if by_id else []
-    return make_dataset(replace(records, labels=names), task), notes
+    return task.examples(replace(records, labels=names)), notes
 
 
 def same_classes(task: Task, other: Task) -> bool:

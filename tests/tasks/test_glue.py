@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from glue_folders import MNLI_HEADER, TASKS, examples, write_task
 
-from qvtune.data import glue
+from qvtune.data.glue import GLUE, glue_task, load_tests
 from qvtune.errors import DataError
+from qvtune.tasks import glue
 
 # The class names of the hub's nyu-mll/glue, in the order of their ids.
 HUB_LABELS = {
@@ -22,7 +23,7 @@ HUB_LABELS = {
 
 
 def test_the_nine_tasks_have_the_hubs_labels():
-    assert {name: glue.make_task(name).labels for name in glue.GLUE} == HUB_LABELS
+    assert {name: glue.make_task(name).labels for name in GLUE} == HUB_LABELS
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -41,7 +42,7 @@ def test_a_task_is_read_from_the_benchmarks_files(tmp_path, name):
 def test_the_tests_of_a_task_are_read_with_their_index(tmp_path, name):
     write_task(tmp_path, name)
     found = {}
-    for submission, indices, texts in glue.load_tests(name, tmp_path):
+    for submission, indices, texts in load_tests(name, tmp_path):
         columns = [list(texts[c]) for c in texts.column_names]
         found[submission] = list(zip(indices, zip(*columns, strict=True), strict=True))
     assert found == TASKS[name].tests
@@ -107,7 +108,7 @@ def test_a_test_set_is_whole_or_refused(tmp_path):
     folder = write_task(tmp_path, "rte")
     (folder / "test.tsv").write_text("index\tsentence1\tsentence2\n0\ta\tb\n1\ta\n")
     with pytest.raises(DataError, match=r"test\.tsv: left out 1 of 2 rows .* A submission needs every row"):
-        glue.load_tests("rte", tmp_path)
+        load_tests("rte", tmp_path)
 
 
 def test_a_missing_folder_or_file_is_refused(tmp_path):
@@ -119,7 +120,7 @@ def test_a_missing_folder_or_file_is_refused(tmp_path):
         glue.load_tsv("mnli", tmp_path)
     (folder / "test_matched.tsv").unlink()
     with pytest.raises(DataError, match=r"test_matched\.tsv: no such file"):
-        glue.load_tests("mnli", tmp_path)
+        load_tests("mnli", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_a_missing_folder_or_file_is_refused(tmp_path):
 )
 def test_an_unknown_task_is_refused_with_the_nearest_name(name, hint):
     with pytest.raises(DataError, match=re.escape(f"unknown GLUE task '{name}'.{hint} The tasks are cola, sst2, mrpc")):
-        glue.glue_task(name)
+        glue_task(name)
 
 
 SPELLED = {
@@ -178,10 +179,10 @@ REAL = {
 @pytest.mark.parametrize("name", REAL)
 def test_the_real_data_is_whole(glue_dir, name):
     train, dev, test, classes = REAL[name]
-    if not (glue_dir / glue.GLUE[name].folder).is_dir():
+    if not (glue_dir / GLUE[name].folder).is_dir():
         pytest.skip(f"{name} is not among the GLUE data here")
     data = glue.load_tsv(name, glue_dir)
-    [(_, indices, texts)] = glue.load_tests(name, glue_dir)
+    [(_, indices, texts)] = load_tests(name, glue_dir)
     assert len(data.train) in train
     assert (len(data.evaluation["validation"]), len(texts)) == (dev, test)
     assert data.notes == ()
@@ -215,7 +216,7 @@ LANDMARKS = {
 
 @pytest.mark.parametrize("name", LANDMARKS)
 def test_the_first_real_row_is_read_as_it_stands(glue_dir, name):
-    if not (glue_dir / glue.GLUE[name].folder).is_dir():
+    if not (glue_dir / GLUE[name].folder).is_dir():
         pytest.skip(f"{name} is not among the GLUE data here")
     row = glue.load_tsv(name, glue_dir).train[0]
     assert (row["text"], row.get("text_pair"), row["label"]) == LANDMARKS[name]

@@ -8,18 +8,20 @@ import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from sklearn.utils.class_weight import compute_class_weight
 
-from qvtune.data.classes import describe_classes, frequent_confusions
-from qvtune.data.mistakes import LONGEST_TEXT, cut_text, probabilities, sort_mistakes, worst_mistakes
 from qvtune.data.records import text_dataset
-from qvtune.data.task import Task
-from qvtune.data.weights import class_weights, describe_weights
 from qvtune.errors import ConfigError
+from qvtune.tasks.classes import frequent_confusions
+from qvtune.tasks.classification import Classification, probabilities
+from qvtune.tasks.mistakes import LONGEST_TEXT, cut_text, sort_mistakes, worst_mistakes
+from qvtune.tasks.regression import Regression
+from qvtune.tasks.task import Task
+from qvtune.tasks.weights import class_weights, describe_weights
 
-NUMBERS = Task("n", "regression", (), "numbers", "pearson", ("text",), "label")
+NUMBERS = Regression("n", (), "numbers", "pearson", ("text",), "label")
 
 
 def task(*labels: str) -> Task:
-    return Task("t", "classification", labels, "classes", "accuracy", ("text",), "label")
+    return Classification("t", labels, "classes", "accuracy", ("text",), "label")
 
 
 @pytest.mark.parametrize("classes", [2, 7, 43])
@@ -28,7 +30,7 @@ def test_numbers_are_those_of_scikit_learn(classes: int) -> None:
     scores = generator.normal(size=(200, classes))
     labels = generator.integers(classes - 1, size=200)  # the last class has no example
     scores[:, 1] -= 10  # and the second is never predicted
-    found = describe_classes(task(*map(str, range(classes))), scores, labels)
+    found = task(*map(str, range(classes))).class_table(scores, labels)
     predicted, ids = scores.argmax(axis=1), range(classes)
     assert found["confusion"] == confusion_matrix(labels, predicted, labels=ids).tolist()
     expected = precision_recall_fscore_support(labels, predicted, labels=ids, zero_division=0.0)
@@ -41,13 +43,11 @@ def test_numbers_are_those_of_scikit_learn(classes: int) -> None:
 
 
 def test_numbers_by_hand() -> None:
-    found = describe_classes(
-        task("no", "yes"), np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 1]]), np.array([0, 1, 1, 1, 0])
-    )
+    found = task("no", "yes").class_table(np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 1]]), np.array([0, 1, 1, 1, 0]))
     assert found["confusion"] == [[1, 1], [1, 2]]
     yes = {"label": "yes", "precision": 2 / 3, "recall": 2 / 3, "support": 3, "predicted": 3}
     assert yes.items() <= found["classes"][1].items()
-    assert describe_classes(NUMBERS, np.ones((2, 1)), np.ones(2)) == {}
+    assert NUMBERS.class_table(np.ones((2, 1)), np.ones(2)) == {}
 
 
 def test_most_frequent_confusions_come_first() -> None:

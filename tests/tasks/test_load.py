@@ -5,9 +5,9 @@ import pytest
 from glue_folders import TASKS, examples, write_task
 
 from qvtune.data.glue import glue_name
-from qvtune.data.load import load_data
-from qvtune.data.options import DataOptions
 from qvtune.errors import DataError
+from qvtune.tasks.load import load_data
+from qvtune.tasks.options import DataOptions
 
 
 def write(path, labels, columns=("text", "label"), prefix="t"):

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from qvtune.data.metrics import METRICS, combine_splits, compute_losses, compute_metrics
-from qvtune.data.task import Task
+from qvtune.tasks.metrics import METRICS, combine_splits
+from qvtune.tasks.table import TASKS
 
 
 def task(metrics, kind="classification"):
-    return Task("mine", kind, ("a", "b", "c"), metrics, "x", ("text",), "label")
+    return TASKS[kind]("mine", ("a", "b", "c"), metrics, "x", ("text",), "label")
 
 
 def confusion(labels, predictions):
@@ -76,19 +76,19 @@ def test_binary_metrics_follow_from_the_confusion_counts(labels, predictions):
         "matthews": {"matthews_correlation": matthews},
         "classes": {"accuracy": accuracy, "f1_macro": f1_macro},
     }.items():
-        found = compute_metrics(task(metrics), scores, np.array(labels))
+        found = task(metrics).metrics(scores, np.array(labels))
         assert found == pytest.approx({name: formula(labels, predictions) for name, formula in expected.items()})
 
 
 def test_binary_metrics_of_a_case_worked_by_hand():
     labels, scores = np.array([1, 1, 1, 0, 0]), np.eye(2)[[1, 1, 0, 1, 0]]
-    assert compute_metrics(task("accuracy_f1"), scores, labels) == pytest.approx({"accuracy": 3 / 5, "f1": 2 / 3})
-    assert compute_metrics(task("matthews"), scores, labels) == pytest.approx({"matthews_correlation": 1 / 6})
+    assert task("accuracy_f1").metrics(scores, labels) == pytest.approx({"accuracy": 3 / 5, "f1": 2 / 3})
+    assert task("matthews").metrics(scores, labels) == pytest.approx({"matthews_correlation": 1 / 6})
 
 
 def test_macro_f1_of_three_classes():
     labels, predictions = [0, 1, 2, 2, 1, 0, 2], [0, 2, 2, 1, 1, 0, 0]
-    found = compute_metrics(task("classes"), np.eye(3)[predictions], np.array(labels))
+    found = task("classes").metrics(np.eye(3)[predictions], np.array(labels))
     assert found == pytest.approx({"accuracy": 4 / 7, "f1_macro": f1_macro(labels, predictions)})
     assert 0 < found["f1_macro"] < 1
 
@@ -107,14 +107,14 @@ NUMBERS = {
 @pytest.mark.parametrize("shape", [(-1,), (-1, 1)], ids=["flat", "column"])
 @pytest.mark.parametrize(("labels", "predictions"), NUMBERS.values(), ids=NUMBERS)
 def test_regression_metrics_follow_from_the_definitions(labels, predictions, shape):
-    found = compute_metrics(task("numbers", "regression"), np.array(predictions).reshape(shape), np.array(labels))
+    found = task("numbers", "regression").metrics(np.array(predictions).reshape(shape), np.array(labels))
     expected = {
         "pearson": pearson(labels, predictions),
         "spearman": pearson(ranks(labels), ranks(predictions)),
         "mean_squared_error": mean_squared_error(labels, predictions),
     }
     assert found == pytest.approx(expected, abs=1e-12)
-    correlation = compute_metrics(task("correlation", "regression"), np.array(predictions), np.array(labels))
+    correlation = task("correlation", "regression").metrics(np.array(predictions), np.array(labels))
     assert correlation == {name: found[name] for name in ("pearson", "spearman")}
 
 
@@ -122,7 +122,7 @@ def test_correlations_are_computed_in_float64():
     # In float32 these predictions differ by a few units in the last place.
     labels = [1.0, 2.0, 3.0, 4.0]
     predictions = np.array([1000.0, 1000.0001, 1000.0001, 1000.0002], dtype=np.float32)
-    found = compute_metrics(task("correlation", "regression"), predictions, np.array(labels))
+    found = task("correlation", "regression").metrics(predictions, np.array(labels))
     assert found["pearson"] == pytest.approx(pearson(labels, predictions.astype(np.float64).tolist()), rel=1e-9)
 
 
@@ -130,7 +130,7 @@ def test_every_metric_is_a_plain_float():
     scores, labels = np.eye(2, dtype=np.float32)[[0, 1, 1]], np.array([0, 1, 0])
     for name in METRICS:
         kind = "regression" if name in ("correlation", "numbers") else "classification"
-        found = compute_metrics(task(name, kind), scores[:, 0] if kind == "regression" else scores, labels)
+        found = task(name, kind).metrics(scores[:, 0] if kind == "regression" else scores, labels)
         assert found
         assert {type(value) for value in found.values()} == {float}
 
@@ -147,9 +147,9 @@ def test_one_split_keeps_its_names_and_mnlis_two_get_theirs_and_a_mean():
 def test_losses_of_examples_are_torchs():
     scores, labels = np.random.default_rng(0).normal(size=(5, 3)), np.array([0, 2, 1, 1, 0])
     expected = torch.nn.functional.cross_entropy(torch.tensor(scores), torch.tensor(labels), reduction="none")
-    assert compute_losses(task("classes"), scores, labels) == pytest.approx(expected.numpy(), rel=1e-12)
+    assert task("classes").losses(scores, labels) == pytest.approx(expected.numpy(), rel=1e-12)
     numbers = np.array([0.5, -1.0, 2.0])
     for predictions in (scores[:3, :1], scores[:3, 0]):
-        assert compute_losses(task("numbers", "regression"), predictions, numbers) == pytest.approx(
+        assert task("numbers", "regression").losses(predictions, numbers) == pytest.approx(
             (scores[:3, 0] - numbers) ** 2
         )

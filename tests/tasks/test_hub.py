@@ -6,9 +6,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from glue_folders import TASKS, examples
 
 from qvtune.data import hub
-from qvtune.data.load import load_data
-from qvtune.data.options import DataOptions
 from qvtune.errors import DataError
+from qvtune.tasks import glue
+from qvtune.tasks.load import from_splits, load_data
+from qvtune.tasks.options import DataOptions
 
 # Columns of nyu-mll/glue on the hub.
 HUB_COLUMNS = {
@@ -65,9 +66,9 @@ def test_saved_glue_without_a_split_or_column_is_refused(tmp_path):
     with pytest.raises(
         DataError, match="glue/mnli: has no split 'validation_mismatched', only train, validation_match"
     ):
-        hub.load_glue("mnli", DatasetDict({s: d for s, d in splits.items() if s != "validation_mismatched"}))
+        glue.load_splits("mnli", DatasetDict({s: d for s, d in splits.items() if s != "validation_mismatched"}))
     with pytest.raises(DataError, match="glue/rte, train: has no column 'sentence1'"):
-        hub.load_glue("rte", glue_splits("qqp"))
+        glue.load_splits("rte", glue_splits("qqp"))
 
 
 def test_a_saved_dictionary_keeps_its_class_names_and_validation_split(tmp_path):
@@ -104,7 +105,7 @@ SPLITS = {
 def test_the_validation_split_is_one_with_labels(others, chosen):
     sets = {split: labelled([f"{split} a", f"{split} b"], labels) for split, labels in others.items()}
     splits = DatasetDict({"train": labelled(["a", "b"], [0, 1])} | sets)
-    _, validation, notes = hub.from_splits(DataOptions(data="mine"), splits, "mine")
+    _, validation, notes = from_splits(DataOptions(data="mine"), splits, "mine")
     if chosen is None:
         assert validation is None
         assert not any("validation" in note for note in notes)
@@ -116,7 +117,7 @@ def test_the_validation_split_is_one_with_labels(others, chosen):
 def test_a_test_split_without_labels_is_not_used():
     unlabelled = Dataset.from_dict({"text": ["c"]})
     splits = DatasetDict(train=labelled(["a", "b"], [0, 1]), test=unlabelled)
-    assert hub.from_splits(DataOptions(data="mine"), splits, "mine")[1] is None
+    assert from_splits(DataOptions(data="mine"), splits, "mine")[1] is None
 
 
 def test_a_named_validation_file_is_used_and_no_split_is_claimed(tmp_path):
@@ -132,12 +133,12 @@ def test_a_named_validation_file_is_used_and_no_split_is_claimed(tmp_path):
 def test_rows_of_a_saved_folder_without_label_are_refused():
     splits = DatasetDict(train=labelled(["a", "b", "c"], [0, 1, -1]))
     with pytest.raises(DataError, match=r"^mine, train, row 3: column 'label' is empty"):
-        hub.from_splits(DataOptions(data="mine"), splits, "mine")
+        from_splits(DataOptions(data="mine"), splits, "mine")
 
 
 def test_a_dictionary_without_training_split_is_refused():
     with pytest.raises(DataError, match="mine: has no split 'train', only test"):
-        hub.from_splits(DataOptions(data="mine"), DatasetDict(test=labelled(["a"], [0])), "mine")
+        from_splits(DataOptions(data="mine"), DatasetDict(test=labelled(["a"], [0])), "mine")
 
 
 DAMAGE = {

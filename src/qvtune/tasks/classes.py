@@ -1,32 +1,28 @@
 """How a classification does class by class: precision, recall, F1, support, and which class it takes for which."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvtune.data.task import CLASSIFICATION, Task
 
-
-def describe_classes(task: Task, scores: NDArray, labels: NDArray) -> dict[str, Any]:
+def describe_classes(names: Sequence[str], predicted: NDArray, labels: NDArray) -> dict[str, Any]:
     """Compare predicted classes with the labels, by scikit-learn.
 
     Args:
-        task: names the classes.
-        scores: (examples, classes) logits.
+        names: of the classes, by id.
+        predicted: (examples,) class ids.
         labels: (examples,) class ids.
 
     Returns:
-        `classes`, in the order of the task's labels: `label`, `precision`, `recall`, `f1`, `support` (examples with the
+        `classes`, in the order of the names: `label`, `precision`, `recall`, `f1`, `support` (examples with the
         label) and `predicted` (examples called so) of each, 0 where one is not defined; and `confusion`, a list of
-        rows: row i column j counts the examples with label i that were called j. Nothing for a regression.
+        rows: row i column j counts the examples with label i that were called j.
     """
-    if task.kind != CLASSIFICATION:
-        return {}
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-    ids = np.arange(len(task.labels))
-    predicted = scores.argmax(axis=-1)
+    ids = np.arange(len(names))
     columns = precision_recall_fscore_support(labels, predicted, labels=ids, zero_division=0.0)
     matrix = confusion_matrix(labels, predicted, labels=ids)
     classes = [
@@ -38,7 +34,7 @@ def describe_classes(task: Task, scores: NDArray, labels: NDArray) -> dict[str, 
             "support": int(support),
             "predicted": int(called),
         }
-        for name, precision, recall, f1, support, called in zip(task.labels, *columns, matrix.sum(axis=0), strict=True)
+        for name, precision, recall, f1, support, called in zip(names, *columns, matrix.sum(axis=0), strict=True)
     ]
     return {"classes": classes, "confusion": matrix.tolist()}
 

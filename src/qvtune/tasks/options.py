@@ -1,11 +1,12 @@
 """The options that say which data to use."""
 
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from qvtune.errors import nearest
 from qvtune.options import Options
+from qvtune.tasks.table import TASKS
 
 # What --class-weights may be in place of a file.
 BALANCED = "balanced"
@@ -28,8 +29,10 @@ class DataOptions(Options):
         None, description="Column with the text; give it twice for two texts. Guessed and printed when left out."
     )
     label_column: str | None = Field(None, description="Column with the label. Guessed and printed when left out.")
-    task_type: Literal["classification", "regression"] | None = Field(
-        None, description="What the labels are. When left out: floats make a regression, all else a classification."
+    task_type: str | None = Field(
+        None,
+        description="What the labels are. When left out: floats make a regression, all else a classification.",
+        json_schema_extra=lambda schema: schema.update(enum=list(TASKS)),
     )
     validation: Path | None = Field(None, description="File with the validation examples, in any of the file formats.")
     validation_fraction: float = Field(
@@ -59,3 +62,11 @@ class DataOptions(Options):
         description="Tokens per example at most; longer texts are cut. When left out: 512, or as many as the model "
         "reads where that is less.",
     )
+
+    @field_validator("task_type")
+    @classmethod
+    def _check_task_type(cls, kind: str | None) -> str | None:
+        if kind is not None and kind not in TASKS:
+            known = [f"'{name}'" for name in TASKS]
+            raise ValueError(f"it should be {', '.join(known[:-1])} or {known[-1]}.{nearest(kind, TASKS)}")
+        return kind

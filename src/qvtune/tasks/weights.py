@@ -10,10 +10,10 @@ import numpy as np
 import yaml
 
 from qvtune.data.columns import as_number
-from qvtune.data.options import BALANCED
-from qvtune.data.task import CLASSIFICATION, Task
 from qvtune.documents import read_document
 from qvtune.errors import ConfigError, DataError, nearest
+from qvtune.tasks.options import BALANCED
+from qvtune.tasks.task import Task
 
 OPTION = "--class-weights"
 LISTED = 8
@@ -32,13 +32,14 @@ def class_weights(option: str | None, task: Task, labels: Sequence[int]) -> list
         labels: class ids of the training examples.
 
     Raises:
-        ConfigError: for a regression; if the file cannot be read or is no such mapping; for a class that is unknown,
-            missing or named twice, or a weight that is no number above 0. The text names the file and the label.
+        ConfigError: for a task without classes; if the file cannot be read or is no such mapping; for a class that is
+            unknown, missing or named twice, or a weight that is no number above 0. The text names the file and the
+            label.
     """
     if option is None:
         return None
-    if task.kind != CLASSIFICATION:
-        raise ConfigError(f"{OPTION} is {option}, and {task.name} is a regression, which has no classes. Leave it out.")
+    if not task.has_class_weights:
+        raise ConfigError(f"{OPTION} is {option}, and {task.name} is {task.noun}, which has no classes. Leave it out.")
     if option == BALANCED:
         counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(task.labels))
         present = int((counts > 0).sum())

@@ -1,20 +1,24 @@
 """`load_data`: from options to a task with its training and evaluation examples."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from qvtune.amounts import count
-from qvtune.data import glue, hub, packaged
-from qvtune.data.columns import explain_regression
-from qvtune.data.options import DataOptions
-from qvtune.data.records import Records, make_dataset, make_task, take_columns
-from qvtune.data.remarks import remarks
+from qvtune.data import hub, packaged
+from qvtune.data.glue import glue_name, glue_task
+from qvtune.data.records import Records, take_columns
 from qvtune.data.samples import stratified_sample
 from qvtune.data.tables import SUFFIXES, Table, data_name, read_table, table_suffix
-from qvtune.data.task import CLASSIFICATION, REGRESSION, Task, TextData
 from qvtune.errors import DataError
+from qvtune.tasks import glue
+from qvtune.tasks.examples import TextData
+from qvtune.tasks.guess import make_task
+from qvtune.tasks.options import DataOptions
+from qvtune.tasks.remarks import remarks
+from qvtune.tasks.task import Task
 
 TUNING = "tuning"
 
@@ -66,21 +70,21 @@ def read_records(path: Path, options: DataOptions, task: Task | None = None) -> 
 
 def _load(options: DataOptions, seed: int) -> TextData:
     data = options.data
-    name = glue.glue_name(data)
+    name = glue_name(data)
     if name is not None:
         return load_glue(name, options.glue_dir)
     if data.startswith(packaged.PREFIX):
         return _from_records(data, *_packaged_records(data.removeprefix(packaged.PREFIX), options), options, seed)
     path = Path(data)
     if path.is_dir() and hub.is_saved_folder(path):
-        return _from_records(path.name, *hub.from_splits(options, hub.load_saved(path), data), options, seed)
+        return _from_records(path.name, *from_splits(options, hub.load_saved(path), data), options, seed)
     # Folders such as "." and ".." have no name that a suffix could be put to.
     if named := next((s for s in SUFFIXES if path.name and not path.suffix and path.with_suffix(s).is_file()), None):
         raise DataError(f"{data}: no such file. Did you mean '{path.with_suffix(named)}'?")
     if path.exists() or table_suffix(path) in SUFFIXES or data.startswith((".", "/", "~")):
         train, note = read_records(path, options)
         return _from_records(data_name(path), train, None, [note] if note else [], options, seed)
-    return _from_records(data, *hub.from_splits(options, hub.load_hub(data, options.data_config), data), options, seed)
+    return _from_records(data, *from_splits(options, hub.load_hub(data, options.data_config), data), options, seed)
 
 
 def load_glue(name: str, folder: Path | None) -> TextData:
@@ -89,15 +93,31 @@ def load_glue(name: str, folder: Path | None) -> TextData:
     Raises:
         DataError: if there is no such task or folder, or it cannot be read.
     """
-    glue.glue_task(name)
+    glue_task(name)
     if folder is None:
-        return hub.load_glue(name, hub.load_hub(hub.GLUE_REPOSITORY, name))
+        return glue.load_splits(name, hub.load_hub(hub.GLUE_REPOSITORY, name))
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Fetch GLUE into it with: qvtune download --glue-dir {folder}")
     for saved in (folder, folder / name):
         if hub.is_saved_folder(saved):
-            return hub.load_glue(name, hub.load_saved(saved))
+            return glue.load_splits(name, hub.load_saved(saved))
     return glue.load_tsv(name, folder)
+
+
+def from_splits(options: DataOptions, splits: DatasetDict, name: str) -> tuple[Records, Records | None, list[str]]:
+    """Return training and validation records (None where there is no such split, or a file is named) and notes."""
+    if "train" not in splits:
+        raise DataError(f"{name}: has no split 'train', only {', '.join(splits)}.")
+    columns = options.text_column, options.label_column
+    train, note = hub.split_records(splits["train"], f"{name}, train", *columns)
+    notes = [note] if note else []
+    if options.validation is not None:
+        return train, None, notes
+    for split in hub.VALIDATION_SPLITS:
+        if split in splits and not hub.is_hidden(splits[split], train.label_column):
+            notes.append(f"The validation set is the split '{split}'.")
+            return train, hub.split_records(splits[split], f"{name}, {split}", *columns)[0], notes
+    return train, None, notes
 
 
 def _packaged_records(name: str, options: DataOptions) -> tuple[Records, None, list[str]]:
@@ -113,18 +133,18 @@ def _from_records(
     name: str, train: Records, validation: Records | None, notes: list[str], options: DataOptions, seed: int
 ) -> TextData:
     task = make_task(name, train, options.task_type)
-    if task.kind == REGRESSION and options.task_type is None:
-        notes = [*notes, explain_regression(train.labels, train.places)]
-    dataset = make_dataset(train, task)
+    if options.task_type is None and (reason := task.explain_guess(train.labels, train.places)):
+        notes = [*notes, reason]
+    dataset = task.examples(train)
     if options.validation is not None:
         if options.validation.absolute() == Path(options.data).absolute():
             raise DataError(f"{options.validation}: is the training file too. Name another, or leave --validation out.")
         validation, note = read_records(options.validation, options, task)
         notes += [f"{options.validation}: {note}"] if note else []
     if validation is not None:
-        return TextData(task, dataset, {"validation": make_dataset(validation, task)}, tuple(notes))
+        return TextData(task, dataset, {"validation": task.examples(validation)}, tuple(notes))
     dataset, held_out = _hold_out(dataset, task, options.validation_fraction, seed)
-    kind = "stratified, " if task.kind == CLASSIFICATION else ""
+    kind = "" if _strata(held_out, task) is None else "stratified, "
     size = count(len(held_out), "example")
     notes.append(f"The validation set is {size} held out of {train.source} ({kind}seed {seed}).")
     return TextData(task, dataset, {"validation": held_out}, tuple(notes))
@@ -135,7 +155,7 @@ def _hold_out(dataset: Dataset, task: Task, fraction: float, seed: int) -> tuple
         raise DataError("there is one training example; at least two are needed to hold one out for validation.")
     size = min(max(1, round(len(dataset) * fraction)), len(dataset) - 1)
     # Drawn is what stays, so that a class with one example keeps it in training.
-    rest = stratified_sample(_classes(dataset, task), len(dataset), len(dataset) - size, seed)
+    rest = stratified_sample(_strata(dataset, task), len(dataset), len(dataset) - size, seed)
     held_out = np.setdiff1d(np.arange(len(dataset)), rest)
     return dataset.select(rest), dataset.select(held_out)
 
@@ -148,9 +168,9 @@ def limit(dataset: Dataset, task: Task, size: int | None, seed: int, what: str) 
     """
     if size is None or size >= len(dataset):
         return dataset, []
-    chosen = stratified_sample(_classes(dataset, task), len(dataset), size, seed)
+    chosen = stratified_sample(_strata(dataset, task), len(dataset), size, seed)
     return dataset.select(chosen), [f"Drew {size:,} of {len(dataset):,} {what} examples (seed {seed})."]
 
 
-def _classes(dataset: Dataset, task: Task) -> list[int] | None:
-    return list(dataset["label"]) if task.kind == CLASSIFICATION else None
+def _strata(dataset: Dataset, task: Task) -> Sequence[int] | None:
+    return task.strata(list(dataset["label"]))

@@ -7,40 +7,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from qvtune.data.task import CLASSIFICATION, Task
+from qvtune.tasks.task import Task
 
 Metric = Callable[[NDArray, NDArray], float]
-
-
-def compute_metrics(task: Task, scores: NDArray, labels: NDArray) -> dict[str, float]:
-    """Compare a model's outputs with the labels.
-
-    Args:
-        task: says which metrics.
-        scores: (examples, classes) logits, or (examples,) or (examples, 1) predictions of a regression.
-        labels: (examples,) class ids or floats.
-
-    Returns:
-        The task's metrics, each as a fraction or a correlation, not as a percentage.
-    """
-    predictions = scores.argmax(axis=-1) if task.kind == CLASSIFICATION else scores.reshape(-1)
-    return {name: float(metric(labels, predictions)) for name, metric in METRICS[task.metrics].items()}
-
-
-def compute_losses(task: Task, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
-    """Return the loss of every example, (examples,): cross entropy in nats, or the squared error of a regression.
-
-    Args:
-        task: says which of the two.
-        scores: (examples, classes) logits, or (examples,) or (examples, 1) predictions of a regression.
-        labels: (examples,) class ids or floats.
-    """
-    values = np.asarray(scores, dtype=np.float64)
-    if task.kind != CLASSIFICATION:
-        return (values.reshape(-1) - labels) ** 2
-    from scipy.special import log_softmax
-
-    return -log_softmax(values, axis=1)[np.arange(len(labels)), labels]
 
 
 def combine_splits(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -1,0 +1,147 @@
+"""What to warn of in predictions: that they tell nothing apart, or agree with the labels by chance alone."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvtune.amounts import join_words
+
+# What a warning is about. The first five say that nothing was learned that shows in the predictions.
+ONE_CLASS, MAJORITY, CHANCE, CONSTANT, UNCORRELATED = "one_class", "majority", "chance", "constant", "uncorrelated"
+NEVER, MEAN = "never", "mean"
+NOTHING_LEARNED = frozenset({ONE_CLASS, MAJORITY, CHANCE, CONSTANT, UNCORRELATED})
+
+# Fewer examples can all be predicted alike, or be missed, by accident.
+FEWEST = 5
+# Fewer examples say too little for a test against chance.
+FEWEST_TO_TEST = 30
+# A macro F1 is near the majority's that has come less than this part of the way from there to 1.
+NEAR = 0.05
+# Chance reaches this many standard deviations.
+CHANCE_REACHES = 2.0
+# Predictions of numbers are one number that spread less than this part of what the labels do.
+FLAT = 0.01
+# Names of classes in a warning.
+LISTED = 5
+
+
+def judge_classes(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+    """Return the first that is to be said about predicted classes, by what it is about; nothing if they are good.
+
+    Args:
+        names: of the classes, by id.
+        predicted: (n,) class ids.
+        labels: (n,) class ids, not all the same.
+        where: the set in words, as "the validation set".
+    """
+    return (
+        _one_class(names, predicted, labels, where)
+        or _majority(names, predicted, labels, where)
+        or _chance(names, predicted, labels, where)
+        or _never(names, predicted, labels, where)
+    )
+
+
+def _one_class(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+    if np.ptp(predicted) > 0:
+        return {}
+    called = int(predicted[0])
+    share = float(np.mean(labels == called))
+    return {
+        ONE_CLASS: f"all {len(labels):,} predictions on {where} are '{names[called]}', and "
+        f"{share:.0%} of the labels are: the model does not tell the classes apart."
+    }
+
+
+def _majority(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+    from sklearn.metrics import accuracy_score, f1_score
+
+    majority = int(np.bincount(labels).argmax())
+    constant = np.full_like(labels, majority)
+    ours, theirs = (
+        (f1_score(labels, values, average="macro", zero_division=0.0), accuracy_score(labels, values))
+        for values in (predicted, constant)
+    )
+    if ours[0] >= theirs[0] + NEAR * (1 - theirs[0]):
+        return {}
+    return {
+        MAJORITY: f"macro F1 is {ours[0]:.3f} and accuracy {ours[1]:.3f} on {where} ({len(labels):,} examples), "
+        f"where calling every one '{names[majority]}' has {theirs[0]:.3f} and {theirs[1]:.3f}: the model "
+        "has learned next to nothing."
+    }
+
+
+def _chance(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+    kappa, deviation = agreement(labels, predicted, len(names))
+    if len(labels) < FEWEST_TO_TEST or kappa >= CHANCE_REACHES * deviation:
+        return {}
+    return {
+        CHANCE: f"predictions on {where} agree with the labels no more than by chance (Cohen's kappa "
+        f"{kappa:.3f}, and up to {CHANCE_REACHES * deviation:.3f} is chance with {len(labels):,} examples): nothing "
+        "that was learned shows."
+    }
+
+
+def _never(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+    counts = np.bincount(labels, minlength=len(names))
+    missed = [i for i, count in enumerate(counts) if count >= FEWEST and not (predicted == i).any()]
+    if not missed:
+        return {}
+    found = [f"{counts[i]:,} are '{names[i]}'" for i in missed[:LISTED]]
+    found += [f"others of {len(missed) - LISTED} classes more"] if len(missed) > LISTED else []
+    return {
+        NEVER: f"of the labels on {where} {join_words(found)}, and no prediction is: the model has not learned "
+        "to find them."
+    }
+
+
+def agreement(labels: NDArray, predicted: NDArray, classes: int) -> tuple[float, float]:
+    """Return Cohen's kappa, and its standard deviation where predictions have nothing to do with the labels.
+
+    The deviation is that of Fleiss, Cohen and Everitt (1969): sqrt(e + e² − Σ p q (p + q)) / ((1 − e) sqrt(n)), with p
+    and q the shares of a class among labels and predictions, and e = Σ p q.
+
+    Args:
+        labels: (n,) class ids.
+        predicted: (n,) class ids, not all equal to one class that all labels are.
+        classes: number of classes.
+    """
+    p, q = (np.bincount(values, minlength=classes) / len(labels) for values in (labels, predicted))
+    expected = float(p @ q)
+    kappa = (float(np.mean(labels == predicted)) - expected) / (1 - expected)
+    variance = expected + expected**2 - float(np.sum(p * q * (p + q)))
+    return kappa, math.sqrt(max(variance, 0.0)) / ((1 - expected) * math.sqrt(len(labels)))
+
+
+def judge_numbers(predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+    """Return what is to be said about predicted numbers, by what it is about.
+
+    Args:
+        predicted: (n,) float64.
+        labels: (n,) numbers, not all the same.
+        where: the set in words.
+    """
+    labels = labels.astype(np.float64)
+    spread, wanted = float(predicted.std()), float(labels.std())
+    if spread < FLAT * wanted:
+        return {
+            CONSTANT: f"all {len(labels):,} predictions on {where} are near {predicted.mean():.4g} (standard deviation "
+            f"{spread:.2g}, that of the labels is {wanted:.2g}): the model gives one number for every text."
+        }
+    found = {}
+    correlation = float(np.corrcoef(labels, predicted)[0, 1])
+    chance = CHANCE_REACHES / math.sqrt(len(labels) - 1) if len(labels) >= FEWEST_TO_TEST else 0.0
+    if correlation <= chance:
+        found[UNCORRELATED] = (
+            f"predictions on {where} and labels have the correlation {correlation:.3f}, and up to {chance:.3f} is "
+            f"chance with {len(labels):,} examples: nothing that was learned shows."
+        )
+    error = float(np.mean((predicted - labels) ** 2))
+    if error >= wanted**2:
+        found[MEAN] = (
+            f"the mean squared error on {where} is {error:.4g}, where the mean of the labels for every text has "
+            f"{wanted**2:.4g}: as numbers the predictions are worth nothing."
+        )
+    return found

@@ -1,0 +1,85 @@
+"""Linear models by scikit-learn: heads fitted on features, and the best affine map of outputs."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def fit_logistic(
+    values: NDArray,
+    targets: NDArray,
+    strengths: Sequence[float],
+    weights: NDArray | None,
+    has_bias: bool,
+    classes: int,
+) -> list[tuple[NDArray, NDArray]]:
+    """Fit logistic regressions of rising strength, each from the one before, and return weights and biases.
+
+    Args:
+        values: (n, d).
+        targets: (n,) class ids, of two classes at least.
+        strengths: mean loss + ‖w‖² / (2 strength) is minimised.
+        weights: (classes,), in the loss.
+        has_bias: whether there is one.
+        classes: how many there are; one without an example gets the lowest bias of all.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    by_class = None if weights is None else {label: float(weights[label]) for label in np.unique(targets)}
+    model = LogisticRegression(warm_start=True, max_iter=200, class_weight=by_class, fit_intercept=has_bias)
+    fitted = []
+    for strength in strengths:
+        model.C = strength / len(values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of fits that stop short of the optimum, which are good enough
+            model.fit(values, targets)
+        weight, bias = model.coef_, model.intercept_
+        if len(model.classes_) == 2:  # one row tells the second class from the first
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        # A class without an example gets the lowest bias of all, and so no prediction that another class would have.
+        whole = np.zeros((classes, values.shape[1]))
+        biases = np.full(classes, (bias.min() - np.log(len(values))) * has_bias)
+        whole[model.classes_], biases[model.classes_] = weight, bias
+        fitted.append((whole, biases))
+    return fitted
+
+
+def fit_ridge(
+    values: NDArray, targets: NDArray, strengths: Sequence[float], has_bias: bool
+) -> list[tuple[NDArray, NDArray]]:
+    """Fit ridge regressions of numbers (n,) on values (n, d), and return weights (1, d) and biases (1,)."""
+    from sklearn.linear_model import Ridge
+
+    # The scale of the labels is not to decide how strongly a probe is regularised, and of Ridge it does not.
+    models = [
+        Ridge(alpha=len(values) / strength, fit_intercept=has_bias).fit(values, targets) for strength in strengths
+    ]
+    return [(model.coef_[None], np.array([model.intercept_], dtype=np.float64)) for model in models]
+
+
+def standardised(scores: ArrayLike) -> NDArray[np.float64]:
+    """Return outputs as (n, k), each of mean 0 and, unless it never changes, of standard deviation 1."""
+    scores = np.asarray(scores, dtype=np.float64)
+    scores = scores.reshape(len(scores), -1)
+    spread = scores.std(axis=0)
+    return (scores - scores.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+
+
+def line_losses(scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
+    """Return the squared error of every example, after the line through outputs (n, k) that fits numbers best."""
+    from sklearn.linear_model import LinearRegression
+
+    return (LinearRegression().fit(scores, labels).predict(scores) - labels) ** 2
+
+
+def logistic_losses(scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
+    """Return the cross entropy of every example, of a logistic regression of class ids on outputs (n, k)."""
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(labels)) == 1:
+        return np.zeros(len(labels))
+    fitted = LogisticRegression(max_iter=1000).fit(scores, labels)
+    chances = fitted.predict_proba(scores)[np.arange(len(labels)), np.searchsorted(fitted.classes_, labels)]
+    return -np.log(np.maximum(chances, np.finfo(float).tiny))

@@ -1,0 +1,45 @@
+"""`TASKS`: every kind of task. A new one is a file beside this one, and its line here."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from qvtune.errors import RunError, nearest
+from qvtune.tasks.classification import Classification
+from qvtune.tasks.regression import Regression
+from qvtune.tasks.task import Task
+
+T = TypeVar("T", bound=type[Task])
+
+TASKS: dict[str, type[Task]] = {}
+
+
+def register(kind: T) -> T:
+    """Let `--task-type` name a kind of task, and runs on it be read again; to be used as a decorator.
+
+    Raises:
+        ValueError: if another class has its name.
+    """
+    if TASKS.setdefault(kind.kind, kind) is not kind:
+        raise ValueError(
+            f"the kind of task '{kind.kind}' is {TASKS[kind.kind].__qualname__} already. Name it otherwise."
+        )
+    return kind
+
+
+def task_from_dict(stored: Mapping[str, Any]) -> Task:
+    """Return the task that `Task.to_dict` wrote.
+
+    Raises:
+        RunError: if no task of its kind is known here.
+    """
+    kind = str(stored["kind"])
+    if kind not in TASKS:
+        raise RunError(
+            f"the run's task is of the kind '{kind}', and known are {', '.join(TASKS)}.{nearest(kind, TASKS)} Import "
+            "what registers it first."
+        )
+    return TASKS[kind].from_dict(stored)
+
+
+register(Classification)
+register(Regression)
