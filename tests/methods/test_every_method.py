@@ -18,8 +18,8 @@ from qvtune.adapters import load_adapter, loads_in_peft, save_adapter
 from qvtune.errors import AdaptError, RateError
 from qvtune.fast.fast_path import make_fast, undo_fast
 from qvtune.groups import param_groups
+from qvtune.methods.adalora import allocate
 from qvtune.methods.galore import galore_adamw
-from qvtune.methods.ranks import allocate
 from qvtune.methods.table import METHODS
 from qvtune.roles.unwrap import unwrap
 

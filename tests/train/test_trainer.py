@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import qvtune
 from qvtune.errors import ConfigError, RunError
-from qvtune.methods.ranks import kept_ranks, orthogonality
+from qvtune.methods.adalora import kept_ranks, orthogonality
 from qvtune.train.run import _checkpointing
 
 

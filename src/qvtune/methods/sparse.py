@@ -1,4 +1,4 @@
-"""SIFT: the entries of a projection with the largest gradients train, and the rest stays (Song et al. 2023)."""
+"""Increments of few entries of a weight, on a model and off it again."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch.nn.utils import parametrize
 
 from qvtune.errors import AdaptError
 from qvtune.methods.method import Adaptation, Batches
-from qvtune.methods.parts import train_head
+from qvtune.roles.unwrap import unwrap
 
 
 class SparseIncrement(nn.Module):
@@ -27,17 +27,16 @@ class SparseIncrement(nn.Module):
         return weight.flatten().index_add(0, self.indices, self.values).view_as(weight)
 
 
-def train_sift(inner: nn.Module, adaptation: Adaptation) -> None:
-    """Give every projection increments, all zero, and make them and the head trainable."""
+def add_increments(inner: nn.Module, adaptation: Adaptation) -> None:
+    """Give every projection increments, all zero, that train."""
     assert adaptation.density is not None
     for name in adaptation.targets:
         module = inner.get_submodule(name)
         increment = SparseIncrement(module.weight, adaptation.density)  # type: ignore[arg-type]
         parametrize.register_parametrization(module, "weight", increment)
-    train_head(inner, adaptation)
 
 
-def start_sift(inner: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
+def place_increments(inner: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
     """Place the increments where the gradient of the loss over the batches is largest, without dropout.
 
     Raises:
@@ -73,10 +72,18 @@ def increment_of(inner: nn.Module, name: str) -> SparseIncrement:
     return increment
 
 
+def places(model: nn.Module) -> dict[str, Tensor]:
+    """Return the places of all increments by name."""
+    buffers = unwrap(model).named_buffers()
+    return {name: buffer for name, buffer in buffers if name.endswith("parametrizations.weight.0.indices")}
+
+
 def remove_increments(inner: nn.Module, adaptation: Adaptation, *, merge: bool) -> None:
     """Make the projections plain again, with the increments added to their weights or without."""
     for name in adaptation.targets:
         module: Any = inner.get_submodule(name)
+        if not parametrize.is_parametrized(module):
+            continue  # whatever put them on stopped before
         weight = _original(inner, name)
         if merge:
             weight.data = module.weight.detach()

@@ -16,8 +16,6 @@ from qvtune.adaptation import adaptation_of
 from qvtune.device import device_of
 from qvtune.errors import ConfigError
 from qvtune.groups import B_FACTORS, NO_DECAY, param_groups
-from qvtune.methods.galore import galore_adamw
-from qvtune.methods.ranks import allocate, orthogonality, plan_steps
 from qvtune.methods.state import load_trained, trained_state
 from qvtune.methods.table import METHODS
 from qvtune.options import parse_options
@@ -166,8 +164,7 @@ class Bench:
             schedule: Any = self._schedule(optimizer, steps)
         else:
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: course[min(step, steps - 1)])
-        if self.method.steps:
-            plan_steps(self.model, steps)
+        self.method.begin(self.model, steps)
         scaler = torch.amp.GradScaler(self._device.type, enabled=self.recipe.precision == "fp16")
         self.model.train()
         losses = []
@@ -184,8 +181,7 @@ class Bench:
                 self._seed(number, step)
                 self._backward(batches, scaler)
             schedule.step()
-            if self.method.steps:
-                allocate(self.model, step + 1)
+            self.method.after_step(self.model, step + 1)
             self.model.zero_grad()
         return losses
 
@@ -230,8 +226,9 @@ class Bench:
         for batch in batches:
             loss = self._loss(batch) / len(batches)
             total += float(loss.detach())
-            if self.method.steps:
-                loss = loss + orthogonality(self.model) / len(batches)
+            penalty = self.method.penalty(self.model)
+            if penalty is not None:
+                loss = loss + penalty / len(batches)
             scaler.scale(loss).backward()
         self._pay(steps=1)
         return total
@@ -271,9 +268,8 @@ class Bench:
             self.model, lr=1.0, weight_decay=self.recipe.weight_decay, b_lr_ratio=self.recipe.b_lr_ratio
         )
         chosen = [g | {"lr": g["lr"] * rates[_owner(g["name"])]} for g in groups if _owner(g["name"]) in rates]
-        options = {"betas": (self.recipe.adam_beta1, self.recipe.adam_beta2), "eps": self.recipe.adam_epsilon}
-        make: Any = galore_adamw if self.method.name == "galore" else torch.optim.AdamW
-        return make(chosen, **options)
+        betas = (self.recipe.adam_beta1, self.recipe.adam_beta2)
+        return self.method.make_optimizer(chosen, betas=betas, eps=self.recipe.adam_epsilon)
 
     def full_course(self, steps: int) -> list[float]:
         """Return the factors of the rates by step that the recipe's schedule has over so many steps."""
