@@ -31,10 +31,11 @@ class Sift(Method):
 
     def undo(self, adapted: "nn.Module", adaptation: Adaptation, merge: bool) -> "nn.Module":
         """Take the increments off."""
-        from qvtune.methods.sparse import remove_increments
+        from qvtune.methods.parametrized import remove_parametrization
 
         inner = super().undo(adapted, adaptation, merge)
-        remove_increments(inner, adaptation, merge=merge)
+        for name in adaptation.targets:
+            remove_parametrization(inner.get_submodule(name), merge=merge)
         return inner
 
     def state(self, model: "nn.Module") -> "dict[str, Tensor]":

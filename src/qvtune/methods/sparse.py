@@ -1,13 +1,12 @@
 """Increments of few entries of a weight, on a model and off it again."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from qvtune.errors import AdaptError
 from qvtune.methods.method import Adaptation, Batches
+from qvtune.methods.parametrized import original_weight
 from qvtune.roles.unwrap import unwrap
 
 
@@ -42,7 +41,7 @@ def place_increments(inner: nn.Module, adaptation: Adaptation, batches: Batches)
     Raises:
         AdaptError: if the model gives no loss for a batch.
     """
-    originals = {name: _original(inner, name).requires_grad_(True) for name in adaptation.targets}
+    originals = {name: original_weight(inner.get_submodule(name)).requires_grad_(True) for name in adaptation.targets}
     device = next(iter(originals.values())).device
     totals = {name: torch.zeros_like(weight) for name, weight in originals.items()}
     was_training = inner.training
@@ -76,23 +75,3 @@ def places(model: nn.Module) -> dict[str, Tensor]:
     """Return the places of all increments by name."""
     buffers = unwrap(model).named_buffers()
     return {name: buffer for name, buffer in buffers if name.endswith("parametrizations.weight.0.indices")}
-
-
-def remove_increments(inner: nn.Module, adaptation: Adaptation, *, merge: bool) -> None:
-    """Make the projections plain again, with the increments added to their weights or without."""
-    for name in adaptation.targets:
-        module: Any = inner.get_submodule(name)
-        if not parametrize.is_parametrized(module):
-            continue  # whatever put them on stopped before
-        weight = _original(inner, name)
-        if merge:
-            weight.data = module.weight.detach()
-        # Not by torch's own function, which changes the class, and copies of the model share that.
-        module.__class__ = module.__class__.__base__
-        del module._modules["parametrizations"]
-        # In front of the bias again, where a state dict and an optimizer had it.
-        module._parameters = {"weight": weight, **module._parameters}
-
-
-def _original(inner: nn.Module, name: str) -> nn.Parameter:
-    return inner.get_parameter(f"{name}.parametrizations.weight.original")
