@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,22 @@ from qvtune.cli import theory
 from qvtune.cli.main import VERBS, main
 from qvtune.data.load import load_data
 from qvtune.data.options import DataOptions
+from qvtune.methods.table import METHODS
 from qvtune.roles.declare import read_declaration
 from qvtune.train.config import TrainConfig, read_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def _methods() -> Iterator[None]:
+    """Leave the table of methods as it was; a page registers one."""
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
 
 
 @pytest.fixture
