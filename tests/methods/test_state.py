@@ -83,8 +83,8 @@ def test_an_optimizer_is_adamw_unless_the_method_has_its_own(method: str) -> Non
     hooks = method_of(model)
     assert hooks is METHODS[method]
     optimizer = hooks.make_optimizer(param_groups(model, lr=1e-3), betas=(0.8, 0.9), eps=1e-6)
-    assert (type(optimizer) is torch.optim.AdamW) == (hooks.optimizer is None)
-    assert (hooks.optimizer is None) == (method != "galore")
+    assert (type(optimizer) is torch.optim.AdamW) != hooks.has_own_optimizer
+    assert hooks.has_own_optimizer == (method == "galore")
     assert all((group["betas"], group["eps"]) == ((0.8, 0.9), 1e-6) for group in optimizer.param_groups)
     assert (hooks.penalty(model) is not None) == (method == "adalora")
 

@@ -109,9 +109,14 @@ def test_its_hooks_are_called_where_they_act(place: Path) -> None:
             assert all(scale.gain.grad is not None for scale in scales(model).values())
             calls.append(("after", step))
 
+        def make_optimizer(self, groups: Any, *, betas: Any, eps: float) -> torch.optim.Optimizer:
+            calls.append(("optimizer", len(groups)))
+            return super().make_optimizer(groups, betas=betas, eps=eps)
+
     METHODS["scale"] = Watched("scale", "a factor for every row", lr=3e-2, lr_ratio=2.0)
     assert main(f"train {WORDS} --method scale --max-steps 3 --out run".split()) == 0
-    assert calls == [("begin", 3), ("after", 1), ("after", 2), ("after", 3)]
+    # Gains of query and value, and the head's matrix and bias.
+    assert calls == [("optimizer", 4), ("begin", 3), ("after", 1), ("after", 2), ("after", 3)]
 
 
 def test_its_penalty_is_in_the_loss_once(place: Path) -> None:

@@ -93,7 +93,7 @@ class Method:
             than 0.
         shares_out: whether it moves what trains from role to role itself, so that one that falls behind is no mistake.
         penalised_by_forward: whether the forward pass adds `penalty` to a loss that the model computes itself.
-        optimizer: what the method calls an optimizer of its own, which is AdamW's kin; None where any will do.
+        optimizer: what messages call an optimizer of its own; its name when None.
     """
 
     name: str
@@ -127,6 +127,11 @@ class Method:
     def has_roles(self) -> bool:
         """Whether roles, layers and λ mean something."""
         return self.lr_ratio is not None
+
+    @property
+    def has_own_optimizer(self) -> bool:
+        """Whether no other optimizer will do than the one that it makes."""
+        return type(self).make_optimizer is not Method.make_optimizer
 
     # Putting it on a model, and taking it off
 
@@ -209,7 +214,7 @@ class Method:
         return {}
 
     def make_optimizer(self, groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float) -> "Optimizer":
-        """Return the optimizer of groups that `param_groups` made."""
+        """Return the optimizer of groups that `param_groups` made: AdamW, or one of its kin."""
         import torch
 
         return torch.optim.AdamW(groups, betas=betas, eps=eps)

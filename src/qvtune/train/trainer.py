@@ -144,10 +144,10 @@ class Trainer(transformers.Trainer):
             cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, source)
             if {"params", "model", "optimizer_dict"} & set(kwargs):
                 raise ConfigError(f"optimizer '{self.args.optim}' makes its own parameter groups. Choose another one.")
-            if self._method is not None and self._method.optimizer is not None:
+            if self._method is not None and self._method.has_own_optimizer:
                 if cls is not torch.optim.AdamW:
                     raise ConfigError(
-                        f"{self._method.optimizer} is AdamW's here, and optim is "
+                        f"{self._method.optimizer or self._method.name} is AdamW's here, and optim is "
                         f"'{OptimizerNames(self.args.optim).value}'. Leave it out."
                     )
                 groups = self._groups(source)
