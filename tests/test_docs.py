@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from datasets import Dataset
 import qvtune
 from qvtune.cli import theory
 from qvtune.cli.main import VERBS, main
+from qvtune.methods.table import METHODS
 from qvtune.roles.declare import read_declaration
 from qvtune.tasks.load import load_data
 from qvtune.tasks.options import DataOptions
@@ -20,6 +22,15 @@ from qvtune.train.config import TrainConfig, read_config
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def _methods() -> Iterator[None]:
+    """Leave the table of methods as it was; a page registers one."""
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
 
 
 @pytest.fixture

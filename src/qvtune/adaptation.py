@@ -1,49 +1,26 @@
 """`adapt`: decide which parameters of a model train, by role and method, and make it so."""
 
-import warnings
-from collections.abc import Sequence
-from copy import copy
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qvtune.arguments import check_model, check_names
 from qvtune.errors import AdaptError, nearest
-from qvtune.methods.heads import PEFT_PARTS, callable_parts, head_modules
-from qvtune.methods.method import Adaptation, Batches
-from qvtune.methods.options import check_layers, check_present, check_rank, check_supplies, resolve_options
-from qvtune.methods.parts import check_biases
-from qvtune.methods.ranks import kept_ranks
-from qvtune.methods.sparse import remove_increments
-from qvtune.methods.start import START, put_back, start_of
+from qvtune.methods.adapted import Adapted, adaptation_of, detach, holder_of
+from qvtune.methods.fitting import check_present
+from qvtune.methods.heads import callable_parts, head_modules
+from qvtune.methods.method import Adaptation, Batches, ParameterCounts
+from qvtune.methods.options import check_layers, check_supplies, resolve_options
 from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap, parse_roles
 from qvtune.roles.find import find_attention
 from qvtune.roles.fused import join, misfit, split, split_modules
 from qvtune.roles.layouts import ROLES
-from qvtune.roles.unwrap import unwrap, unwrap_once
+from qvtune.roles.unwrap import unwrap
 
-# The attribute under which an adapted model carries its Adaptation.
-_MARK = "qvtune_adaptation"
 # The attribute under which what changed the model further leaves a function that undoes it, which `restore` calls.
 UNDO = "qvtune_undo"
-
-
-@dataclass(frozen=True)
-class ParameterCounts:
-    """Numbers of parameters. `by_role` has an entry per role that trains; `total` counts the whole model once."""
-
-    by_role: dict[str, int]
-    head: int
-    trainable: int
-    total: int
-
-    @property
-    def adapter(self) -> int:
-        """Trainable parameters outside the head."""
-        return sum(self.by_role.values())
 
 
 def adapt(
@@ -136,26 +113,36 @@ def apply(
     """
     inner, method = unwrap(model), METHODS[adaptation.method]
     check_present(adaptation.roles, adaptation.projections)
-    _check_method(adaptation)
-    _check_modules(inner, adaptation)
+    _check_head(inner, adaptation)
+    method.check(adaptation, inner)
     trainable = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
     split(inner, adaptation.attention, adaptation.projections)
-    adapted = inner
+    record, adapted = Adapted(adaptation), inner
     try:
-        if method.config is not None:
-            adapted = _apply_peft(inner, adaptation, total_steps)
-        else:
-            inner.requires_grad_(False)
-            method.function(str(method.train))(inner, adaptation)
-        if start and method.start is not None:
-            method.function(method.start)(adapted, adaptation, batches or ())
+        record.weights = method.keep(inner, adaptation)
+        adapted = method.apply(inner, adaptation, total_steps)
+        record.attach(adapted)
+        if start:
+            method.start(adapted, adaptation, batches or ())
     except BaseException:
-        _undo(adapted, adaptation, merge=False)
-        for name, parameter in inner.named_parameters():
-            parameter.requires_grad_(name in trainable)
+        take_off(adapted, record, trainable)
         raise
-    setattr(adapted, _MARK, adaptation)
     return adapted
+
+
+def take_off(adapted: nn.Module, record: Adapted, trainable: Collection[str]) -> None:
+    """Leave a transformers model as it was before `apply`, also where that did part of it only.
+
+    Args:
+        adapted: what the method made of the model so far.
+        record: what was kept of it.
+        trainable: names of the parameters that required gradients.
+    """
+    if holder_of(adapted) is adapted:
+        detach(adapted)
+    inner = _undo(adapted, record, merge=False)
+    for name, parameter in inner.named_parameters():
+        parameter.requires_grad_(name in trainable)
 
 
 def restore(model: nn.Module, *, merge: bool = True) -> nn.Module:
@@ -174,49 +161,22 @@ def restore(model: nn.Module, *, merge: bool = True) -> nn.Module:
     undo = unwrap(model).__dict__.get(UNDO)
     if undo is not None:
         undo(model)
-    holder: Any = _holder(model)
+    holder = holder_of(model)
     if holder is None and join(unwrap(model)):
         return unwrap(model).requires_grad_(True)  # adapters were taken off by PEFT alone
     if holder is None:
         raise AdaptError("this model was not adapted by qvtune, so there is nothing to restore.")
-    adaptation = holder.__dict__.pop(_MARK)
-    return _undo(holder, adaptation, merge=merge).requires_grad_(True)
+    return _undo(holder, detach(holder), merge=merge).requires_grad_(True)
 
 
-def _undo(adapted: Any, adaptation: Adaptation, *, merge: bool) -> nn.Module:
+def _undo(adapted: nn.Module, record: Adapted, *, merge: bool) -> nn.Module:
     """Take off what a method put on a model, whole or in part, and return the transformers model."""
-    inner, start = unwrap(adapted), start_of(adapted)
-    if hasattr(adapted, "peft_config"):
-        dtypes = _head_dtypes(inner, adaptation.head)
-        _unwrap_head(inner, adaptation.head)
-        inner = adapted.merge_and_unload() if merge else adapted.unload()
-        for name, dtype in dtypes.items():
-            inner.get_submodule(name).to(dtype)
-    elif adaptation.density is not None:
-        remove_increments(inner, adaptation, merge=merge)
-    adapted.__dict__.pop(START, None)
-    if start is not None and not merge:
-        put_back(inner, start)
+    adaptation = record.adaptation
+    inner = METHODS[adaptation.method].undo(adapted, adaptation, merge)
+    if not merge:
+        record.put_back(inner)
     join(inner)
     return inner
-
-
-def adaptation_of(model: nn.Module) -> Adaptation | None:
-    """Return what `adapt` did to `model` (also below data parallel wrappers and compile), or None.
-
-    Raises:
-        AdaptError: if it is no model.
-    """
-    check_model(model)
-    holder = _holder(model)
-    return None if holder is None else holder.__dict__[_MARK]
-
-
-def _holder(model: nn.Module) -> nn.Module | None:
-    current: nn.Module | None = model
-    while current is not None and _MARK not in current.__dict__:
-        current = unwrap_once(current)
-    return current
 
 
 def count_parameters(model: nn.Module) -> ParameterCounts:
@@ -232,15 +192,13 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
         raise AdaptError("this model was not adapted: call qvtune.adapt first.")
     inner = unwrap(model)
     dead = dead_copies(inner)
-    kept = kept_ranks(model) if METHODS[adaptation.method].steps else {}
+    sizes = METHODS[adaptation.method].sizes(model)
     by_role = {ROLES[role]: 0 for role in adaptation.roles}
     head = total = 0
     for name, parameter in inner.named_parameters():
         if id(parameter) in dead:
             continue
-        size = parameter.numel()
-        if (triplets := kept.get(name.partition(".lora_")[0])) is not None and parameter.requires_grad:
-            size = size // len(triplets) * sum(triplets)
+        size = sizes.get(name, parameter.numel())
         total += size
         if not parameter.requires_grad:
             continue
@@ -262,16 +220,6 @@ def dead_copies(inner: Any) -> set[int]:
     }
 
 
-def _check_method(adaptation: Adaptation) -> None:
-    """Check what a method needs of the model."""
-    if adaptation.method == "bitfit":
-        check_biases(adaptation)
-    if adaptation.method == "head" and not adaptation.head:
-        raise AdaptError("method head trains the head alone, and this model has none. Name modules with head=[...].")
-    if adaptation.rank is not None and METHODS[adaptation.method].rank_is_bound:
-        check_rank(adaptation.rank, adaptation.projections)
-
-
 def check_fresh(model: nn.Module) -> None:
     """Check that a model was not adapted before.
 
@@ -284,100 +232,13 @@ def check_fresh(model: nn.Module) -> None:
         raise AdaptError("this model has PEFT adapters already. Call model.unload() or merge_and_unload() first.")
 
 
-def _check_modules(inner: nn.Module, adaptation: Adaptation) -> None:
+def _check_head(inner: nn.Module, adaptation: Adaptation) -> None:
     modules = dict(inner.named_modules())
-    targets, head = [p.module for p in adaptation.projections], adaptation.head
-    by_peft = METHODS[adaptation.method].config is not None
-    for name in head:
+    targets = [projection.module for projection in adaptation.projections]
+    for name in adaptation.head:
         if name not in modules or name == "":
             raise AdaptError(
                 f"head '{name}' is not a module of this model.{nearest(name, modules)} Name modules to train in full."
             )
         if any(target == name or target.startswith(name + ".") for target in targets):
             raise AdaptError(f"head '{name}' holds projections that are adapted too. Name a module outside attention.")
-        others = [other for other in (*(m for m in modules if m not in head), *PEFT_PARTS) if other.endswith(name)]
-        if by_peft and others:
-            other = modules.get(others[0]) if others[0] != name else None  # else a part of PEFT's, or without weights
-            both = other is not None and any(True for _ in other.parameters())
-            advice = "Name both in the head" if both else "Give its module another name"
-            raise AdaptError(
-                f"head '{name}' cannot be told from '{others[0]}' by PEFT, which compares the ends of names. {advice}, "
-                "or use method='full'."
-            )
-    for name in () if by_peft else (*targets, *head):
-        for path, parameter in inner.named_parameters():
-            is_its_own = path == name or path.startswith(f"{name}.")
-            if is_its_own and parameter.dtype not in (torch.float32, torch.float64):
-                raise AdaptError(
-                    f"'{name}' is {str(parameter.dtype).removeprefix('torch.')}; full training in so few bits loses "
-                    "small updates. Load the model with dtype=torch.float32 and train under bf16 autocast."
-                )
-
-
-def _apply_peft(inner: Any, adaptation: Adaptation, total_steps: int | None) -> nn.Module:
-    from peft import get_peft_model
-
-    common = {
-        "task_type": _task_type(inner, adaptation.head),
-        "target_modules": adaptation.targets,
-        "modules_to_save": list(adaptation.head) or None,
-    }
-    make_config = METHODS[adaptation.method].config
-    assert make_config is not None
-    structure = [(module, _copied(module.__dict__)) for module in inner.modules()]
-    try:
-        with warnings.catch_warnings():
-            # PEFT asks transformers' models by the name that this had before.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            adapted = get_peft_model(inner, make_config(common, adaptation, total_steps))
-    except BaseException:  # PEFT has no way back from the middle
-        for module, attributes in structure:
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
-        raise
-    _keep_head_in_float32(unwrap(adapted), adaptation.head)
-    return adapted
-
-
-def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Copy a module's attributes, with its dictionaries of children, parameters, buffers and hooks."""
-    return {name: copy(value) if isinstance(value, dict) else value for name, value in attributes.items()}
-
-
-def _keep_head_in_float32(inner: nn.Module, head: Sequence[str]) -> None:
-    """Give a head that was loaded in half precision float32 weights, and its inputs the same type."""
-    for name in head:
-        module = inner.get_submodule(name)
-        trained = [p for p in module.parameters() if p.requires_grad]
-        if any(p.dtype in (torch.float16, torch.bfloat16) for p in trained):
-            for parameter in trained:
-                parameter.data = parameter.data.float()
-            module.register_forward_pre_hook(_float_inputs)
-
-
-def _unwrap_head(inner: nn.Module, head: Sequence[str]) -> None:
-    """Put the trained head in its place; PEFT does that too, but for (IA)³ and VeRA of a single layer alone."""
-    for name in head:
-        parent, _, child = name.rpartition(".")
-        wrapper: Any = inner.get_submodule(name)
-        setattr(inner.get_submodule(parent), child, wrapper.modules_to_save[wrapper.active_adapters[0]])
-
-
-def _head_dtypes(inner: nn.Module, head: Sequence[str]) -> dict[str, torch.dtype]:
-    originals: dict[str, Any] = {name: inner.get_submodule(name) for name in head}
-    return {name: p.dtype for name, wrapper in originals.items() for p in wrapper.original_module.parameters()}
-
-
-def _float_inputs(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    if getattr(module, "disable_adapters", False):
-        return args  # the original in half precision is running
-    return tuple(a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
-
-
-def _task_type(inner: nn.Module, head: Sequence[str]) -> str | None:
-    """Return PEFT's name of the task, or None where PEFT would then train a module that `head` leaves out."""
-    added = {name for name, _ in inner.named_modules() if name.endswith(("classifier", "score"))}
-    for suffix, task in (("ForSequenceClassification", "SEQ_CLS"), ("ForTokenClassification", "TOKEN_CLS")):
-        if type(inner).__name__.endswith(suffix) and added <= set(head):
-            return task
-    return None

@@ -6,8 +6,6 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from qvtune.errors import AdaptError
 
 
@@ -17,6 +15,8 @@ def check_model(model: Any, error: type[Exception] = AdaptError) -> None:
     Raises:
         AdaptError, or `error`: if it is not.
     """
+    from torch import nn  # which takes seconds to import, and the command line's options need the other checks
+
     if not isinstance(model, nn.Module):
         raise error(f"model is a {type(model).__name__}; load it first, as with AutoModel.from_pretrained.")
 

@@ -8,7 +8,6 @@ from torch import nn
 from qvtune.adaptation import Adaptation, adaptation_of, dead_copies
 from qvtune.arguments import check_number
 from qvtune.errors import RateError
-from qvtune.methods.galore import projection_settings
 from qvtune.methods.method import Method
 from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap
@@ -101,8 +100,8 @@ def param_groups(
             "lr": rates[owner] * (ratio if is_b else 1.0),
             "weight_decay": 0.0 if spared else weight_decay,
         }
-        if adaptation is not None and adaptation.method == "galore" and owner != HEAD and not spared:
-            settings |= projection_settings(adaptation)
+        if adaptation is not None and method is not None and owner != HEAD and not spared:
+            settings |= method.group_settings(adaptation)
         group = groups.setdefault(group_name, settings)
         group["params"].append(parameter)
         group["param_names"].append(name)

@@ -2,11 +2,14 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, field_validator, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 
 from qvtune.errors import ConfigError, nearest
 
@@ -57,6 +60,27 @@ class Options(BaseModel):
             if isinstance(number, (int, float)) and abs(number) > largest:
                 raise ValueError(f"it should be at most {largest:g}.")
         return value
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Says of an option, as in `Annotated[str, OneOf(names)]`, that it is one of some names, which may grow in number.
+
+    A name that is none of them is refused in the words of a `Literal`.
+    """
+
+    names: Collection[str]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Check the name when pydantic has read the text."""
+        return no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, name: str | None) -> str | None:
+        if name is not None and name not in self.names:
+            *others, last = (repr(known) for known in self.names)
+            choices = f"{', '.join(others)} or {last}" if others else last
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": choices})
+        return name
 
 
 O = TypeVar("O", bound=Options)

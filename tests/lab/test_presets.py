@@ -6,7 +6,6 @@ import pytest
 
 from qvtune.data.glue import GLUE
 from qvtune.errors import ConfigError
-from qvtune.lab.choices import METHODS
 from qvtune.lab.presets import (
     BEFORE,
     PRESETS,
@@ -16,6 +15,7 @@ from qvtune.lab.presets import (
     published_numbers,
     row_name,
 )
+from qvtune.methods.table import METHODS
 from qvtune.train.config import make_config
 
 ALL = list(PRESETS.values())

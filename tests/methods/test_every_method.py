@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +13,16 @@ import torch
 from methods_table import IN_PEFT, IN_PEFT_FUSED, NAMES, SAVED_WHOLE, TRAINED, adapted, base, inputs, logits, stirred
 from models import assert_same_state, build, snapshot
 from rounding import Exact, assert_near
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from qvtune.adaptation import adaptation_of, count_parameters, restore
 from qvtune.adapters import load_adapter, loads_in_peft, save_adapter
-from qvtune.errors import AdaptError, RateError
+from qvtune.errors import AdaptError, ModelError, RateError
 from qvtune.fast.fast_path import make_fast, undo_fast
 from qvtune.groups import param_groups
+from qvtune.methods.adalora import allocate
 from qvtune.methods.galore import galore_adamw
-from qvtune.methods.ranks import allocate
 from qvtune.methods.table import METHODS
 from qvtune.roles.unwrap import unwrap
 
@@ -279,3 +282,23 @@ def test_options_that_mean_nothing_are_refused(method: str) -> None:
 def test_the_same_seed_gives_the_same_start(method: str) -> None:
     first, second = (unwrap(adapted(method)).state_dict() for _ in range(2))
     assert [n for n in first if not torch.equal(first[n], second[n])] == []
+
+
+@on_both
+@every_adapter
+def test_an_adapter_that_lacks_a_tensor_is_refused(method: str, name: str, saved: tuple, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved[0] / f"{method}-{name}", tmp_path / "adapter"))
+    (file,) = folder.glob("*.safetensors")
+    weights = load_file(file)
+    model = base(name)
+    before = snapshot(model)
+    for lost in weights:
+        save_file({n: tensor for n, tensor in weights.items() if n != lost}, file, metadata={"format": "pt"})
+        module = lost.removeprefix("base_model.model.").partition(".lora_")[0]
+        with pytest.raises(ModelError, match=f"^{re.escape(str(folder))}: .*'.*{re.escape(module)}.*'"):
+            load_adapter(model, folder)
+        assert adaptation_of(model) is None
+        assert_same_state(before, model)
+        assert all(p.requires_grad for p in model.parameters())
+    save_file(weights, file, metadata={"format": "pt"})
+    assert_near(logits(load_adapter(model, folder).eval(), name), saved[1][f"{method}-{name}"])

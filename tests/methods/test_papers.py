@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from qvtune.adaptation import adapt, adaptation_of, count_parameters, restore
 from qvtune.errors import AdaptError
 from qvtune.groups import param_groups
+from qvtune.methods.adalora import allocate, kept_ranks, orthogonality, plan_steps
+from qvtune.methods.first_factors import quantised
 from qvtune.methods.galore import galore_adamw
-from qvtune.methods.ranks import allocate, kept_ranks, orthogonality, plan_steps
 from qvtune.methods.sparse import increment_of
-from qvtune.methods.start import quantised
 from qvtune.roles.unwrap import unwrap
 
 PLACE = "bert.encoder.layer.1.attention.self.value"

@@ -1,5 +1,7 @@
 """One configuration: defaults, the YAML file, the paper's words, the fingerprint."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,8 @@ def test_a_batch_has_one_size(tmp_path: Path) -> None:
     assert make_config({"batch_tokens": "500"}, path).pass_tokens(128) == 500
     assert make_config({"batch_tokens": "5"}, path).pass_tokens(128) == 128
     assert make_config({}, path).pass_tokens(128) == 8 * 128
+
+
+def test_options_and_methods_are_read_without_torch() -> None:
+    code = "import sys, qvtune.train.config; assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

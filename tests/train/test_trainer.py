@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import qvtune
 from qvtune.errors import ConfigError, RunError
-from qvtune.methods.ranks import kept_ranks, orthogonality
+from qvtune.methods.adalora import kept_ranks, orthogonality
 
 
 def make_model(seed: int = 0, dropout: float = 0.1) -> BertForSequenceClassification:

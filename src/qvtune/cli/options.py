@@ -9,7 +9,7 @@ from typing import Any, NoReturn, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from qvtune.errors import nearest
-from qvtune.options import LARGEST_INT, LONGEST_VALUE, Options, is_list_of_text, option_name
+from qvtune.options import LARGEST_INT, LONGEST_VALUE, OneOf, Options, is_list_of_text, option_name
 
 # What other tools call our options, where the names are too far apart to be taken for slips of the pen.
 ALIASES = {
@@ -110,7 +110,8 @@ def _add_option(group: Any, name: str, field: FieldInfo) -> None:
     elif is_list_of_text(kind):
         settings |= {"action": "append", "metavar": "NAME"}
     else:
-        settings["metavar"] = _metavar(kind, field)
+        names = next((list(about.names) for about in field.metadata if isinstance(about, OneOf)), None)
+        settings["metavar"] = _listed(names) if names else _metavar(kind)
     group.add_argument(option_name(name), **settings)
 
 
@@ -153,21 +154,16 @@ def _suggest(option: str, known: list[str]) -> str:
     return f" Did you mean '{alias}'?" if alias in known else nearest(option, known)
 
 
-def _metavar(kind: Any, field: FieldInfo) -> str:
+def _listed(choices: Collection[str]) -> str:
+    return "{" + ",".join(choices) + "}"
+
+
+def _metavar(kind: Any) -> str:
     choices = [choice for choice in get_args(kind) if isinstance(choice, str)]
     if not choices:
         choices = [c for part in get_args(kind) for c in get_args(part) if isinstance(c, str)]
-    choices = choices or _registered(field)
     if choices:
-        return "{" + ",".join(choices) + "}"
+        return _listed(choices)
     plain = kind if get_origin(kind) is list else next((p for p in get_args(kind) if p is not type(None)), kind)
     names = {int: "N", float: "X", str: "TEXT"}
     return names.get(plain, "LIST" if "list" in str(plain) else "PATH")
-
-
-def _registered(field: FieldInfo) -> list[str]:
-    """Return the choices of a field to which more can be added while a program runs."""
-    schema: dict[str, Any] = {}
-    if callable(field.json_schema_extra):
-        field.json_schema_extra(schema)
-    return schema.get("enum", [])

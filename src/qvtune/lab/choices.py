@@ -3,14 +3,13 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from qvtune.data.glue import GLUE, PREFIX
 from qvtune.errors import ConfigError, nearest
 from qvtune.lab.axes import ALTERNATIVES
+from qvtune.methods.table import METHODS
 from qvtune.train.config import TrainConfig, make_config
-
-METHODS: tuple[str, ...] = get_args(TrainConfig.model_fields["method"].annotation)
 
 # What the cells of a comparison set themselves, and the option that says it instead.
 LISTED = {"method": "--methods", "seed": "--seeds", "task": "--tasks"}

@@ -13,7 +13,8 @@ from typing import Any
 import pandas as pd
 
 from qvtune.errors import ConfigError, nearest
-from qvtune.lab.choices import METHODS, untaken
+from qvtune.lab.choices import untaken
+from qvtune.methods.table import METHODS
 
 ROBERTA, LLAMA = "roberta", "llama"
 BEFORE = {"method": "before"}

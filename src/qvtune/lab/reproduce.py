@@ -12,7 +12,7 @@ from qvtune.errors import ConfigError, RunError
 from qvtune.files import write_text
 from qvtune.lab.axes import ALTERNATIVES
 from qvtune.lab.cells import Cell, make_cell
-from qvtune.lab.choices import METHODS, check_shared, overlay, parse_seeds, parse_tasks, untaken
+from qvtune.lab.choices import check_shared, overlay, parse_seeds, parse_tasks, untaken
 from qvtune.lab.deviations import list_deviations
 from qvtune.lab.execution import DEFAULT_EXECUTION, Execution
 from qvtune.lab.formats import MARKDOWN, Markup, TextTable, costs, join_page, signed, to_markdown
@@ -30,6 +30,7 @@ from qvtune.lab.store import REPRODUCTION, Store
 from qvtune.lab.summary import AVERAGE, summarize
 from qvtune.lab.sweep import train_cells, write_results
 from qvtune.lab.untrained import measure_untrained, read_untrained
+from qvtune.methods.table import METHODS
 from qvtune.train.config import make_config
 
 # fp16 is of the paper's GPUs; what the hardware here does well is chosen instead, and told.

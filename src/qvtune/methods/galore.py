@@ -3,13 +3,39 @@
 import contextlib
 import io
 import logging
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from qvtune.errors import AdaptError
+from qvtune.methods.full import Full
 from qvtune.methods.method import Adaptation
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 # Steps between two projections, galore-torch's own default.
 GAP = 200
+
+
+@dataclass(frozen=True)
+class Galore(Full):
+    """The projections train, and their optimizer sees their gradients in few directions."""
+
+    rank: int | None = 4
+    alpha: float | None = 4.0
+    optimizer: str | None = "GaLore"
+
+    def check_installed(self) -> None:
+        """Check that its optimizer is here."""
+        load_galore()
+
+    def group_settings(self, adaptation: Adaptation) -> dict[str, Any]:
+        """Return what a group needs for its gradients to be projected."""
+        return {"rank": adaptation.rank, "scale": adaptation.alpha, "update_proj_gap": GAP, "proj_type": "std"}
+
+    def make_optimizer(self, groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float) -> "Optimizer":
+        """Return galore-torch's AdamW."""
+        return galore_adamw(groups, betas=betas, eps=eps)
 
 
 def load_galore() -> Any:
@@ -25,11 +51,6 @@ def load_galore() -> Any:
     except ImportError as error:
         raise AdaptError("galore needs galore-torch. Install it with: pip install 'qvtune[galore]'") from error
     return galore_torch
-
-
-def projection_settings(adaptation: Adaptation) -> dict[str, Any]:
-    """Return what a parameter group needs for its gradients to be projected."""
-    return {"rank": adaptation.rank, "scale": adaptation.alpha, "update_proj_gap": GAP, "proj_type": "std"}
 
 
 def galore_adamw(groups: list[dict[str, Any]], **options: Any) -> Any:
@@ -66,3 +87,6 @@ def galore_adamw(groups: list[dict[str, Any]], **options: Any) -> Any:
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in state.items() if name != "projector"}
     return kept | ({"projection": state["projector"].ortho_matrix} if "projector" in state else {})
+
+
+GALORE = Galore("galore", "the projections, by low-rank gradients", lr=3e-5, lr_ratio=2.0)

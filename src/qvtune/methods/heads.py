@@ -11,12 +11,6 @@ from qvtune.roles.attention import AttentionMap
 # How transformers ends the names of models whose outputs are a head's: of texts, tokens, images, audio, video.
 CLASSIFIER = "Classification"
 
-# What PEFT's layers call their own parts, to which it compares the ends of names too.
-PEFT_PARTS = (
-    *("lora_A", "lora_B", "lora_E", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_dropout"),
-    *("ia3_l", "vera_A", "vera_B", "vera_lambda_b", "vera_lambda_d", "vera_dropout", "base_layer", "default"),
-)
-
 
 def head_modules(inner: Any, attention: AttentionMap) -> tuple[str, ...]:
     """Name the modules that hold the head: top-level ones outside the base model, owners of new ones inside.

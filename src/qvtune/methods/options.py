@@ -6,11 +6,8 @@ from typing import Any
 
 from qvtune.arguments import check_number
 from qvtune.errors import AdaptError, nearest
-from qvtune.methods.galore import load_galore
 from qvtune.methods.method import Batches
 from qvtune.methods.table import METHODS
-from qvtune.roles.attention import Projection
-from qvtune.roles.layouts import ROLES
 
 # VeRA's matrices may have a higher rank than what they change; above this none fits any model.
 MOST_RANK = 2**16
@@ -49,12 +46,7 @@ def check_supplies(method: str, total_steps: int | None, batches: Batches | None
             f"method '{method}' looks at data before it trains. Give batches, a list of some {entry.batches} "
             "dictionaries of tensors that the model takes, labels included."
         )
-    if method == "galore":
-        load_galore()
-    if method == "loftq":
-        from qvtune.methods.start import check_loftq
-
-        check_loftq()
+    entry.check_installed()
 
 
 def check_layers(layers: Sequence[int] | None) -> None:
@@ -65,33 +57,6 @@ def check_layers(layers: Sequence[int] | None) -> None:
     """
     if layers is not None and (not isinstance(layers, Sequence) or not all(isinstance(index, int) for index in layers)):
         raise AdaptError(f"layers is {layers!r}; it must be a list of layer numbers, as in [0, 1, -1].")
-
-
-def check_present(roles: str, projections: Sequence[Projection]) -> None:
-    """Check that every role has a projection.
-
-    Raises:
-        AdaptError: naming the one that has none.
-    """
-    found = {projection.role for projection in projections}
-    for role in roles:
-        if role not in found:
-            raise AdaptError(f"role '{role}' was asked for, and this model has no {ROLES[role]} projection of its own.")
-
-
-def check_rank(rank: int, projections: Sequence[Projection]) -> None:
-    """Check that factors of a rank are smaller than what they change.
-
-    Raises:
-        AdaptError: naming the projection whose own rank is below it.
-    """
-    for projection in projections:
-        if rank > min(projection.shape):
-            (rows, columns), most = projection.shape, min(projection.shape)
-            raise AdaptError(
-                f"rank is {rank}, and '{projection.module}' is {rows} x {columns}: factors of rank {most} reach every "
-                f"change of it. Give a rank of {most} at most, or the method 'full'."
-            )
 
 
 def _check_number(name: str, value: Any) -> None:

@@ -1,58 +1,64 @@
-"""Methods that train parameters which the model has already."""
+"""Methods that train little of what the model has already: BitFit, and the head alone."""
 
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from qvtune.errors import AdaptError
-from qvtune.methods.method import Adaptation
-from qvtune.methods.start import START, Start
+from qvtune.methods.method import Adaptation, Method
+from qvtune.roles.attention import Projection
 from qvtune.roles.layouts import ROLES
 
-
-def train_projections(inner: nn.Module, adaptation: Adaptation) -> None:
-    """Make the projections and the head trainable, biases included."""
-    for name in adaptation.targets:
-        inner.get_submodule(name).requires_grad_(True)
-    for projection in adaptation.projections:
-        bias: Any = getattr(inner.get_submodule(projection.trained), "bias", None)
-        if bias is not None and not projection.bias:  # zeros in a fused bias, where the key has none
-            bias.requires_grad_(False)
-    for name in (name for projection in adaptation.projections for name in projection.extra):
-        inner.get_parameter(name).requires_grad_(True)
-    train_head(inner, adaptation)
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
-def train_biases(inner: nn.Module, adaptation: Adaptation) -> None:
-    """Make the projections' biases and the head trainable (BitFit, Ben Zaken et al. 2022)."""
-    names = [name for projection in adaptation.projections for name in bias_names(projection)]
-    inner.__dict__[START] = Start({name: inner.get_parameter(name).data.clone() for name in names}, {})
-    for name in names:
-        inner.get_parameter(name).requires_grad_(True)
-    train_head(inner, adaptation)
+class BitFit(Method):
+    """The projections' biases train (Ben Zaken et al. 2022)."""
+
+    def check(self, adaptation: Adaptation, inner: "nn.Module") -> None:
+        """Check that every role has a bias."""
+        for role in adaptation.roles:
+            if not any(_biases(projection) for projection in adaptation.projections if projection.role == role):
+                raise AdaptError(
+                    f"bitfit trains biases, and the {ROLES[role]} projections of this model have none. Leave role "
+                    f"'{role}' out, or use another method."
+                )
+        super().check(adaptation, inner)
+
+    def keep(self, inner: "nn.Module", adaptation: Adaptation) -> "dict[str, Tensor]":
+        """Keep the biases."""
+        return {name: inner.get_parameter(name).data.clone() for name in _all_biases(adaptation)}
+
+    def train(self, inner: "nn.Module", adaptation: Adaptation) -> None:
+        """Make the biases trainable."""
+        for name in _all_biases(adaptation):
+            inner.get_parameter(name).requires_grad_(True)
+
+    def is_unseen(self, roles: str) -> bool:
+        """Say so of a key without its query: its bias shifts all scores of a query alike, which a softmax drops."""
+        return "k" in roles and "q" not in roles
 
 
-def train_head(inner: nn.Module, adaptation: Adaptation) -> None:
-    """Make the head trainable."""
-    for name in adaptation.head:
-        inner.get_submodule(name).requires_grad_(True)
+class Head(Method):
+    """The head trains alone."""
+
+    def check(self, adaptation: Adaptation, inner: "nn.Module") -> None:
+        """Check that there is a head."""
+        if not adaptation.head:
+            raise AdaptError(
+                "method head trains the head alone, and this model has none. Name modules with head=[...]."
+            )
+        super().check(adaptation, inner)
 
 
-def bias_names(projection: Any) -> list[str]:
+def _all_biases(adaptation: Adaptation) -> list[str]:
+    return [name for projection in adaptation.projections for name in _biases(projection)]
+
+
+def _biases(projection: Projection) -> list[str]:
     """Name the biases of a projection, once it is split; DeBERTa keeps some outside the module."""
     own = [f"{projection.trained}.bias"] if projection.bias else []
     return own + [name for name in projection.extra if name.endswith("bias")]
 
 
-def check_biases(adaptation: Adaptation) -> None:
-    """Check that every role has a bias.
-
-    Raises:
-        AdaptError: naming the first that has none.
-    """
-    for role in adaptation.roles:
-        if not any(bias_names(projection) for projection in adaptation.projections if projection.role == role):
-            raise AdaptError(
-                f"bitfit trains biases, and the {ROLES[role]} projections of this model have none. Leave role '{role}' "
-                "out, or use another method."
-            )
+BITFIT = BitFit("bitfit", "the projections' biases", lr=4e-4, lr_ratio=2.0)
+HEAD = Head("head", "the head alone", lr=1e-3, lr_ratio=None)

@@ -1,6 +1,4 @@
-"""SIFT: the entries of a projection with the largest gradients train, and the rest stays (Song et al. 2023)."""
-
-from typing import Any
+"""Increments of few entries of a weight, on a model and off it again."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +6,8 @@ from torch.nn.utils import parametrize
 
 from qvtune.errors import AdaptError
 from qvtune.methods.method import Adaptation, Batches
-from qvtune.methods.parts import train_head
+from qvtune.methods.parametrized import original_weight
+from qvtune.roles.unwrap import unwrap
 
 
 class SparseIncrement(nn.Module):
@@ -27,23 +26,22 @@ class SparseIncrement(nn.Module):
         return weight.flatten().index_add(0, self.indices, self.values).view_as(weight)
 
 
-def train_sift(inner: nn.Module, adaptation: Adaptation) -> None:
-    """Give every projection increments, all zero, and make them and the head trainable."""
+def add_increments(inner: nn.Module, adaptation: Adaptation) -> None:
+    """Give every projection increments, all zero, that train."""
     assert adaptation.density is not None
     for name in adaptation.targets:
         module = inner.get_submodule(name)
         increment = SparseIncrement(module.weight, adaptation.density)  # type: ignore[arg-type]
         parametrize.register_parametrization(module, "weight", increment)
-    train_head(inner, adaptation)
 
 
-def start_sift(inner: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
+def place_increments(inner: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
     """Place the increments where the gradient of the loss over the batches is largest, without dropout.
 
     Raises:
         AdaptError: if the model gives no loss for a batch.
     """
-    originals = {name: _original(inner, name).requires_grad_(True) for name in adaptation.targets}
+    originals = {name: original_weight(inner.get_submodule(name)).requires_grad_(True) for name in adaptation.targets}
     device = next(iter(originals.values())).device
     totals = {name: torch.zeros_like(weight) for name, weight in originals.items()}
     was_training = inner.training
@@ -73,19 +71,7 @@ def increment_of(inner: nn.Module, name: str) -> SparseIncrement:
     return increment
 
 
-def remove_increments(inner: nn.Module, adaptation: Adaptation, *, merge: bool) -> None:
-    """Make the projections plain again, with the increments added to their weights or without."""
-    for name in adaptation.targets:
-        module: Any = inner.get_submodule(name)
-        weight = _original(inner, name)
-        if merge:
-            weight.data = module.weight.detach()
-        # Not by torch's own function, which changes the class, and copies of the model share that.
-        module.__class__ = module.__class__.__base__
-        del module._modules["parametrizations"]
-        # In front of the bias again, where a state dict and an optimizer had it.
-        module._parameters = {"weight": weight, **module._parameters}
-
-
-def _original(inner: nn.Module, name: str) -> nn.Parameter:
-    return inner.get_parameter(f"{name}.parametrizations.weight.original")
+def places(model: nn.Module) -> dict[str, Tensor]:
+    """Return the places of all increments by name."""
+    buffers = unwrap(model).named_buffers()
+    return {name: buffer for name, buffer in buffers if name.endswith("parametrizations.weight.0.indices")}

@@ -1,51 +1,73 @@
 """What trains, as tensors by name: the weights of a checkpoint, and of an adapter that PEFT does not have."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from qvtune.errors import ModelError
-from qvtune.methods.ranks import allocation_state, is_allocation, load_allocation
-from qvtune.roles.unwrap import unwrap, unwrap_wrappers
+from qvtune.methods.adapted import method_of
+from qvtune.methods.files import TRAINED_FILE, write_weights
+from qvtune.roles.unwrap import unwrap
 
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter that trains, by its name in the transformers model, and what says where it belongs.
+    """Return every parameter that trains, by its name in the transformers model, and the method's own state.
 
-    Those are the places of SIFT's increments and the state of AdaLoRA's allocator.
+    That is the places of SIFT's increments, and the state of AdaLoRA's allocator.
     """
-    state: dict[str, Tensor] = dict(_tensors(model))
-    return state | (allocation_state(model) if _shares_ranks(model) else {})
+    method = method_of(model)
+    return _trainable(model) | ({} if method is None else method.state(model))
 
 
-def load_trained(model: nn.Module, state: dict[str, Tensor], source: Path) -> None:
+def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     """Give a model, adapted in the same way, what `trained_state` returned.
 
     Raises:
-        ModelError: if it is of another adaptation; the text names `source`.
+        ModelError: if it is of another adaptation; the text names `source`, and the model is as it was.
     """
-    own = {name: value for name, value in state.items() if not is_allocation(name)}
-    found = dict(_tensors(model))
-    for name in sorted(own.keys() | found.keys()):
-        if name not in own or name not in found or own[name].shape != found[name].shape:
-            raise ModelError(
-                f"{source}: what was trained is not what trains here: '{name}' is of another shape or missing."
-            )
+    method, found = method_of(model), _trainable(model)
+    own = {name: value for name, value in state.items() if name in found}
+    rest = {name: value for name, value in state.items() if name not in found}
+    try:
+        check_filled(found, own)
+        if method is None:
+            check_filled({}, rest)
+        else:
+            method.load_state(model, rest)  # which raises before it touches anything
+    except ModelError as error:
+        raise ModelError(f"{source}: what was trained is not what trains here: {error}") from error
+    fill(found, own)
+
+
+def save_trained_file(model: nn.Module, folder: Path) -> None:
+    """Write `trained_state` into a folder."""
+    write_weights(trained_state(model), folder / TRAINED_FILE)
+
+
+def fill(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy into tensors what a state holds under the same names.
+
+    Raises:
+        ModelError: as `check_filled`, with nothing copied.
+    """
+    check_filled(tensors, state)
     with torch.no_grad():
-        for name, tensor in found.items():
-            tensor.copy_(own[name])
-    if _shares_ranks(model):
-        load_allocation(model, state)
+        for name, tensor in tensors.items():
+            tensor.copy_(state[name])
 
 
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    inner = unwrap(model)
-    places = [
-        (name, buffer) for name, buffer in inner.named_buffers() if name.endswith("parametrizations.weight.0.indices")
-    ]
-    return [(name, p) for name, p in inner.named_parameters() if p.requires_grad] + places
+def check_filled(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Check that a state has all of some tensors, in their shapes, and no other.
+
+    Raises:
+        ModelError: naming the first that differs.
+    """
+    for name in sorted(tensors.keys() | state.keys()):
+        if name not in tensors or name not in state or tensors[name].shape != state[name].shape:
+            raise ModelError(f"'{name}' is of another shape or missing.")
 
 
-def _shares_ranks(model: nn.Module) -> bool:
-    return hasattr(getattr(unwrap_wrappers(model), "base_model", None), "rankallocator")
+def _trainable(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in unwrap(model).named_parameters() if parameter.requires_grad}

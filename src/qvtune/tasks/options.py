@@ -1,11 +1,11 @@
 """The options that say which data to use."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from qvtune.errors import nearest
-from qvtune.options import Options
+from qvtune.options import OneOf, Options
 from qvtune.tasks.table import TASKS
 
 # What --class-weights may be in place of a file.
@@ -29,10 +29,9 @@ class DataOptions(Options):
         None, description="Column with the text; give it twice for two texts. Guessed and printed when left out."
     )
     label_column: str | None = Field(None, description="Column with the label. Guessed and printed when left out.")
-    task_type: str | None = Field(
+    task_type: Annotated[str | None, OneOf(TASKS)] = Field(
         None,
         description="What the labels are. When left out: floats make a regression, all else a classification.",
-        json_schema_extra=lambda schema: schema.update(enum=list(TASKS)),
     )
     validation: Path | None = Field(None, description="File with the validation examples, in any of the file formats.")
     validation_fraction: float = Field(
@@ -62,11 +61,3 @@ class DataOptions(Options):
         description="Tokens per example at most; longer texts are cut. When left out: 512, or as many as the model "
         "reads where that is less.",
     )
-
-    @field_validator("task_type")
-    @classmethod
-    def _check_task_type(cls, kind: str | None) -> str | None:
-        if kind is not None and kind not in TASKS:
-            known = [f"'{name}'" for name in TASKS]
-            raise ValueError(f"it should be {', '.join(known[:-1])} or {known[-1]}.{nearest(kind, TASKS)}")
-        return kind

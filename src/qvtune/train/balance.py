@@ -72,15 +72,14 @@ def side_warnings(
         if side not in told and (reasons := _blown_by(measured, side)):
             found[side] = _blown(measured[-1], side, config, reasons)
     window = measured[-WINDOW:]
-    # A bias of the key shifts all scores of a query alike, which a softmax does not see: no rate changes that.
-    is_unseen = config.method == "bitfit" and "k" in config.roles and "q" not in config.roles
-    if found or len(window) < WINDOW or is_unseen:
+    method = METHODS[config.method]
+    if found or len(window) < WINDOW or method.is_unseen(config.roles):  # which no rate changes
         return found
     total = steps * sum(max(_changes(record).values()) for record in window) / WINDOW
     if ALL not in told and total < STILL:
         return {ALL: _still(total, steps, window[-1], config)}
-    if METHODS[config.method].steps:
-        return {}  # AdaLoRA takes ranks from the side that it finds less important
+    if method.shares_out:
+        return {}  # it takes from the side that it finds less important
     for side, other in ((QUERY_KEY, VALUE), (VALUE, QUERY_KEY)):
         # Of a side that blows up the other one falls short.
         if not {side, other, ALL} & told and all(_is_starved(_sides(record), side, other) for record in window):

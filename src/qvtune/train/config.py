@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -15,15 +15,12 @@ from qvtune.errors import ConfigError, nearest
 from qvtune.methods.method import OPTIONS, Method
 from qvtune.methods.options import MOST_RANK
 from qvtune.methods.table import METHODS
-from qvtune.options import Options, option_name, parse_options
+from qvtune.options import OneOf, Options, option_name, parse_options
 from qvtune.roles.attention import parse_roles
 from qvtune.roles.layouts import OUTPUTS, ROLES, SEPARATE_LAYOUTS
 from qvtune.tasks.options import BALANCED, DataOptions
 
-if TYPE_CHECKING:
-    MethodName = str
-else:
-    MethodName = Literal[tuple(METHODS)]
+MethodName = Annotated[str, OneOf(METHODS)]
 
 LORA: Any = METHODS["lora"]
 
@@ -76,7 +73,7 @@ class AdaptOptions(Options):
         LORA.dropout, ge=0, lt=1, description=f"Dropout on the input of the factors. {_others('dropout')}"
     )
     density: float = Field(
-        METHODS["sift"].defaults["density"],
+        next(method.density for method in METHODS.values() if method.density is not None),
         gt=0,
         le=1,
         description="Part of a projection's entries that --method sift trains.",

@@ -71,7 +71,6 @@ def make_plan(model: nn.Module, config: TrainConfig, text_tokens: int) -> Plan:
     learning_rates = {name: rates[name] for name in trained}
     if method.b_lr_ratio is not None and config.b_lr_ratio != 1.0:
         learning_rates |= {f"{n}{B_FACTORS}": rates[n] * config.b_lr_ratio for n in trained if n != "head"}
-    saved = counts.trainable + _beside_factors(adaptation, counts) if method.saves == "adapter" else counts.total
     return Plan(
         model=config.model,
         model_type=adaptation.attention.model_type,
@@ -89,7 +88,7 @@ def make_plan(model: nn.Module, config: TrainConfig, text_tokens: int) -> Plan:
         text_tokens=text_tokens,
         memory_bytes=_memory(unwrap(model), adaptation, counts, config, text_tokens),
         step_operations=_operations(unwrap(model), adaptation, counts, config, text_tokens),
-        adapter_bytes=saved * FLOAT_BYTES,
+        adapter_bytes=method.count_saved(adaptation, counts) * FLOAT_BYTES,
         attention=adaptation.attention,
     )
 
@@ -132,13 +131,12 @@ def adapt_for(
 ) -> nn.Module:
     """Adapt a model as a configuration says, with its roles measured or, without weights, by structure alone."""
     attention = _attention_of(config, model, verify=verify)
-    method = METHODS[config.method]
     return adapt(
         model,
         method=config.method,
         **config.method_options,
         attention=attention,
-        total_steps=total_steps if method.steps else None,
+        total_steps=total_steps,
         batches=batches,
     )
 
@@ -187,27 +185,6 @@ def _operations(
     )
     products = 4 * length * sum(layer.heads * layer.head_dim * max(1, layer.uses) for layer in adaptation.attention)
     return tokens * (2 * (2 * matrices + counts.adapter * shared) + 2 * products)
-
-
-def _beside_factors(adaptation: Adaptation, counts: ParameterCounts) -> int:
-    """Count what an adapter holds beside what trains.
-
-    That is its start or its places, VeRA's shared factors, and for plain PEFT on XLNet's parameters a change of full
-    size and identities.
-    """
-    shapes = [projection.shape for projection in adaptation.projections]
-    if adaptation.method == "vera" and adaptation.rank is not None:
-        return adaptation.rank * sum(max(sides) for sides in zip(*shapes, strict=True))
-    method = METHODS[adaptation.method]
-    start = counts.adapter if method.saves_twice else 0
-    if not method.has_lora or adaptation.method in ("dora", "loftq"):
-        return start  # nothing for plain PEFT
-    layers = [layer for layer in adaptation.attention.chosen(adaptation.layers) if layer.layout == "relative"]
-    return start + sum(
-        rows * inputs + layer.heads**2 * layer["q"].shape[1]
-        for layer in layers
-        for rows, inputs in (layer[role].shape for role in adaptation.roles)
-    )
 
 
 def _layer_calls(adaptation: Adaptation) -> int:

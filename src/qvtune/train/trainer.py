@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -18,17 +18,17 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.training_args import OptimizerNames
 
 from qvtune.adaptation import adapt, adaptation_of
-from qvtune.adapters import TRAINED_FILE, save_adapter
+from qvtune.adapters import save_adapter
 from qvtune.device import place
 from qvtune.errors import ConfigError, RunError
 from qvtune.fast.fast_path import make_fast
 from qvtune.fast.precision import full_precision
 from qvtune.files import STAGING
 from qvtune.groups import NO_DECAY, param_groups
-from qvtune.methods.galore import galore_adamw
+from qvtune.methods.adapted import method_of
+from qvtune.methods.files import TRAINED_FILE
 from qvtune.methods.method import Method
-from qvtune.methods.ranks import allocate, orthogonality, plan_steps
-from qvtune.methods.state import load_trained, trained_state
+from qvtune.methods.state import load_trained, save_trained_file
 from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.unwrap import unwrap
@@ -107,8 +107,8 @@ class Trainer(transformers.Trainer):
             model = _prepared(model, args)
         super().__init__(model=model, args=args, **kwargs)
         _check_optimizer(self.optimizer, self.model)
-        if self._method is not None and self._method.steps:
-            self.add_callback(RankAllocation())
+        if self._method is not None:
+            self.add_callback(MethodHooks(self._method))
         self._role_rates: dict[str, float] = {}
         self.add_callback(RoleRates(self._role_rates))
         # transformers takes every model with **kwargs to divide its loss by the accumulated number of examples; heads
@@ -124,15 +124,19 @@ class Trainer(transformers.Trainer):
     @property
     def _method(self) -> Method | None:
         """The method by which the model was adapted."""
-        adaptation = adaptation_of(self.model)
-        return METHODS[adaptation.method] if adaptation is not None else None
+        return method_of(self.model)
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss, with AdaLoRA's regulariser where it trains; PEFT adds that to a loss of the model's own."""
+        """Return the loss, with the method's penalty where it trains; PEFT adds that to a loss of the model's own."""
         result = super().compute_loss(model, inputs, *args, **kwargs)
-        if self._method is None or not self._method.steps or self.compute_loss_func is None or not model.training:
+        if self._method is None or not model.training:
             return result
-        penalty = orthogonality(self.model) / self.current_gradient_accumulation_steps
+        if self._method.penalised_by_forward and not self.compute_loss_func:
+            return result
+        penalty = self._method.penalty(self.model)
+        if penalty is None:
+            return result
+        penalty = penalty / self.current_gradient_accumulation_steps
         return (result[0] + penalty, result[1]) if isinstance(result, tuple) else result + penalty
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -142,12 +146,14 @@ class Trainer(transformers.Trainer):
             cls, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, source)
             if {"params", "model", "optimizer_dict"} & set(kwargs):
                 raise ConfigError(f"optimizer '{self.args.optim}' makes its own parameter groups. Choose another one.")
-            if self._method is not None and self._method.name == "galore":
+            if self._method is not None and self._method.has_own_optimizer:
                 if cls is not torch.optim.AdamW:
                     raise ConfigError(
-                        f"GaLore is AdamW's here, and optim is '{OptimizerNames(self.args.optim).value}'. Leave it out."
+                        f"{self._method.optimizer or self._method.name} is AdamW's here, and optim is "
+                        f"'{OptimizerNames(self.args.optim).value}'. Leave it out."
                     )
-                self.optimizer = galore_adamw(self._groups(source), betas=kwargs["betas"], eps=kwargs["eps"])
+                groups = self._groups(source)
+                self.optimizer = self._method.make_optimizer(groups, betas=kwargs["betas"], eps=kwargs["eps"])
             else:
                 self.optimizer = cls(self._groups(source), **kwargs)
         return self.optimizer
@@ -235,9 +241,7 @@ class Trainer(transformers.Trainer):
         """Save what trains, with the method's own state; neither PEFT nor transformers keeps that."""
         if not self.args.should_save:
             return
-        os.makedirs(folder, exist_ok=True)
-        state = {name: value.detach().cpu().contiguous() for name, value in trained_state(self.model).items()}
-        save_file(state, os.path.join(folder, TRAINED_FILE), metadata={"format": "pt"})
+        save_trained_file(self.model, Path(folder))
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 
@@ -280,16 +284,19 @@ class RoleRates(TrainerCallback):
             self.rates.setdefault(group_name(group, number).removesuffix(NO_DECAY), float(group["lr"]))
 
 
-class RankAllocation(TrainerCallback):
-    """Shares AdaLoRA's ranks out over the steps of a training."""
+class MethodHooks(TrainerCallback):
+    """Calls a method's hooks where they act."""
+
+    def __init__(self, method: Method) -> None:
+        self._method = method
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell the allocator how many steps there are."""
-        plan_steps(kwargs["model"], state.max_steps)
+        """Tell the method how many steps there are."""
+        self._method.begin(kwargs["model"], state.max_steps)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measure and prune while the gradients of the step are there."""
-        allocate(kwargs["model"], state.global_step + 1)
+        """Call it while the gradients of the step are there."""
+        self._method.after_step(kwargs["model"], state.global_step + 1)
 
 
 def _prepared(model: nn.Module, args: TrainingArguments) -> nn.Module:
@@ -305,7 +312,7 @@ def _prepared(model: nn.Module, args: TrainingArguments) -> nn.Module:
             method=args.method,
             roles=None if method is not None and not method.has_roles else args.roles,
             # Until the trainer knows how many steps there are.
-            total_steps=max(2, args.max_steps) if method is not None and method.steps else None,
+            total_steps=max(2, args.max_steps),
             **given,
         )
     return make_fast(model, precision="bf16" if args.bf16 else "fp32") if args.fast else model

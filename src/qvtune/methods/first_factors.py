@@ -1,46 +1,28 @@
-"""LoRA that starts elsewhere than at zero, on weights that are changed so that it does.
+"""Factors that LoRA starts with elsewhere than at zero, on weights that are changed so that it does.
 
 PEFT has these too. Its OLoRA mixes up rows and columns of transformers' `Conv1D`, its LoftQ needs a GPU and takes the
 scale for 1, and none of its keeps the weights that were there, by which adapters load on the untouched model.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from qvtune.errors import AdaptError
-from qvtune.methods.method import Adaptation, Batches
+from qvtune.errors import ModelError
+from qvtune.methods.adapted import Factors, record_of
+from qvtune.methods.method import Adaptation
+from qvtune.methods.peft_format import weight_names
 from qvtune.roles.unwrap import unwrap
 
 ADAPTER = "default"
-# The attribute under which an adapted model keeps its `Start`.
-START = "qvtune_start"
-
-# A (rank, inputs), B (rows, rank).
-Factors = tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
-class Start:
-    """Parameters of the projections as they were, by name, and the factors that training began with, by module.
-
-    Where weights became 4-bit ones there are no factors.
-    """
-
-    weights: dict[str, Tensor]
-    factors: dict[str, Factors]
-
-
-def start_of(adapted: nn.Module) -> Start | None:
-    """Return how the adapters of a model started, or None where its weights are those that were loaded."""
-    return adapted.__dict__.get(START)
-
-
-def start_pissa(adapted: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
+def start_pissa(adapted: nn.Module, adaptation: Adaptation) -> None:
     """Start at the largest singular directions: B A = U S V', first `rank` (PiSSA, Meng et al. 2024, eq. 2 to 4)."""
 
     def factors(weight: Tensor, rank: int, scale: float) -> Factors:
@@ -51,7 +33,7 @@ def start_pissa(adapted: nn.Module, adaptation: Adaptation, batches: Batches) ->
     _start(adapted, adaptation, factors)
 
 
-def start_olora(adapted: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
+def start_olora(adapted: nn.Module, adaptation: Adaptation) -> None:
     """Start at W = Q R: B is Q's first columns, A R's first rows (OLoRA, Büyükakyüz 2024, eq. 3)."""
 
     def factors(weight: Tensor, rank: int, scale: float) -> Factors:
@@ -61,7 +43,7 @@ def start_olora(adapted: nn.Module, adaptation: Adaptation, batches: Batches) ->
     _start(adapted, adaptation, factors)
 
 
-def start_loftq(adapted: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
+def start_loftq(adapted: nn.Module, adaptation: Adaptation) -> None:
     """Make the weights 4-bit (NF4) ones, and let B A be the best of its rank for what they lost.
 
     LoftQ (Li et al. 2023), one pass of algorithm 1; the weights stay floats of 16 values per block of 64.
@@ -88,39 +70,48 @@ def begin_at(adapted: nn.Module, adaptation: Adaptation, factors: dict[str, Fact
         else:
             rest = quantised(weight)
         base.weight.data = _turned(base, rest).to(base.weight.dtype).contiguous()
-    adapted.__dict__[START] = Start(weights, factors)
+    record = record_of(adapted)
+    assert record is not None, "what has adapters to start is adapted"
+    record.weights, record.factors = weights, factors
 
 
-def put_back(inner: nn.Module, start: Start) -> None:
-    """Give the projections, without adapters, the parameters that they had."""
-    for name, weight in start.weights.items():
-        parameter = inner.get_parameter(name)
-        parameter.data = weight.to(parameter.device)
+def less_start(weights: dict[str, Tensor], factors: Mapping[str, Factors]) -> dict[str, Tensor]:
+    """Return factors of B A - B0 A0, which is the change of the weights as they were before A0 and B0 came."""
+    weights = dict(weights)
+    for name, (a, b) in factors.items():
+        first, second = weight_names(name)
+        weights[first] = torch.cat([weights[first], a.to(weights[first])])
+        weights[second] = torch.cat([weights[second], -b.to(weights[second])], dim=1)
+    return weights
+
+
+def take_start(weights: dict[str, Tensor], adaptation: Adaptation, folder: Path) -> dict[str, Factors]:
+    """Take the factors that training started with out of those that `less_start` returned.
+
+    Raises:
+        ModelError: naming a module that has none.
+    """
+    found = {}
+    for name in adaptation.targets:
+        first, second = weight_names(name)
+        if first not in weights or second not in weights:
+            raise ModelError(f"{folder}: the adapter has no weights for '{name}'.")
+        weights[first], a = weights[first].chunk(2)
+        weights[second], b = weights[second].chunk(2, dim=1)
+        found[name] = (a, -b)
+    return found
 
 
 def quantised(weight: Tensor) -> Tensor:
     """Return a weight rounded to 4 bits (NF4, blocks of 64), in float32."""
-    functional = _bitsandbytes()
+    functional = load_bitsandbytes()
     # In one row: of matrices narrower than a block, bitsandbytes mixes up the blocks on a CPU.
     packed, state = functional.quantize_4bit(weight.float().flatten(), blocksize=64, quant_type="nf4")
     return functional.dequantize_4bit(packed, state).view(weight.shape).float()
 
 
-def check_loftq() -> None:
-    """Check that weights can be made 4-bit ones.
-
-    Raises:
-        AdaptError: if bitsandbytes is not installed.
-    """
-    try:
-        _bitsandbytes()
-    except ImportError as error:
-        raise AdaptError("loftq needs bitsandbytes. Install it with: pip install 'qvtune[loftq]'") from error
-
-
-def _bitsandbytes() -> Any:
-    import logging
-
+def load_bitsandbytes() -> Any:
+    """Import what makes 4-bit weights."""
     # It remarks that kernels for other uses of its are not installed.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import bitsandbytes.functional

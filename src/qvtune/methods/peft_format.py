@@ -1,0 +1,64 @@
+"""Adapters in PEFT's format: what is common to all of them."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from qvtune.errors import AdaptError
+from qvtune.methods.files import WEIGHTS_FILE, other_weights, write_weights
+from qvtune.methods.method import Adaptation
+from qvtune.roles.fused import split_modules
+from qvtune.roles.multihead import SplitMultihead
+from qvtune.roles.unwrap import unwrap
+
+# What PEFT puts in front of the names of the model's own modules.
+PREFIX = "base_model.model."
+
+
+def check_multihead(adapted: nn.Module, adaptation: Adaptation) -> None:
+    """Check that PEFT computes what was adapted of torch's attention.
+
+    Raises:
+        AdaptError: if it does not.
+    """
+    if "o" in adaptation.roles and any(isinstance(m, SplitMultihead) for _, m in split_modules(unwrap(adapted))):
+        raise AdaptError(
+            "PEFT adds an adapter on the output projection of nn.MultiheadAttention twice, so one with role o would "
+            "not give the same outputs there. Merge it with qvtune.restore(model), or train other roles."
+        )
+
+
+def weight_names(module: str) -> tuple[str, str]:
+    """Return PEFT's names of a module's factors A and B."""
+    return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
+
+
+def write_peft(peft_model: Any, config: Any, weights: dict[str, Tensor], folder: Path) -> None:
+    """Write an adapter of other tensors, or under another configuration, than PEFT would."""
+    config.inference_mode = True
+    if config.base_model_name_or_path is None:
+        config.base_model_name_or_path = getattr(unwrap(peft_model), "name_or_path", None)
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    write_weights(weights, folder / WEIGHTS_FILE)
+
+
+def fill_peft(adapted: Any, weights: dict[str, Tensor], folder: Path) -> None:
+    """Give PEFT's layers and its copies of the head these tensors.
+
+    Raises:
+        ModelError: naming a tensor that is missing, of another shape, or nothing of this model's.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    for name in wanted:
+        if name not in weights:
+            raise other_weights(folder, f"'{name}' is missing.")
+    try:
+        result: Any = set_peft_model_state_dict(adapted, weights)
+    except RuntimeError as error:  # torch's, of shapes that differ
+        raise other_weights(folder, str(error).splitlines()[-1].strip()) from error
+    if result.unexpected_keys:
+        raise other_weights(folder, f"'{result.unexpected_keys[0]}'.")
