@@ -10,7 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from qvtune.adaptation import adapt
 from qvtune.errors import QVTuneError, RateError
-from qvtune.groups import param_groups, role_rates
+from qvtune.groups import param_groups
+from qvtune.rates import Rates
 from qvtune.roles.find import find_attention
 
 BERT = "bert.encoder.layer.{}.attention."
@@ -178,7 +179,7 @@ def test_rates_are_exact(given, wanted):
     for group in groups:
         assert group["lr"] == wanted.get(group["name"].removesuffix("_no_decay"), 3e-4)
     rates = {name: wanted.get(name, 3e-4) for name in ("query", "key", "value", "output", "head")}
-    assert role_rates(**given) == rates
+    assert {name: Rates.resolve(**given).of(name) for name in rates} == rates
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

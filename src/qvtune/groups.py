@@ -8,24 +8,19 @@ from torch import nn
 from qvtune.adaptation import Adaptation, adaptation_of, dead_copies
 from qvtune.arguments import check_number
 from qvtune.errors import RateError
-from qvtune.methods.method import Method
 from qvtune.methods.table import METHODS
+from qvtune.rates import B_FACTORS, GROUPS, HEAD, NO_DECAY, Rates
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.unwrap import unwrap
-
-HEAD = "head"
-NO_DECAY = "_no_decay"
-# What follows the role in the name of a group of factors B with a rate of their own.
-B_FACTORS = "_b"
 
 
 def param_groups(
     model: nn.Module,
     *,
     lr: float,
-    lr_ratio: float = 1.0,
+    lr_ratio: float | None = None,
     b_lr_ratio: float | None = None,
     head_lr: float | None = None,
     query_lr: float | None = None,
@@ -48,7 +43,7 @@ def param_groups(
         model: what `adapt` returned, or any model of which only attention projections and a head require gradients;
             also inside DistributedDataParallel or `torch.compile`.
         lr: learning rate of query and key, above 0.
-        lr_ratio: λ, above 0.
+        lr_ratio: λ, above 0; 1 when None.
         b_lr_ratio: of the factors B to A, above 0; 16 for a model adapted by "loraplus", and 1 for others, when None.
         head_lr: learning rate of the head.
         query_lr: rate of the query alone, in place of `lr`.
@@ -69,35 +64,39 @@ def param_groups(
     """
     adaptation = adaptation_of(model)
     method = METHODS[adaptation.method] if adaptation else None
-    if method is not None:
-        b_lr_ratio = _check_ratios(method, lr_ratio, b_lr_ratio)
-    rates = role_rates(
+    rates = Rates.resolve(
+        method,
         lr=lr,
-        lr_ratio=lr_ratio,
+        lr_ratio=1.0 if lr_ratio is None and value_lr is None else lr_ratio,
+        b_lr_ratio=b_lr_ratio,
         head_lr=head_lr,
         query_lr=query_lr,
         key_lr=key_lr,
         value_lr=value_lr,
         output_lr=output_lr,
     )
+    return group_parameters(model, rates, weight_decay=weight_decay, attention=attention)
+
+
+def group_parameters(
+    model: nn.Module, rates: Rates, *, weight_decay: float = 0.0, attention: AttentionMap | None = None
+) -> list[dict[str, Any]]:
+    """Return what `param_groups` does, for rates that are resolved."""
+    adaptation = adaptation_of(model)
+    method = METHODS[adaptation.method] if adaptation else None
     check_number("weight_decay", weight_decay, RateError)
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
         raise RateError(f"weight_decay is {weight_decay}; it must be a finite number, at least 0.")
     groups: dict[str, dict[str, Any]] = {}
-    owners = _owners(model, attention)
-    ratio = 1.0 if b_lr_ratio is None else b_lr_ratio
-    check_number("b_lr_ratio", ratio, RateError)
-    if not (math.isfinite(ratio) and ratio > 0):
-        raise RateError(f"b_lr_ratio is {ratio}; it must be a finite number above 0.")
-    for name, (owner, parameter) in owners.items():
+    for name, (owner, parameter) in _owners(model, attention).items():
         spared = parameter.ndim < 2 or (method is not None and not method.decays and owner != HEAD)
-        is_b = ratio != 1.0 and owner != HEAD and ".lora_B." in name
+        is_b = rates.b_lr_ratio != 1.0 and owner != HEAD and ".lora_B." in name
         group_name = owner + B_FACTORS * is_b + NO_DECAY * spared
         settings = {
             "name": group_name,
             "params": [],
             "param_names": [],
-            "lr": rates[owner] * (ratio if is_b else 1.0),
+            "lr": rates.of(owner, is_b=is_b),
             "weight_decay": 0.0 if spared else weight_decay,
         }
         if adaptation is not None and method is not None and owner != HEAD and not spared:
@@ -105,61 +104,7 @@ def param_groups(
         group = groups.setdefault(group_name, settings)
         group["params"].append(parameter)
         group["param_names"].append(name)
-    order = [
-        name + b + spared for name in (*ROLES.values(), HEAD) for b in ("", B_FACTORS) for spared in ("", NO_DECAY)
-    ]
-    return [groups[name] for name in order if name in groups]
-
-
-def _check_ratios(method: Method, lr_ratio: float, b_lr_ratio: float | None) -> float | None:
-    """Return the ratio of B's rate to A's; a ratio that means nothing to the method is an error."""
-    if not method.has_roles and lr_ratio != 1.0:
-        raise RateError(f"lr_ratio is {lr_ratio}, and method '{method.name}' trains no role. Leave it out.")
-    if method.b_lr_ratio is None and b_lr_ratio not in (None, 1.0):
-        raise RateError(f"b_lr_ratio is {b_lr_ratio}, and method '{method.name}' has no factors A and B. Leave it out.")
-    return method.b_lr_ratio if b_lr_ratio is None else b_lr_ratio
-
-
-def role_rates(
-    *,
-    lr: float,
-    lr_ratio: float = 1.0,
-    head_lr: float | None = None,
-    query_lr: float | None = None,
-    key_lr: float | None = None,
-    value_lr: float | None = None,
-    output_lr: float | None = None,
-) -> dict[str, float]:
-    """Return the learning rate of "query", "key", "value", "output" and "head".
-
-    Raises:
-        RateError: for a rate that is not a finite number above 0, or both `value_lr` and an `lr_ratio` other than 1.
-    """
-    given = {
-        "lr": lr,
-        "lr_ratio": lr_ratio,
-        "head_lr": head_lr,
-        "query_lr": query_lr,
-        "key_lr": key_lr,
-        "value_lr": value_lr,
-        "output_lr": output_lr,
-    }
-    for name, value in given.items():
-        if value is None and name not in ("lr", "lr_ratio"):
-            continue
-        check_number(name, value, RateError)
-        number: Any = value
-        if not (math.isfinite(number) and number > 0):
-            raise RateError(f"{name} is {value}; it must be a finite number above 0.")
-    if value_lr is not None and lr_ratio != 1.0:
-        raise RateError(f"value_lr {value_lr} and lr_ratio {lr_ratio} both set the value's rate. Give one of them.")
-    return {
-        "query": lr if query_lr is None else query_lr,
-        "key": lr if key_lr is None else key_lr,
-        "value": lr * lr_ratio if value_lr is None else value_lr,
-        "output": lr if output_lr is None else output_lr,
-        HEAD: lr if head_lr is None else head_lr,
-    }
+    return [groups[name] for name in GROUPS if name in groups]
 
 
 def _owners(model: nn.Module, attention: AttentionMap | None) -> dict[str, tuple[str, nn.Parameter]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from qvtune.amounts import count
 from qvtune.lab.outcome import FINISHED, Outcome
+from qvtune.rates import ratio_of
 
 SEED = "seed"
 LR, VALUE_LR, LR_RATIO = "lr", "value_lr", "lr_ratio"
@@ -65,8 +66,7 @@ def value_ratio(outcome: Outcome) -> float | None:
         rates = json.loads(outcome.folder.plan.read_text(encoding="utf-8"))["learning_rates"]
     except (OSError, ValueError, KeyError):
         return None
-    others = rates.get("query", rates.get("key"))
-    return rates["value"] / others if others and "value" in rates else None
+    return ratio_of(rates)
 
 
 def is_number(value: Any) -> bool:

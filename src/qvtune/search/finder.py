@@ -27,7 +27,7 @@ from qvtune.search.suggestion import Confidence, Suggestion
 from qvtune.search.trials import (
     REPEATS,
     USUAL,
-    Rates,
+    RateByName,
     Trial,
     centre,
     chosen,
@@ -72,8 +72,8 @@ class Finder:
         self,
         runner: TrialRunner,
         budget: Budget,
-        default: Rates,
-        fixed: Rates,
+        default: RateByName,
+        fixed: RateByName,
         lr_ratio: float | None,
         journal: Journal,
     ) -> None:
@@ -177,7 +177,7 @@ class Finder:
         query_key, value = (float(np.mean(part)) for part in zip(*found, strict=True))
         return value / query_key if query_key > 0 and value > 0 else None
 
-    def _sides(self, rates: Rates, number: int) -> list[float]:
+    def _sides(self, rates: RateByName, number: int) -> list[float]:
         self.runner.restore(self._start)
         changes = self.runner.output_changes(rates, number)
         query_key = next((changes[name] for name in ("query_key", "query", "key", "output") if name in changes), 0.0)
@@ -201,7 +201,7 @@ class Finder:
             self._notes.append(f"Nothing was compared: two trials need {least} steps in all.")
             return []
 
-        def run(rates: Rates, number: int = TRIAL_PASS) -> tuple[float, ...]:
+        def run(rates: RateByName, number: int = TRIAL_PASS) -> tuple[float, ...]:
             name = f"trial/{number}/" + "/".join(f"{rate}={value:g}" for rate, value in rates.items())
             return tuple(self._piece(name, partial(self._trial, rates, steps, number)))
 
@@ -216,7 +216,7 @@ class Finder:
         again = rivals(trials)[:repeats]
         return [replace(trial, again=run(trial.rates, TRIAL_PASS + 1)) if trial in again else trial for trial in trials]
 
-    def _trial(self, rates: Rates, steps: int, number: int) -> list[float]:
+    def _trial(self, rates: RateByName, steps: int, number: int) -> list[float]:
         self.runner.restore(self._start)
         by_group = {group: rates[side.rate] * factor for side in self.sides for group, factor in side.groups.items()}
         losses = self.runner.train(by_group, steps, number, schedule=self._course(steps))

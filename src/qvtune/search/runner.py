@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from qvtune.adaptation import adaptation_of
 from qvtune.device import device_of
-from qvtune.groups import B_FACTORS, NO_DECAY, param_groups
+from qvtune.groups import param_groups
 from qvtune.methods.state import load_trained, trained_state
 from qvtune.methods.table import METHODS
+from qvtune.rates import owner_of
 from qvtune.search.recipe import Recipe
 from qvtune.train.objective import Batch, Objective
 from qvtune.train.output_change import OutputMeter
@@ -90,7 +91,7 @@ class TrialRunner:
     def groups(self) -> list[str]:
         """Names of what trains: "query", "value", "head" and so on."""
         groups = param_groups(self.model, lr=1.0, b_lr_ratio=self.recipe.b_lr_ratio)
-        return list(dict.fromkeys(_owner(group["name"]) for group in groups))
+        return list(dict.fromkeys(owner_of(group["name"]) for group in groups))
 
     @property
     def evaluation_cost(self) -> float:
@@ -193,7 +194,7 @@ class TrialRunner:
         recipe = self.recipe
         # The rate of a group is put in below; here it keeps the ratio of B to A.
         groups = param_groups(self.model, lr=1.0, weight_decay=recipe.weight_decay, b_lr_ratio=recipe.b_lr_ratio)
-        chosen = [g | {"lr": g["lr"] * rates[_owner(g["name"])]} for g in groups if _owner(g["name"]) in rates]
+        chosen = [g | {"lr": g["lr"] * rates[owner_of(g["name"])]} for g in groups if owner_of(g["name"]) in rates]
         betas = (recipe.adam_beta1, recipe.adam_beta2)
         optimizer = self.method.make_optimizer(chosen, betas=betas, eps=recipe.adam_epsilon)
         if factors is None:
@@ -255,8 +256,3 @@ def borrowed(model: nn.Module) -> Iterator[None]:
 
 def _copy_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in trained_state(model).items()}
-
-
-def _owner(group: str) -> str:
-    """Return "value" for "value", "value_b" and "value_no_decay"."""
-    return group.removesuffix(NO_DECAY).removesuffix(B_FACTORS)

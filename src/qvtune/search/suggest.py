@@ -20,6 +20,7 @@ from qvtune.errors import ConfigError, Interrupted
 from qvtune.files import write_json
 from qvtune.methods.table import METHODS
 from qvtune.progress import Meter
+from qvtune.rates import Rates
 from qvtune.search.budget import VALIDATION_PART, Budget, parse_budget
 from qvtune.search.finder import Finder
 from qvtune.search.given import HEAD, QUERY_KEY, VALUE, checked_rate, given_rates, without_auto
@@ -28,7 +29,7 @@ from qvtune.search.material import FEWEST_BATCHES, make_material
 from qvtune.search.recipe import Recipe
 from qvtune.search.runner import FORWARD_SHARE, Cost, TrialRunner, borrowed
 from qvtune.search.suggestion import Suggestion
-from qvtune.search.trials import MOST, Rates
+from qvtune.search.trials import MOST, RateByName
 from qvtune.tasks.files import file_digests
 from qvtune.tasks.load import TUNING
 from qvtune.train.config import TrainConfig, make_config
@@ -162,10 +163,16 @@ def suggest_rates(
 
 
 def _search(
-    runner: TrialRunner, budget: Budget, fixed: Rates, ratio: float | None, journal: Journal, console: Console | None
+    runner: TrialRunner,
+    budget: Budget,
+    fixed: RateByName,
+    ratio: float | None,
+    journal: Journal,
+    console: Console | None,
 ) -> Suggestion:
     method = runner.method
-    default = {QUERY_KEY: method.lr, VALUE: method.lr * (method.lr_ratio or 1.0), HEAD: method.lr}
+    rates = Rates.resolve(method)
+    default = {QUERY_KEY: rates.lr, VALUE: rates.value, HEAD: rates.head}
     console = console or Console(stderr=True)
     more = ", more than the run itself" if budget.part > 1 else ""
     console.out(f"Searching for rates with {budget} at most{more}.", highlight=False)
@@ -235,7 +242,9 @@ def _examples(config: TrainConfig, prepared: Prepared) -> int:
     return min(len(prepared.train) + held_out, config.max_train_samples or len(prepared.train) + held_out)
 
 
-def _journal(folder: Path | None, config: TrainConfig, fixed: Rates, ratio: float | None, budget: Budget) -> Journal:
+def _journal(
+    folder: Path | None, config: TrainConfig, fixed: RateByName, ratio: float | None, budget: Budget
+) -> Journal:
     """Open the journal of this search: in its folder, or in the cache, or in memory where neither can be written."""
     what = [config.fingerprint(), file_digests(config), dict(fixed), ratio, budget.steps]
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

@@ -30,7 +30,7 @@ ENOUGH, QUARTER, LONGEST = 100, 0.25, 0.5
 # Where there are so many, two of them repeat the choice and its rival over other batches.
 REPEATS = 2
 
-Rates = Mapping[str, float]
+RateByName = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _anchor(test: RangeTest) -> float:
     return test.edge * BELOW_EDGE
 
 
-def moves(free: Sequence[str], best: Rates, other: Rates) -> list[tuple[str, float]]:
+def moves(free: Sequence[str], best: RateByName, other: RateByName) -> list[tuple[str, float]]:
     """Return what a search tries from its best start: the name of a rate, and 1 for up or -1 for down.
 
     First each rate moves towards the other start, then away from it.
@@ -105,7 +105,7 @@ def moves(free: Sequence[str], best: Rates, other: Rates) -> list[tuple[str, flo
 
 
 def compass_search(
-    starts: Sequence[Rates], free: Sequence[str], most: int, run: Callable[[Rates], Trial]
+    starts: Sequence[RateByName], free: Sequence[str], most: int, run: Callable[[RateByName], Trial]
 ) -> list[Trial]:
     """Move one rate at a time from the better start as long as there are trials left, and return all trials.
 
@@ -158,7 +158,7 @@ def _is_convincing(trial: Trial, first: Trial) -> bool:
     return mean < -error * max(1.0, distance(trial.rates, first.rates) / math.log(STEP))
 
 
-def distance(one: Rates, other: Rates) -> float:
+def distance(one: RateByName, other: RateByName) -> float:
     """Return how far rates are from each other: the Euclidean distance of their logarithms."""
     return math.dist([math.log(rate) for rate in one.values()], [math.log(other[name]) for name in one])
 
@@ -258,6 +258,6 @@ def rounded(rate: float) -> float:
     return float(f"{rate:.3g}")
 
 
-def _place(rates: Rates) -> tuple[tuple[str, int], ...]:
+def _place(rates: RateByName) -> tuple[tuple[str, int], ...]:
     """Return where rates are on a grid finer than any move, so that the way there makes no difference."""
     return tuple((name, round(8 * math.log(rate, STEP))) for name, rate in rates.items())

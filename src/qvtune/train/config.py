@@ -16,6 +16,7 @@ from qvtune.methods.method import OPTIONS, Method
 from qvtune.methods.options import MOST_RANK
 from qvtune.methods.table import METHODS
 from qvtune.options import OneOf, Options, option_name, parse_options
+from qvtune.rates import Rates
 from qvtune.roles.attention import parse_roles
 from qvtune.roles.layouts import OUTPUTS, ROLES, SEPARATE_LAYOUTS
 from qvtune.tasks.options import BALANCED, DataOptions
@@ -251,19 +252,14 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
         return {name: None if name in self.useless_options else getattr(self, name) for name in names}
 
     @property
-    def rates(self) -> dict[str, float | None]:
-        """What `role_rates` is to be given of the options."""
-        names = ("lr", "lr_ratio", "head_lr", *(f"{name}_lr" for name in ROLES.values()))
-        values = {name: getattr(self, name) for name in names}
-        return values if METHODS[self.method].has_roles else values | {"lr_ratio": 1.0}
-
-    @property
-    def group_rates(self) -> dict[str, Any]:
-        """What `param_groups` is to be given of the options."""
-        rates = self.rates
-        if self.value_lr is not None:
-            del rates["lr_ratio"]
-        return rates | {"b_lr_ratio": self.b_lr_ratio if "b_lr_ratio" in METHODS[self.method].defaults else None}
+    def rates(self) -> Rates:
+        """The learning rates, resolved."""
+        method = METHODS[self.method]
+        names = ("lr", "head_lr", *(f"{name}_lr" for name in ROLES.values()))
+        given = {name: getattr(self, name) for name in names}
+        given["lr_ratio"] = self.lr_ratio if method.has_roles else None
+        given["b_lr_ratio"] = self.b_lr_ratio if method.b_lr_ratio is not None else None
+        return Rates.resolve(method, **given)
 
     def pass_tokens(self, length: int) -> int:
         """Return the tokens of a forward pass at most, of texts of at most `length` tokens."""

@@ -9,7 +9,6 @@ from transformers.pytorch_utils import Conv1D
 
 from qvtune.adaptation import ParameterCounts, adapt, adaptation_of, count_parameters
 from qvtune.errors import ModelError
-from qvtune.groups import B_FACTORS, role_rates
 from qvtune.methods.method import Adaptation, Batches
 from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap
@@ -66,11 +65,7 @@ def make_plan(model: nn.Module, config: TrainConfig, text_tokens: int) -> Plan:
     assert adaptation is not None, "make_plan takes what adapt returned"
     counts = count_parameters(model)
     method = METHODS[adaptation.method]
-    rates = role_rates(**config.rates)  # type: ignore[arg-type]
     trained = [ROLES[role] for role in adaptation.roles] + (["head"] if counts.head else [])
-    learning_rates = {name: rates[name] for name in trained}
-    if method.b_lr_ratio is not None and config.b_lr_ratio != 1.0:
-        learning_rates |= {f"{n}{B_FACTORS}": rates[n] * config.b_lr_ratio for n in trained if n != "head"}
     return Plan(
         model=config.model,
         model_type=adaptation.attention.model_type,
@@ -78,7 +73,7 @@ def make_plan(model: nn.Module, config: TrainConfig, text_tokens: int) -> Plan:
         method=adaptation.method,
         roles=adaptation.roles,
         attention_layers=len(adaptation.attention.chosen(adaptation.layers)),
-        learning_rates=learning_rates,
+        learning_rates=config.rates.by_group(trained),
         parameters_by_role=counts.by_role,
         parameters_adapter=counts.adapter,
         parameters_head=counts.head,

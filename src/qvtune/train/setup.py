@@ -3,7 +3,7 @@
 from accelerate import Accelerator
 
 from qvtune.errors import ConfigError
-from qvtune.groups import param_groups
+from qvtune.groups import group_parameters
 from qvtune.methods.table import METHODS
 from qvtune.tasks.load import TUNING
 from qvtune.train.batches import TrainingBatches, training_order
@@ -57,7 +57,7 @@ def make_selection(config: TrainConfig, prepared: Prepared) -> Selection:
 def make_step(config: TrainConfig, prepared: Prepared, accelerator: Accelerator, steps: int) -> Step:
     """Return the step of a run of so many, with its optimizer, rates and schedule."""
     model, method = prepared.model, METHODS[config.method]
-    groups = param_groups(model, weight_decay=config.weight_decay, **config.group_rates)
+    groups = group_parameters(model, config.rates, weight_decay=config.weight_decay)
     optimizer = method.make_optimizer(groups, betas=(config.adam_beta1, config.adam_beta2), eps=config.adam_epsilon)
     schedule = make_schedule(optimizer, config.schedule, warmup=config.warmup, steps=steps)
     method.begin(model, steps)

@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from qvtune.errors import RunError
-from qvtune.groups import NO_DECAY
 from qvtune.methods.state import load_trained, trained_state
+from qvtune.rates import NO_DECAY
 from qvtune.train.checkpoint import PREFIX, Checkpoint, Checkpoints, write_state, write_tensors
 from qvtune.train.step import Step
 

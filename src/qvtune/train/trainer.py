@@ -24,12 +24,13 @@ from qvtune.errors import ConfigError, RunError
 from qvtune.fast.fast_path import make_fast
 from qvtune.fast.precision import full_precision
 from qvtune.files import STAGING
-from qvtune.groups import NO_DECAY, param_groups
+from qvtune.groups import group_parameters
 from qvtune.methods.adapted import method_of
 from qvtune.methods.files import TRAINED_FILE
 from qvtune.methods.method import Method
 from qvtune.methods.state import load_trained, save_trained_file
 from qvtune.methods.table import METHODS
+from qvtune.rates import NO_DECAY, Rates
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.unwrap import unwrap
 from qvtune.train.config import TrainConfig
@@ -166,20 +167,19 @@ class Trainer(transformers.Trainer):
 
     def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
         args = self.args
-        ratio = (self._method or METHODS[args.method]).lr_ratio if args.lr_ratio is None else args.lr_ratio
-        value = {"value_lr": args.value_lr} if args.value_lr is not None else {"lr_ratio": ratio or 1.0}
-        return param_groups(
-            model,
+        rates = Rates.resolve(
+            self._method or METHODS[args.method],
             lr=args.learning_rate,
+            lr_ratio=args.lr_ratio,
+            b_lr_ratio=args.b_lr_ratio,
             head_lr=args.head_lr,
             query_lr=args.query_lr,
             key_lr=args.key_lr,
+            value_lr=args.value_lr,
             output_lr=args.output_lr,
-            weight_decay=args.weight_decay,
-            b_lr_ratio=args.b_lr_ratio,
-            attention=None if adaptation_of(model) else _attention_of(self.model),
-            **value,
         )
+        attention = None if adaptation_of(model) else _attention_of(self.model)
+        return group_parameters(model, rates, weight_decay=args.weight_decay, attention=attention)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model; of one with an adapter, what `save_adapter` saves."""

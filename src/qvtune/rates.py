@@ -1,0 +1,153 @@
+"""`Rates`: the learning rate of every role and of the head, resolved once from what was given."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qvtune.arguments import check_number
+from qvtune.errors import RateError
+from qvtune.roles.layouts import ROLES
+
+if TYPE_CHECKING:
+    from qvtune.methods.method import Method
+
+HEAD = "head"
+NO_DECAY = "_no_decay"
+# What follows the role in the name of a group of factors B with a rate of their own.
+B_FACTORS = "_b"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rates of a training. Plan, groups, logs, cards and the search read them from here.
+
+    The rate of query, key and output is η_QK, that of value is η_V = λ η_QK, and the head's is η_QK, unless each has
+    one of its own (Yao et al., IJCAI 2025).
+
+    Attributes:
+        lr: η_QK, the rate of whatever has none of its own.
+        query, key, value, output, head: rates.
+        b_lr_ratio: η_B / η_A of LoRA's factors (LoRA+, Hayou et al. 2024); 1 where there are none.
+    """
+
+    lr: float
+    query: float
+    key: float
+    value: float
+    output: float
+    head: float
+    b_lr_ratio: float = 1.0
+
+    @classmethod
+    def resolve(
+        cls,
+        method: "Method | None" = None,
+        *,
+        lr: float | None = None,
+        lr_ratio: float | None = None,
+        b_lr_ratio: float | None = None,
+        head_lr: float | None = None,
+        query_lr: float | None = None,
+        key_lr: float | None = None,
+        value_lr: float | None = None,
+        output_lr: float | None = None,
+    ) -> "Rates":
+        """Resolve the rates that are given, the others as the method has them.
+
+        Args:
+            method: has default rates; λ and η_B / η_A are 1 where there is none.
+            lr: η_QK; the method's when None.
+            lr_ratio: λ; the method's when None and `value_lr` is not given.
+            b_lr_ratio: η_B / η_A; the method's when None.
+            head_lr: rate of the head, likewise of single roles.
+            query_lr: of the query.
+            key_lr: of the key.
+            value_lr: of the value, in place of λ.
+            output_lr: of the output projection.
+
+        Raises:
+            RateError: for a rate that is not a finite number above 0, for both `value_lr` and a λ other than 1, and for
+                a ratio that means nothing to the method.
+        """
+        given = {
+            "lr": lr, "lr_ratio": lr_ratio, "b_lr_ratio": b_lr_ratio, "head_lr": head_lr, "query_lr": query_lr,
+            "key_lr": key_lr, "value_lr": value_lr, "output_lr": output_lr,
+        }  # fmt: skip
+        for name, rate in given.items():
+            if rate is not None:
+                check_rate(name, rate)
+        if value_lr is not None and lr_ratio not in (None, 1.0):
+            raise RateError(f"value_lr {value_lr} and lr_ratio {lr_ratio} both set the value's rate. Give one of them.")
+        if method is not None:
+            _check_ratios(method, lr_ratio, b_lr_ratio)
+        if lr is None:
+            if method is None:
+                raise RateError("lr is not given. Give the learning rate of query and key.")
+            lr = method.lr
+        if lr_ratio is None:
+            lr_ratio = (method.lr_ratio if method is not None else None) or 1.0
+        if b_lr_ratio is None:
+            b_lr_ratio = (method.b_lr_ratio if method is not None else None) or 1.0
+        return cls(
+            lr=lr,
+            query=lr if query_lr is None else query_lr,
+            key=lr if key_lr is None else key_lr,
+            value=lr * lr_ratio if value_lr is None else value_lr,
+            output=lr if output_lr is None else output_lr,
+            head=lr if head_lr is None else head_lr,
+            b_lr_ratio=b_lr_ratio,
+        )
+
+    @property
+    def lr_ratio(self) -> float:
+        """λ = η_V / η_QK."""
+        return self.value / self.lr
+
+    def of(self, owner: str, *, is_b: bool = False) -> float:
+        """Return the rate of a role or of the head, or of the factors B of the role."""
+        rate: float = getattr(self, owner)
+        return rate * self.b_lr_ratio if is_b else rate
+
+    def by_group(self, owners: Iterable[str]) -> dict[str, float]:
+        """Return the rates of roles and head by the name of their group, "value_b" for factors B with their own."""
+        rates = {owner: self.of(owner) for owner in owners}
+        if self.b_lr_ratio != 1.0:
+            rates |= {f"{owner}{B_FACTORS}": self.of(owner, is_b=True) for owner in rates if owner != HEAD}
+        return rates
+
+
+# Names of groups in their order.
+GROUPS = tuple(
+    owner + b + spared for owner in (*ROLES.values(), HEAD) for b in ("", B_FACTORS) for spared in ("", NO_DECAY)
+)
+
+
+def owner_of(group: str) -> str:
+    """Return the role, or "head", of a group: "value" for "value", "value_b" and "value_no_decay"."""
+    return group.removesuffix(NO_DECAY).removesuffix(B_FACTORS)
+
+
+def ratio_of(rates: Mapping[str, float]) -> float | None:
+    """Return λ of the rates that a plan has by group; None where no value or nothing beside it trains."""
+    others = rates.get("query", rates.get("key"))
+    return rates["value"] / others if others and "value" in rates else None
+
+
+def check_rate(name: str, rate: Any) -> None:
+    """Check a rate or a ratio of rates.
+
+    Raises:
+        RateError: if it is not a finite number above 0.
+    """
+    check_number(name, rate, RateError)
+    if not (math.isfinite(rate) and rate > 0):
+        raise RateError(f"{name} is {rate}; it must be a finite number above 0.")
+
+
+def _check_ratios(method: "Method", lr_ratio: float | None, b_lr_ratio: float | None) -> None:
+    """Check that a ratio means something to the method."""
+    if not method.has_roles and lr_ratio not in (None, 1.0):
+        raise RateError(f"lr_ratio is {lr_ratio}, and method '{method.name}' trains no role. Leave it out.")
+    if method.b_lr_ratio is None and b_lr_ratio not in (None, 1.0):
+        raise RateError(f"b_lr_ratio is {b_lr_ratio}, and method '{method.name}' has no factors A and B. Leave it out.")
