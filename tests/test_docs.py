@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,6 +91,12 @@ def test_examples_run(page: Path, place: Path) -> None:
 def test_every_public_name_is_in_the_documentation() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert [name for name in qvtune.__all__ if f"`{name}" not in text and f"qvtune.{name}" not in text] == []
+
+
+def test_places_in_the_code_are_where_the_pages_say() -> None:
+    tool = [sys.executable, str(REPOSITORY / "tools" / "lines.py"), "--check"]
+    done = subprocess.run(tool, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_links_lead_somewhere() -> None:
