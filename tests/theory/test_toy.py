@@ -8,10 +8,10 @@ from closed_form import steps as closed_form
 from qvtune.theory.fit import fit_exponent
 from qvtune.theory.predict import predicted_exponents
 from qvtune.theory.scaling import SCALINGS, TOYS
-from qvtune.theory.toy import QUANTITIES, RANK, TOKENS, Cell, draw, measure
+from qvtune.theory.toy import QUANTITIES, RANK, TOKENS, Setting, draw, measure
 
 CASES = [(*toy, a, b) for toy in TOYS for a, b in ((0.0, 0.0), (0.5, 1.0), (1.0, 0.0), (1.0, 1.0))]
-CASES = [Cell(*case) for case in CASES]
+CASES = [Setting(*case) for case in CASES]
 
 
 def rms(change: np.ndarray) -> float:
@@ -20,7 +20,7 @@ def rms(change: np.ndarray) -> float:
 
 @pytest.mark.parametrize("cell", CASES, ids=str)
 @pytest.mark.parametrize("width", [64, 257])
-def test_freezing_each_side_gives_what_the_formulas_give(cell: Cell, width: int) -> None:
+def test_freezing_each_side_gives_what_the_formulas_give(cell: Setting, width: int) -> None:
     layer = draw(3, width)
     parts = [part.numpy() for part in (layer.tokens, layer.query, layer.key, layer.frozen)]
     rates = width**-cell.query_key, width**-cell.value_rate
@@ -40,13 +40,13 @@ def test_the_formulas_can_differ() -> None:
     parts = [part.numpy() for part in (layer.tokens, layer.query, layer.key, layer.frozen)]
     features = layer.features("factor").numpy()
     other = closed_form(*parts, features, layer.targets.numpy(), attention="linear", rates=(1 / 64, 2.0), number=1)
-    found = measure(layer, Cell("linear", "factor", 1.0, 0.0), "sign", 1)[0]
+    found = measure(layer, Setting("linear", "factor", 1.0, 0.0), "sign", 1)[0]
     assert found["d1"] == pytest.approx(rms(other[0].d1), rel=1e-10)
     assert found["d2"] == pytest.approx(rms(other[0].d2) / 2, rel=1e-10)
 
 
 def test_adam_starts_with_the_sign_of_the_gradient() -> None:
-    cell = Cell("linear", "factor", 1.0, 0.0)
+    cell = Setting("linear", "factor", 1.0, 0.0)
     adam, sign = (measure(draw(1, 128), cell, optimizer, 3) for optimizer in ("adam", "sign"))
     for name in QUANTITIES:
         assert adam[0][name] == pytest.approx(sign[0][name], rel=1e-4), name
@@ -68,7 +68,7 @@ def test_a_draw_is_of_its_seed_and_width() -> None:
 def test_training_leaves_the_draw_as_it_was() -> None:
     layer = draw(0, 64)
     before = layer.query.clone()
-    measure(layer, Cell("linear", "factor", 0.0, 0.0), "sign", 2)
+    measure(layer, Setting("linear", "factor", 0.0, 0.0), "sign", 2)
     assert torch.equal(layer.query, before)
 
 
@@ -79,7 +79,7 @@ WIDTHS, SEEDS = [64, 256, 1024, 4096, 16384], 16
 @pytest.mark.parametrize("value_rate", SCALINGS)
 @pytest.mark.parametrize("attention", ["linear", "softmax"])
 def test_exponents_are_those_of_the_theory(attention: str, query_key: str, value_rate: str) -> None:
-    cell = Cell(attention, "factor", SCALINGS[query_key], SCALINGS[value_rate])
+    cell = Setting(attention, "factor", SCALINGS[query_key], SCALINGS[value_rate])
     measured = [[measure(layer(width, seed), cell, "sign", 3) for seed in range(SEEDS)] for width in WIDTHS]
     # With softmax, what blows up is flat after its first step. With linear attention, the first step's change of the
     # scores has a part of second order that is zero where half of d signs agree: a power law needs further steps.
@@ -103,7 +103,7 @@ def layer(width: int, seed: int):
 
 def test_a_full_value_grows_like_the_scores() -> None:
     for value_rate, expected in ((0.0, 1.0), (1.0, 0.0)):
-        cell = Cell("linear", "full", 1.0, value_rate)
+        cell = Setting("linear", "full", 1.0, value_rate)
         measured = [[measure(layer(width, seed), cell, "sign", 2)[1] for seed in range(SEEDS)] for width in WIDTHS]
         assert predicted_exponents(cell, 2)["d3"] == expected
         for name in ("values", "d1", "d2", "d3"):
@@ -113,7 +113,7 @@ def test_a_full_value_grows_like_the_scores() -> None:
 
 def test_the_theorems_rates_keep_all_three_terms() -> None:
     widths = [64, 512, 4096]
-    cell = Cell("linear", "factor", 1.0, 0.0)
+    cell = Setting("linear", "factor", 1.0, 0.0)
     measured = [[measure(draw(seed, width), cell, "adam", 3) for seed in range(60)] for width in widths]
     for step in range(3):
         for name in ("d1", "d2", "d3"):
@@ -122,10 +122,10 @@ def test_the_theorems_rates_keep_all_three_terms() -> None:
 
 
 def test_softmax_runs_into_one_token_where_scores_blow_up() -> None:
-    blown = [measure(draw(seed, 4096), Cell("softmax", "factor", 0.0, 0.0), "sign", 3)[-1] for seed in range(8)]
+    blown = [measure(draw(seed, 4096), Setting("softmax", "factor", 0.0, 0.0), "sign", 3)[-1] for seed in range(8)]
     assert max(found["entropy"] for found in blown) < 1e-3
     # Nothing of the scores' gradient is left in most layers, and so no change through query and key.
     assert np.median([found["d1"] for found in blown]) == 0
-    kept = [measure(draw(seed, 4096), Cell("softmax", "factor", 1.0, 0.0), "sign", 3)[-1] for seed in range(8)]
+    kept = [measure(draw(seed, 4096), Setting("softmax", "factor", 1.0, 0.0), "sign", 3)[-1] for seed in range(8)]
     assert min(found["entropy"] for found in kept) > 0.1
     assert min(found["d1"] for found in kept) > 0

@@ -122,13 +122,13 @@ def show_unlearned(console: Console, outcomes: Sequence[Outcome]) -> None:
 
 
 def show_savings(console: Console, outcomes: Sequence[Outcome]) -> None:
-    """Print what the runs that were given up took, and what they would have taken to their end."""
-    given_up = [outcome.result for outcome in outcomes if outcome.status == STOPPED]
-    if given_up:
-        taken = sum(result["seconds"] for result in given_up)
-        whole = sum(result["seconds"] / result["part"] for result in given_up)
+    """Print what the runs that were stopped early took, and what they would have taken to their end."""
+    stopped = [outcome.result for outcome in outcomes if outcome.status == STOPPED]
+    if stopped:
+        taken = sum(result["seconds"] for result in stopped)
+        whole = sum(result["seconds"] / result["part"] for result in stopped)
         console.out(
-            f"{count(len(given_up), 'run')} given up after {format_seconds(taken)} of training, which would have taken "
+            f"{count(len(stopped), 'run')} stopped early after {format_seconds(taken)} of training, which would have taken "
             f"about {format_seconds(whole)} to the end.",
             highlight=False,
         )

@@ -21,7 +21,7 @@ class Execution(Options):
     slurm: list[str] = Field(
         [], description="Option of submitit, as in slurm_partition=gpu, timeout_min=60 or gpus_per_node=1."
     )
-    retry: bool = Field(False, description="Train again what failed, diverged or was given up.")
+    retry: bool = Field(False, description="Train again what failed, diverged or was stopped early.")
     halving: bool = Field(
         False,
         description="Successive halving: give a run up at an evaluation where it is not among the best third of those "

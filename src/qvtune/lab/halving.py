@@ -1,4 +1,4 @@
-"""Successive halving: a run is given up where it is not among the best of those that came as far."""
+"""Successive halving: a run is stopped early where it is not among the best of those that came as far."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ REDUCTION = 3
 JOURNAL = "halving.log"
 
 
-class GivenUp(QVTuneError):
+class StoppedEarly(QVTuneError):
     """A run was stopped by successive halving. `status` and `known` go into its outcome."""
 
     status = STOPPED
@@ -32,7 +32,7 @@ class GivenUp(QVTuneError):
 
 
 class Halving(Callback):
-    """Reports each evaluation of a run to optuna's asynchronous successive halving, and gives the run up if told so.
+    """Reports each evaluation of a run to optuna's asynchronous successive halving, and stops the run early if told so.
 
     The rungs are evaluations 1, 3, 9 and so on. Runs on the same data compete; what they reported is kept in the store,
     so that runs in any process, now or later, see it.
@@ -58,10 +58,10 @@ class Halving(Callback):
         self.trial.set_user_attr("run", name)
 
     def on_evaluate(self, progress: Progress, metrics: Mapping[str, float]) -> None:
-        """Report the metric, and give the run up if it is not among the best.
+        """Report the metric, and stop the run early if it is not among the best.
 
         Raises:
-            GivenUp: with what is known of the run so far.
+            StoppedEarly: with what is known of the run so far.
         """
         number = sum(progress.metric in record for record in progress.records)
         self.trial.report(metrics[progress.metric], step=number)
@@ -69,8 +69,8 @@ class Halving(Callback):
             return
         name = progress.metric.removeprefix("eval_")
         done = progress.step / progress.steps
-        raise GivenUp(
-            f"given up after evaluation {number}, at {done:.0%} of its steps: its {name} of "
+        raise StoppedEarly(
+            f"stopped early after evaluation {number}, at {done:.0%} of its steps: its {name} of "
             f"{metrics[progress.metric]:.4f} was not among the best third of the runs that came as far.",
             {
                 "seconds": progress.records[-1]["seconds"],

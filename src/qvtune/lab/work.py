@@ -38,7 +38,7 @@ class Job:
         config: its configuration in YAML, with absolute paths.
         threads: of arithmetic; the process's own number when None.
         retry_before: train again what ended without a result before this time, in seconds since 1970.
-        halving: give the run up where successive halving says so.
+        halving: stop the run early where successive halving says so.
     """
 
     store: str

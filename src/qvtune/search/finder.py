@@ -19,7 +19,7 @@ from qvtune.search.budget import (
     RANGE_PART,
     Budget,
 )
-from qvtune.search.given import HEAD, QUERY_KEY, VALUE
+from qvtune.search.given import HEAD_LR, LR, VALUE_LR
 from qvtune.search.journal import Journal
 from qvtune.search.ranges import LEAST_DROP, RISES, RangeTest, changes, rising_rates
 from qvtune.search.runner import FORWARD_SHARE, TrialRunner
@@ -104,9 +104,9 @@ class Finder:
         ranges: list[RangeTest] = []
         balance = None
         if points:
-            ranges = [self._test_head(points)] if HEAD in self.free else []
-            head_rate = (self.fixed | centre(ranges)).get(HEAD, 0.0)
-            sides = [side for side in self.sides if side.rate in self.free and side.rate != HEAD]
+            ranges = [self._test_head(points)] if HEAD_LR in self.free else []
+            head_rate = (self.fixed | centre(ranges)).get(HEAD_LR, 0.0)
+            sides = [side for side in self.sides if side.rate in self.free and side.rate != HEAD_LR]
             ranges += self._test_sides(sides, points, head_rate)
             balance = self._balance()
         trials = self._try(ranges, balance)
@@ -119,9 +119,9 @@ class Finder:
 
     def _points(self) -> int:
         """Return at how many rates each range test looks, or 0 where the budget is too small for a curve."""
-        sides = sum(name != HEAD for name in self.free)
-        head = 1 + FORWARD_SHARE if HEAD in self.free else 0
-        warm = 1 if HEAD in self.default else 0
+        sides = sum(name != HEAD_LR for name in self.free)
+        head = 1 + FORWARD_SHARE if HEAD_LR in self.free else 0
+        warm = 1 if HEAD_LR in self.default else 0
         per_point = head + warm + (sides + FORWARD_SHARE) * PASSES * bool(sides)
         points = max(FEWEST_POINTS, int(RANGE_PART * self.budget.steps / per_point))
         if points * per_point <= MOST_RANGE_PART * self.budget.steps:
@@ -131,8 +131,8 @@ class Finder:
         return 0
 
     def _test_head(self, points: int) -> RangeTest:
-        side = next(side for side in self.sides if side.rate == HEAD)
-        rates = rising_rates(points, self.default[HEAD])
+        side = next(side for side in self.sides if side.rate == HEAD_LR)
+        rates = rising_rates(points, self.default[HEAD_LR])
         still = self._piece("still/head", partial(self._still, points, HEAD_PASS, self._start))
         losses = self._piece("range/head", partial(self._rise, side, rates, HEAD_PASS, self._start))
         return make_range(side, rates, [losses], [still])
@@ -145,7 +145,7 @@ class Finder:
         names = [f"still/{number}" for number in numbers]
         names += [f"range/{side.rate}/{number}" for side in sides for number in numbers]
         self.runner.restore(self._start)
-        if HEAD in self.default:
+        if HEAD_LR in self.default:
             learn = partial(self.runner.train, {"head": head_rate}, points, WARM_PASS)
             is_known = "warm" in self.journal
             self._piece("warm", learn)
@@ -168,9 +168,9 @@ class Finder:
         That is |δ²| / |δ¹| of Theorem 2 (Yao et al., IJCAI 2025) at equal rates, in the model's first step.
         """
         by_rate = {side.rate: side for side in self.sides}
-        if not {QUERY_KEY, VALUE} <= by_rate.keys():
+        if not {LR, VALUE_LR} <= by_rate.keys():
             return None
-        rates = {group: self.default[QUERY_KEY] for name in (QUERY_KEY, VALUE) for group in by_rate[name].groups}
+        rates = {group: self.default[LR] for name in (LR, VALUE_LR) for group in by_rate[name].groups}
         found = [
             self._piece(f"balance/{n}", partial(self._sides, rates, n)) for n in range(SIDE_PASS, SIDE_PASS + PASSES)
         ]
@@ -237,14 +237,14 @@ class Finder:
         own = not trials or best is trials[0]
         shrunk = 1.0 if own else shrinkage(self._course(best.steps), self.runner.full_schedule(self.budget.full_steps))
         rates = {name: rounded(rate * shrunk) if name in self.free else rate for name, rate in best.rates.items()}
-        value = rates.get(VALUE)
-        rate = rates.get(QUERY_KEY, value if value is not None else rates.get(HEAD))
+        value = rates.get(VALUE_LR)
+        rate = rates.get(LR, value if value is not None else rates.get(HEAD_LR))
         assert rate is not None
-        ratio = self._ratio or (value / rates[QUERY_KEY] if value is not None and QUERY_KEY in rates else 1.0)
+        ratio = self._ratio or (value / rates[LR] if value is not None and LR in rates else 1.0)
         return Suggestion(
             lr=rate,
             lr_ratio=rounded(ratio),
-            head_lr=rates.get(HEAD),
+            head_lr=rates.get(HEAD_LR),
             cost=self.cost | {"in_steps": self._spent, "part": self._spent / self.budget.full_steps},
             confidence=judge_choice(best, trials),
             balance=balance,
@@ -282,10 +282,10 @@ def make_sides(groups: Sequence[str], lr_ratio: float | None) -> list[Side]:
     query_key = dict.fromkeys(names, 1.0)
     if "value" in groups and lr_ratio is not None and names:
         query_key["value"] = lr_ratio
-    sides = [Side(QUERY_KEY, query_key)] if query_key else []
+    sides = [Side(LR, query_key)] if query_key else []
     if "value" in groups and "value" not in query_key:
-        sides.append(Side(VALUE, {"value": 1.0}))
-    return sides + ([Side(HEAD, {"head": 1.0})] if "head" in groups else [])
+        sides.append(Side(VALUE_LR, {"value": 1.0}))
+    return sides + ([Side(HEAD_LR, {"head": 1.0})] if "head" in groups else [])
 
 
 def make_range(

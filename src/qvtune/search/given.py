@@ -9,7 +9,7 @@ from qvtune.options import option_name
 from qvtune.train.config import TrainConfig
 
 # The names that a search has for its rates; the options of a run that they come from are called the same.
-QUERY_KEY, VALUE, HEAD = "lr", "value_lr", "head_lr"
+LR, VALUE_LR, HEAD_LR = "lr", "value_lr", "head_lr"
 # In the place of a number it says that the rate is to be searched.
 AUTO = "auto"
 SEARCHED = ("lr", "lr_ratio", "head_lr")
@@ -38,16 +38,16 @@ def given_rates(config: TrainConfig, options: Mapping[str, Any]) -> tuple[dict[s
         )
     fixed = {}
     if options.get("lr") is not None:
-        fixed[QUERY_KEY if METHODS[config.method].has_roles else HEAD] = config.lr
+        fixed[LR if METHODS[config.method].has_roles else HEAD_LR] = config.lr
     if options.get("head_lr") is not None:
         assert config.head_lr is not None
-        fixed[HEAD] = config.head_lr
+        fixed[HEAD_LR] = config.head_lr
     if options.get("value_lr") is not None:
         assert config.value_lr is not None
-        fixed[VALUE] = config.value_lr
+        fixed[VALUE_LR] = config.value_lr
     ratio = config.lr_ratio if options.get("lr_ratio") is not None else None
-    if ratio is not None and QUERY_KEY in fixed:
-        return fixed | {VALUE: config.lr * ratio}, None
+    if ratio is not None and LR in fixed:
+        return fixed | {VALUE_LR: config.lr * ratio}, None
     return fixed, ratio
 
 

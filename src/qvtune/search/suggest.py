@@ -23,7 +23,7 @@ from qvtune.progress import Meter
 from qvtune.rates import Rates
 from qvtune.search.budget import VALIDATION_PART, Budget, parse_budget
 from qvtune.search.finder import Finder
-from qvtune.search.given import HEAD, QUERY_KEY, VALUE, checked_rate, given_rates, without_auto
+from qvtune.search.given import HEAD_LR, LR, VALUE_LR, checked_rate, given_rates, without_auto
 from qvtune.search.journal import Journal
 from qvtune.search.material import FEWEST_BATCHES, make_material
 from qvtune.search.recipe import Recipe
@@ -149,9 +149,9 @@ def suggest_rates(
     recipe = recipe or Recipe()
     _check_call(model, recipe, full_steps)
     query_key, ratio = checked_rate("lr", lr), checked_rate("lr_ratio", lr_ratio)
-    given = {QUERY_KEY: query_key, HEAD: checked_rate("head_lr", head_lr)}
+    given = {LR: query_key, HEAD_LR: checked_rate("head_lr", head_lr)}
     if query_key is not None and ratio is not None:
-        given[VALUE], ratio = query_key * ratio, None
+        given[VALUE_LR], ratio = query_key * ratio, None
     fixed = {name: rate for name, rate in given.items() if rate is not None}
     limit = parse_budget(budget, full_steps)
     with kept_random_state(device_of(model)):
@@ -172,7 +172,7 @@ def _search(
 ) -> Suggestion:
     method = runner.method
     rates = Rates.resolve(method)
-    default = {QUERY_KEY: rates.lr, VALUE: rates.value, HEAD: rates.head}
+    default = {LR: rates.lr, VALUE_LR: rates.value, HEAD_LR: rates.head}
     console = console or Console(stderr=True)
     more = ", more than the run itself" if budget.part > 1 else ""
     console.out(f"Searching for rates with {budget} at most{more}.", highlight=False)

@@ -3,30 +3,30 @@
 from collections.abc import Mapping
 
 from qvtune.theory.fit import Exponent
-from qvtune.theory.toy import Cell
+from qvtune.theory.toy import Setting
 
 UNDECIDED = "undecided"
 
 
-def predicted_exponents(cell: Cell, step: int) -> dict[str, float | None]:
+def predicted_exponents(setting: Setting, step: int) -> dict[str, float | None]:
     """Return the exponents of what a step changes as the width goes to infinity.
 
     A step of size η_QK moves queries and keys by Θ(η_QK n) each and so scores by Θ(η_QK n + (η_QK n)²); one of size η_V
     moves values by Θ(η_V), or by Θ(η_V n) where they contract over the n inputs.
 
     Args:
-        cell: the layer, with η_QK of n^-1 or larger.
+        setting: the layer, with η_QK of n^-1 or larger.
         step: counted from 1. From the second on, scores and values are as large as the steps before have made them.
 
     Returns:
         The exponent of each of `QUANTITIES`; None where nothing of a power law is left: once scores have blown up,
         softmax is flat.
     """
-    scores = 2 * (1 - cell.query_key)
-    values = (1.0 if cell.value == "full" else 0.0) - cell.value_rate
+    scores = 2 * (1 - setting.query_key)
+    values = (1.0 if setting.value == "full" else 0.0) - setting.value_rate
     score_size, value_size = (max(0.0, scores), max(0.0, values)) if step > 1 else (0.0, 0.0)
     mixed: float | None = scores
-    if cell.attention == "softmax":
+    if setting.attention == "softmax":
         # Weights lie in [0, 1], and so do their changes.
         mixed, score_size = (0.0 if step == 1 or scores == 0 else None), 0.0
     return {

@@ -17,7 +17,7 @@ from qvtune.theory.fit import fit_exponent
 from qvtune.theory.options import ScalingOptions
 from qvtune.theory.predict import predicted_exponents, verdict
 from qvtune.theory.results import BlockResult, ScalingResult, Sizes, ToyResult
-from qvtune.theory.toy import QUANTITIES, Attention, Cell, Value, draw, measure
+from qvtune.theory.toy import QUANTITIES, Attention, Setting, Value, draw, measure
 
 # Rates by name: η = n^-a for each a.
 SCALINGS = {"1": 0.0, "n^-1/2": 0.5, "n^-1": 1.0}
@@ -72,36 +72,36 @@ def _seed(root: int, member: int, width: int) -> int:
 
 
 def _measure_toys(options: ScalingOptions, console: Console) -> Iterator[ToyResult]:
-    cells = [
-        (Cell(*toy, SCALINGS[query_key], SCALINGS[value]), query_key, value)
+    settings = [
+        (Setting(*toy, SCALINGS[query_key], SCALINGS[value]), query_key, value)
         for toy in TOYS
         for query_key, value in product(SCALINGS, SCALINGS)
     ]
     shape = (len(options.widths), options.seeds, options.steps)
-    sizes = np.empty((len(cells), *shape, len(QUANTITIES)))
-    entropies = np.full((len(cells), *shape), np.nan)
+    sizes = np.empty((len(settings), *shape, len(QUANTITIES)))
+    entropies = np.full((len(settings), *shape), np.nan)
     # Seeds in the outer loop: the time that is left then follows from the seeds that are done.
     tasks = list(product(range(options.seeds), enumerate(options.widths)))
     for member, (w, width) in track(tasks, len(tasks), "toy layer", console):
         layer = draw(_seed(options.seed, member, width), width)
-        for c, (cell, _, _) in enumerate(cells):
-            for step, changes in enumerate(measure(layer, cell, options.optimizer, options.steps)):
+        for c, (setting, _, _) in enumerate(settings):
+            for step, changes in enumerate(measure(layer, setting, options.optimizer, options.steps)):
                 sizes[c, w, member, step] = [changes[name] for name in QUANTITIES]
                 entropies[c, w, member, step] = changes.get("entropy", np.nan)
-    for c, (cell, query_key, value) in enumerate(cells):
-        entropy = float(entropies[c, -1, :, -1].mean()) if cell.attention == "softmax" else None
-        yield _toy_result(options.widths, cell, (query_key, value), sizes[c], entropy)
+    for c, (setting, query_key, value) in enumerate(settings):
+        entropy = float(entropies[c, -1, :, -1].mean()) if setting.attention == "softmax" else None
+        yield _toy_result(options.widths, setting, (query_key, value), sizes[c], entropy)
 
 
 def _toy_result(
-    widths: list[int], cell: Cell, names: tuple[str, str], sizes: Sizes, entropy: float | None
+    widths: list[int], setting: Setting, names: tuple[str, str], sizes: Sizes, entropy: float | None
 ) -> ToyResult:
     steps = range(sizes.shape[2])
     exponents = tuple(
         {name: fit_exponent(widths, sizes[:, :, step, q]) for q, name in enumerate(QUANTITIES)} for step in steps
     )
-    predicted = tuple(predicted_exponents(cell, step + 1) for step in steps)
-    result = ToyResult(cell.attention, cell.value, *names, sizes, exponents, predicted, {}, entropy)
+    predicted = tuple(predicted_exponents(setting, step + 1) for step in steps)
+    result = ToyResult(setting.attention, setting.value, *names, sizes, exponents, predicted, {}, entropy)
     return replace(result, verdict=verdict(exponents[result.shown_step]))
 
 

@@ -54,7 +54,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Setting:
     """One layer and its rates η_QK = n^-`query_key` and η_V = n^-`value_rate`."""
 
     attention: Attention
@@ -75,7 +75,7 @@ def draw(seed: int, width: int) -> Draw:
     return Draw(tokens, query, key, tokens @ normal(width) / root, normal(RANK, width) / root, normal(TOKENS))
 
 
-def measure(layer: Draw, cell: Cell, optimizer: str, steps: int) -> list[dict[str, float]]:
+def measure(layer: Draw, setting: Setting, optimizer: str, steps: int) -> list[dict[str, float]]:
     """Train a layer, and measure what each step changes.
 
     The terms of a step's change of the output Δf = d1 + d2 + d3 (Yao et al., Theorem 2) come from forward passes with
@@ -84,7 +84,7 @@ def measure(layer: Draw, cell: Cell, optimizer: str, steps: int) -> list[dict[st
 
     Args:
         layer: where training starts; it stays as it is.
-        cell: which attention and value, and the rates.
+        setting: which attention and value, and the rates.
         optimizer: "adam" or "sign".
         steps: how many.
 
@@ -92,24 +92,24 @@ def measure(layer: Draw, cell: Cell, optimizer: str, steps: int) -> list[dict[st
         For every step the `QUANTITIES`; an output's change below rounding is 0. With softmax also `entropy`, in nats,
         of the attention after the step, as a mean over the queries; log L is that of even attention.
     """
-    features = layer.features(cell.value)
+    features = layer.features(setting.value)
     query, key = (matrix.clone().requires_grad_() for matrix in (layer.query, layer.key))
     factor = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
     groups = [
-        {"params": [query, key], "lr": layer.width**-cell.query_key},
-        {"params": [factor], "lr": layer.width**-cell.value_rate},
+        {"params": [query, key], "lr": layer.width**-setting.query_key},
+        {"params": [factor], "lr": layer.width**-setting.value_rate},
     ]
     stepper = make_optimizer(optimizer, groups)
     measured = []
     for _ in range(steps):
         old_scores, old_values = _scores(layer, query, key), layer.frozen + features @ factor
         stepper.zero_grad()
-        (0.5 * (_mix(cell.attention, old_scores, old_values) - layer.targets).square().mean()).backward()
+        (0.5 * (_mix(setting.attention, old_scores, old_values) - layer.targets).square().mean()).backward()
         stepper.step()
         with torch.no_grad():
             new_scores, new_values = _scores(layer, query, key), layer.frozen + features @ factor
-            changes = _changes(cell.attention, (old_scores, old_values), (new_scores, new_values))
-            if cell.attention == "softmax":
+            changes = _changes(setting.attention, (old_scores, old_values), (new_scores, new_values))
+            if setting.attention == "softmax":
                 changes["entropy"] = float(torch.special.entr(new_scores.softmax(dim=1)).sum(dim=1).mean())
         measured.append(changes)
     return measured
