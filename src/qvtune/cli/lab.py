@@ -128,8 +128,8 @@ def show_savings(console: Console, outcomes: Sequence[Outcome]) -> None:
         taken = sum(result["seconds"] for result in stopped)
         whole = sum(result["seconds"] / result["part"] for result in stopped)
         console.out(
-            f"{count(len(stopped), 'run')} stopped early after {format_seconds(taken)} of training, which would have taken "
-            f"about {format_seconds(whole)} to the end.",
+            f"{count(len(stopped), 'run')} stopped early after {format_seconds(taken)} of training, which would have "
+            f"taken about {format_seconds(whole)} to the end.",
             highlight=False,
         )
 

@@ -10,9 +10,6 @@ from rich.console import Console
 from qvtune.cli.options import add_options, given
 from qvtune.train.config import TrainConfig, make_config, read_config
 
-# A plan needs neither data nor a place to write.
-UNNAMED = {"data": "none", "out": "none"}
-
 
 def add_command(commands: Any) -> None:
     """Add the verb to the command line."""
@@ -35,7 +32,7 @@ def execute(args: argparse.Namespace) -> None:
 
     quiet_libraries()
     from qvtune.cli.show import print_attention, print_cost, print_plan
-    from qvtune.train.plan import plan_without_weights
+    from qvtune.train.plan import UNNAMED, plan_without_weights
 
     values = given(args, TrainConfig)
     named = {*values, *(read_config(args.config) if args.config else {})}

@@ -24,8 +24,8 @@ class Execution(Options):
     retry: bool = Field(False, description="Train again what failed, diverged or was stopped early.")
     halving: bool = Field(
         False,
-        description="Successive halving: give a run up at an evaluation where it is not among the best third of those "
-        "that came as far.",
+        description="Successive halving: stop a run early at an evaluation where it is not among the best third of "
+        "those that came as far.",
     )
 
     @model_validator(mode="before")

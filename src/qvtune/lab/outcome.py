@@ -16,7 +16,7 @@ FINISHED = "finished"
 PENDING = "pending"
 FAILED = "failed"
 DIVERGED = "diverged"
-# Given up by successive halving.
+# Stopped early by successive halving.
 STOPPED = "stopped"
 
 # Marks what learned nothing in tables and pictures.

@@ -59,6 +59,11 @@ class TrainedRun:
     device: torch.device
 
     @cached_property
+    def result(self) -> dict[str, Any]:
+        """What came of the run, as `result.json` has it: `metrics`, `warnings`, `seconds` and others."""
+        return self.folder.read_result()
+
+    @cached_property
     def model_config(self) -> Any:
         """The configuration of the base model."""
         return load_config(self.source)
@@ -92,7 +97,7 @@ class TrainedRun:
         return loaded.eval()
 
 
-def load_run(path: Path, model: str | None = None, device: str = "auto") -> TrainedRun:
+def load_run(path: str | Path, model: str | None = None, device: str = "auto") -> TrainedRun:
     """Read what a run was; what it trained is loaded when it is first needed.
 
     Args:
@@ -106,7 +111,7 @@ def load_run(path: Path, model: str | None = None, device: str = "auto") -> Trai
         ModelError: if the base model is not where it was.
     """
     place_of_model = choose_device(device)
-    folder = RunFolder(path)
+    folder = RunFolder(Path(path))
     config = folder.read_finished()
     task = task_from_dict(folder.read_plan()["task"])
     is_adapter = METHODS[config.method].saves == "adapter"
@@ -138,7 +143,7 @@ def score_texts(run: TrainedRun, tokens: Dataset, batch_size: int | None = None)
 
 
 def evaluate_run(
-    run: TrainedRun,
+    run: TrainedRun | str | Path,
     *,
     data: str | None = None,
     glue_dir: Path | None = None,
@@ -150,7 +155,7 @@ def evaluate_run(
     """Measure a run on its own evaluation sets, or on a labelled file.
 
     Args:
-        run: the run.
+        run: what `load_run` returned, or a run folder.
         data: a file with the columns of the training data, or GLUE's own for a run on a GLUE task; "glue/TASK" of a
             task with the same classes; the run's own data when None.
         glue_dir: where GLUE is, if it has moved.
@@ -164,6 +169,7 @@ def evaluate_run(
         where they say that the model has learned nothing; of a classification also `classes` and `confusion`, see
         `Task.class_table`, of MNLI over both sets together; `mistakes`, see `worst_mistakes`, if any were asked for.
     """
+    run = _opened(run)
     splits, notes = _evaluation_sets(run, data, glue_dir, text_columns, label_column)
     scores, labels_of = {}, {}
     for split, dataset in splits.items():
@@ -190,9 +196,9 @@ def evaluate_run(
 
 
 def predict_file(
-    run: TrainedRun,
-    data: Path,
-    out: Path,
+    run: TrainedRun | str | Path,
+    data: str | Path,
+    out: str | Path,
     batch_size: int | None = None,
     *,
     text_columns: Sequence[str] | None = None,
@@ -202,7 +208,7 @@ def predict_file(
     """Predict every row of a file and write labels and probabilities, or scores, beside its columns.
 
     Args:
-        run: the run.
+        run: what `load_run` returned, or a run folder.
         data: .csv, .tsv, .jsonl or .parquet with the text columns of the training data, or GLUE's own for a run on a
             GLUE task.
         out: .jsonl or .csv.
@@ -218,6 +224,7 @@ def predict_file(
         ConfigError: for another format, or if `out` exists.
         DataError: if the file cannot be read or lacks a text column.
     """
+    run, data, out = _opened(run), Path(data), Path(out)
     if out.suffix.lower() not in FORMATS:
         raise ConfigError(f"{out}: predictions are written as {' or '.join(FORMATS)}.")
     table, names = read_matching(run.task, data, text_columns)
@@ -269,6 +276,10 @@ def predict_glue(
     return paths
 
 
+def _opened(run: TrainedRun | str | Path) -> TrainedRun:
+    return run if isinstance(run, TrainedRun) else load_run(run)
+
+
 def _check_free(out: Path, overwrite: bool) -> None:
     if out.is_dir():
         raise ConfigError(f"{out}: is a folder. Name a file.")
@@ -276,12 +287,13 @@ def _check_free(out: Path, overwrite: bool) -> None:
         raise ConfigError(f"{out}: exists already. Give --out another name, or --overwrite to replace it.")
 
 
-def merge_run(run: TrainedRun, out: Path) -> None:
+def merge_run(run: TrainedRun | str | Path, out: str | Path) -> None:
     """Write a run's model as a plain transformers checkpoint, with an adapter added to the weights.
 
     Raises:
         RunError: if `out` exists and is not empty.
     """
+    run, out = _opened(run), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: exists already. Give --out a new folder.")
     model: Any = restore(run.model) if METHODS[run.config.method].saves == "adapter" else run.model

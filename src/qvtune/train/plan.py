@@ -21,6 +21,8 @@ from qvtune.tasks.load import load_data
 from qvtune.train.config import AdaptOptions, TrainConfig
 from qvtune.train.model import build_on_meta, find_model, load_tokenizer, text_length
 
+# A plan needs neither data nor a place to write.
+UNNAMED = {"data": "none", "out": "none"}
 TWO_CLASSES = Classification("none", ("0", "1"), "classes", "accuracy", ("text",), "label")
 
 FLOAT_BYTES = 4

@@ -22,7 +22,7 @@ def check_loaded(source: str, model: Any, loading: Mapping[str, Any], *, new_hea
         source: what the user called the checkpoint.
         model: with its head.
         loading: what transformers says of the loading: `missing_keys`, `mismatched_keys`, `unexpected_keys`.
-        new_head: whether weights of the head that do not fit are given up.
+        new_head: whether weights of the head that do not fit are left out.
 
     Raises:
         ModelError: naming a parameter without weights, or with weights of another shape.

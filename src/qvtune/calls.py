@@ -1,0 +1,69 @@
+"""`train` and `plan` as Python calls, from the options of the commands: `train({"model": ..., "data": ..., "lr": 4e-4})`."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from qvtune.errors import ConfigError
+
+if TYPE_CHECKING:  # these take seconds to import
+    from rich.console import Console
+
+    from qvtune.interrupts import Stop
+    from qvtune.train.callbacks import Callback
+    from qvtune.train.inference import TrainedRun
+    from qvtune.train.plan import Plan
+
+
+def train(
+    options: Mapping[str, Any],
+    *,
+    console: "Console | None" = None,
+    callbacks: "Sequence[Callback]" = (),
+    stop: "Stop | None" = None,
+) -> "TrainedRun":
+    """Train as `qvtune train` does, and return the finished run.
+
+    A run that was stopped goes on from its last checkpoint, and one that has finished is found. Signals are left to the
+    caller.
+
+    Args:
+        options: of `qvtune train`, `out` among them.
+        console: where progress goes; standard error when None.
+        callbacks: watch the training; what they raise ends the run.
+        stop: saves and stops the run after the step that it is in, once `stop.requested` is true.
+
+    Returns:
+        The run: `run.result` is what `result.json` has; model and tokenizer are loaded when they are first asked for.
+
+    Raises:
+        QVTuneError: for anything wrong with options, data, model or folder; DivergedError if the loss stops being
+            finite; Interrupted after `stop` was asked for.
+    """
+    from qvtune.train.config import make_config
+    from qvtune.train.inference import load_run
+    from qvtune.train.run import run
+
+    config = make_config(_checked(options))
+    run(config, console, callbacks=callbacks, stop=stop)
+    return load_run(config.out, device=config.device)
+
+
+def plan(options: Mapping[str, Any]) -> "Plan":
+    """Return what `qvtune plan` shows: what would train, and what a step costs. No weights are loaded.
+
+    Args:
+        options: of `qvtune train`; `data` and `out` may be left out.
+
+    Raises:
+        QVTuneError: for anything wrong with options, data or model.
+    """
+    from qvtune.train.config import make_config
+    from qvtune.train.plan import UNNAMED, plan_without_weights
+
+    return plan_without_weights(make_config(UNNAMED | _checked(options)), with_data="data" in options)
+
+
+def _checked(options: Any) -> dict[str, Any]:
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"options is {options!r}; it should be a dictionary of options of train.")
+    return dict(options)
