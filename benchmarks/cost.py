@@ -67,7 +67,7 @@ def measure(point: Point, way: str, steps: int) -> dict[str, Any]:
     with memory:
         seconds = step_seconds(model.train(), batch, optimizer, is_narrow=is_narrow, steps=steps)
     # Imported here, so that nothing of qvtune is loaded while the other way trains.
-    from qvtune.train.environment import peak_memory
+    from qvtune.training.environment import peak_memory
 
     return {
         "samples_per_second": point.batch / statistics.median(seconds),

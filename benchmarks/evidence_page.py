@@ -13,7 +13,7 @@ from qvtune.lab.statistics import PairedTest, paired_test, spread
 from qvtune.report.cells import make_grids
 from qvtune.report.curves import save_figure
 from qvtune.report.heatmap import draw_heatmaps
-from qvtune.train.folder import RunFolder
+from qvtune.training.folder import RunFolder
 
 PAIR = ["task", "seed"]
 # By so much of a metric may query and value be behind all three and still count as good.

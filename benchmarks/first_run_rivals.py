@@ -181,7 +181,7 @@ def read_features(folder: Path) -> dict[str, dict[str, Any]]:
 def load_base(model_name: str) -> tuple[Any, Any]:
     """Return the tokenizer and the model without its head, in evaluation mode."""
     from qvtune.tasks.regression import Regression
-    from qvtune.train.model import find_model, load_config, load_model, load_tokenizer
+    from qvtune.training.model import find_model, load_config, load_model, load_tokenizer
 
     source = find_model(model_name)
     config = load_config(source)

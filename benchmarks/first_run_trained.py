@@ -24,7 +24,7 @@ def setfit(problem: Problem) -> Answer:
     from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
 
-    from qvtune.train.model import find_model
+    from qvtune.training.model import find_model
 
     quiet()
     model = SetFitModel.from_pretrained(find_model(problem.model).location, device="cpu")
@@ -64,7 +64,7 @@ def peft(problem: Problem, epochs: int) -> Answer:
 
     from qvtune.tasks.classification import Classification
     from qvtune.tasks.regression import Regression
-    from qvtune.train.model import find_model, load_config, load_model, load_tokenizer
+    from qvtune.training.model import find_model, load_config, load_model, load_tokenizer
 
     quiet()
     names = () if problem.is_regression else tuple(sorted(set(problem.labels.tolist())))
@@ -106,6 +106,6 @@ def peft(problem: Problem, epochs: int) -> Answer:
 
 def quiet() -> None:
     """Keep the libraries from filling the screen."""
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()

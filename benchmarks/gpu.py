@@ -67,7 +67,7 @@ class Clock:
 
 def configuration(model: str, data: str, precision: str, examples: int, out: Path) -> Any:
     """Return the options that all ways follow: one pass over the examples."""
-    from qvtune.train.config import make_config
+    from qvtune.training.config import make_config
 
     return make_config(
         {
@@ -81,7 +81,7 @@ def configuration(model: str, data: str, precision: str, examples: int, out: Pat
 def measure(way: str, config: Any, targets: Sequence[str]) -> dict[str, Any]:
     """Train once, and return samples per second and the most memory of the device."""
     from qvtune.device import choose_device
-    from qvtune.train.environment import reset_peak_memory
+    from qvtune.training.environment import reset_peak_memory
 
     clock = Clock(choose_device(config.device))
     reset_peak_memory()
@@ -94,7 +94,7 @@ def train_qvtune(way: str, config: Any, clock: Clock) -> int:
     """Train as `qvtune train` does, and return the number of examples."""
     from rich.console import Console
 
-    from qvtune.train.run import run
+    from qvtune.training.run import run
 
     config = config.model_copy(update={"fast": way == "qvtune"})
     return int(run(config, Console(quiet=True), callbacks=[clock.callback()])["train_examples"])
@@ -106,8 +106,8 @@ def train_peft(config: Any, targets: Sequence[str], clock: Clock) -> int:
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, set_seed
     from transformers.trainer_callback import PrinterCallback
 
-    from qvtune.train.model import load_model
-    from qvtune.train.run import read_inputs
+    from qvtune.training.model import load_model
+    from qvtune.training.run import read_inputs
 
     inputs = read_inputs(config)
     set_seed(config.seed)
@@ -176,7 +176,7 @@ def save_as_folder(name: str, folder: Path) -> str:
     """Save a packaged model as a folder, which is read faster than a GGUF file, and return its path."""
     from transformers import AutoModel, GgufConfig
 
-    from qvtune.train.model import find_model, load_config, load_tokenizer
+    from qvtune.training.model import find_model, load_config, load_tokenizer
 
     source = find_model(name)
     if "gguf_file" not in source.options:
@@ -311,8 +311,8 @@ def main() -> int:
         return 2
 
     from qvtune.device import choose_device
-    from qvtune.train.environment import describe_environment
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.environment import describe_environment
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
     started = time.perf_counter()

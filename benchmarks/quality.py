@@ -93,7 +93,7 @@ def list_runs(cases: list[Case]) -> list[Run]:
 
 def configuration(run: Run, case: Case, args: argparse.Namespace) -> Any:
     """Return the options of a run; the two ways of a task and seed differ in `WAYS` alone."""
-    from qvtune.train.config import make_config
+    from qvtune.training.config import make_config
 
     rates = {name: value for name, value in asdict(case).items() if name not in ("name", "seeds")}
     return make_config(
@@ -119,7 +119,7 @@ def train_here(config: Any) -> None:
     from rich.console import Console
 
     from qvtune.errors import QVTuneError
-    from qvtune.train.run import run
+    from qvtune.training.run import run
 
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     transformers.utils.logging.disable_progress_bar()
@@ -132,7 +132,7 @@ def train_here(config: Any) -> None:
 
 def finish(run: Run, config: Any) -> Outcome:
     """Train in a process of its own unless the run has finished, and return what it came to."""
-    from qvtune.train.folder import RunFolder
+    from qvtune.training.folder import RunFolder
 
     folder = RunFolder(config.out)
     if not folder.is_finished:
@@ -272,7 +272,7 @@ def main() -> None:
     args, cases = parse_arguments()
     from qvtune.amounts import format_seconds
     from qvtune.errors import QVTuneError
-    from qvtune.train.folder import RunFolder
+    from qvtune.training.folder import RunFolder
 
     by_name = {case.name: case for case in cases}
     runs = list_runs(cases)

@@ -11,7 +11,7 @@ LIBRARIES = ("torch", "transformers", "peft")
 
 def about() -> dict[str, Any]:
     """Return the processor, threads, kernels and versions of this measurement."""
-    from qvtune.train.environment import describe_environment
+    from qvtune.training.environment import describe_environment
 
     environment = describe_environment()
     kept = {

@@ -67,7 +67,7 @@ def measure(case: Case, way: str, precision: str, glue_dir: Path, started: float
     from transformers import TrainerCallback
     from transformers.trainer import DEFAULT_CALLBACKS
 
-    from qvtune.train.environment import peak_memory
+    from qvtune.training.environment import peak_memory
 
     found: dict[str, Any] = {"steps": []}
 
@@ -109,7 +109,7 @@ def measure(case: Case, way: str, precision: str, glue_dir: Path, started: float
 
 def configuration(case: Case, glue_dir: Path, samples: int | None, out: Path) -> Any:
     """Return the options that all three ways follow."""
-    from qvtune.train.config import make_config
+    from qvtune.training.config import make_config
 
     return make_config(
         {
@@ -135,7 +135,7 @@ def train_qvtune(case: Case, glue_dir: Path, out: Path) -> dict[str, Any]:
     """Train as `qvtune train` does."""
     from rich.console import Console
 
-    from qvtune.train.run import run
+    from qvtune.training.run import run
 
     prepared: list[Any] = []
     config = configuration(case, glue_dir, case.samples, out)
@@ -151,7 +151,7 @@ def train_plain(case: Case, way: str, precision: str, glue_dir: Path, out: Path)
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator, set_seed
 
     from qvtune.tasks.load import load_data
-    from qvtune.train.model import find_model, load_config, load_model, load_tokenizer
+    from qvtune.training.model import find_model, load_config, load_model, load_tokenizer
 
     samples = case.padded if way == "public" else case.samples
     config = configuration(case, glue_dir, samples, out)

@@ -69,7 +69,7 @@ def measure(case: Case, glue_dir: Path) -> dict[str, Any]:
     from rich.console import Console
     from transformers.trainer import DEFAULT_CALLBACKS
 
-    from qvtune.train.run import run
+    from qvtune.training.run import run
 
     found: dict[str, Any] = {"plain_marks": []}
     callback = profiling_callback(found)

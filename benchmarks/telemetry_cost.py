@@ -18,8 +18,8 @@ from speed import Case, configuration, parse_cases
 
 def measure(case: Case, glue_dir: Path) -> dict[str, float]:
     """Return seconds of training and, of those, of telemetry, by what it does."""
-    from qvtune.train import output_change, telemetry
-    from qvtune.train.run import run
+    from qvtune.training import output_change, telemetry
+    from qvtune.training.run import run
 
     spent: dict[str, float] = {}
 

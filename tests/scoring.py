@@ -6,8 +6,8 @@ import numpy as np
 from datasets import Dataset
 
 from qvtune.tasks.classification import Classification
-from qvtune.train.batches import EvaluationBatches, read_columns
-from qvtune.train.evaluate import evaluate_set
+from qvtune.training.batches import EvaluationBatches, read_columns
+from qvtune.training.evaluate import evaluate_set
 
 TASK = Classification("t", ("a", "b"), "classes", "accuracy", ("text",), "label")
 

@@ -19,7 +19,7 @@ from qvtune.methods.table import METHODS
 from qvtune.roles.declare import read_declaration
 from qvtune.tasks.load import load_data
 from qvtune.tasks.options import DataOptions
-from qvtune.train.config import TrainConfig, read_config
+from qvtune.training.config import TrainConfig, read_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
@@ -91,6 +91,13 @@ def test_examples_run(page: Path, place: Path) -> None:
 def test_every_public_name_is_in_the_documentation() -> None:
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert [name for name in qvtune.__all__ if f"`{name}" not in text and f"qvtune.{name}" not in text] == []
+
+
+def test_pages_import_the_public_names_alone() -> None:
+    for page in PAGES:
+        for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+            if language == "python":
+                assert not re.search(r"(from|import) qvtune\.", text), page.name
 
 
 def test_places_in_the_code_are_where_the_pages_say() -> None:

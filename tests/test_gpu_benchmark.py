@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from tiny import save_tiny_bert, write_reviews
 
-from qvtune.train.environment import describe_environment
+from qvtune.training.environment import describe_environment
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

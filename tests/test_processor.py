@@ -22,7 +22,7 @@ needs_avx2 = pytest.mark.skipif(not ON_X86 or not torch.cpu._is_avx2_supported()
 
 WHAT_RUNS = """
 import json
-from qvtune.train.environment import describe_environment
+from qvtune.training.environment import describe_environment
 print(json.dumps(describe_environment()["kernels"]))
 """
 

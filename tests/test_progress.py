@@ -8,7 +8,7 @@ from rich.console import Console
 
 from qvtune import progress
 from qvtune.progress import Meter, track
-from qvtune.train.progress import ProgressReport
+from qvtune.training.progress import ProgressReport
 
 
 @pytest.fixture

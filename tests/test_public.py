@@ -14,11 +14,23 @@ FUNCTIONS = [
     "compare",
     "count_parameters",
     "declare_attention",
+    "evaluate",
     "find_attention",
     "generalization_bound",
+    "kept_memory",
+    "list_runs",
     "load_adapter",
+    "load_run",
+    "locate_model",
     "make_fast",
+    "measure_bound",
+    "merge",
+    "method_of",
     "param_groups",
+    "plan",
+    "predict",
+    "register_method",
+    "register_task",
     "reproduce",
     "restore",
     "save_adapter",
@@ -26,6 +38,7 @@ FUNCTIONS = [
     "suggest",
     "suggest_rates",
     "sweep",
+    "train",
     "undo_fast",
     "write_report",
 ]
@@ -34,6 +47,18 @@ FUNCTIONS = [
 TWO_SUBJECTS = {"declare_attention": "roles", "load_adapter": "folder", "save_adapter": "folder"}
 # Functions that do not start from a model.
 OTHER_SUBJECTS = {
+    "evaluate": ["run"],
+    "kept_memory": [],
+    "list_runs": ["paths"],
+    "load_run": ["path"],
+    "locate_model": ["name"],
+    "measure_bound": ["run"],
+    "merge": ["run", "out"],
+    "plan": ["options"],
+    "predict": ["run", "data", "out"],
+    "register_method": ["method"],
+    "register_task": ["kind"],
+    "train": ["options"],
     "compare": ["methods"],
     "generalization_bound": ["attention"],
     "reproduce": ["experiment"],
@@ -43,15 +68,30 @@ OTHER_SUBJECTS = {
     "sweep": ["options", "axes"],
     "write_report": ["path"],
 }
+# What they are called in their own modules, where that says what they are of.
+OWN_NAMES = {
+    "evaluate": "evaluate_run",
+    "merge": "merge_run",
+    "predict": "predict_file",
+    "register_method": "register",
+    "register_task": "register",
+}
 CLASSES = [
     "Adaptation",
     "AttentionLayer",
     "AttentionMap",
+    "Callback",
+    "Method",
     "ParameterCounts",
+    "Progress",
     "Projection",
-    "Recipe",
     "QVTuneError",
+    "Rates",
+    "Recipe",
     "Rows",
+    "Stop",
+    "Task",
+    "TrainedRun",
     "Trainer",
     "TrainingArguments",
 ]
@@ -67,7 +107,7 @@ def test_all_is_sorted_and_complete():
 def test_functions(name):
     function = getattr(qvtune, name)
     assert inspect.isfunction(function)
-    assert function.__name__ == name
+    assert function.__name__ == OWN_NAMES.get(name, name)
     assert function.__doc__
 
 

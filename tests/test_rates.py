@@ -5,7 +5,7 @@ import pytest
 from qvtune.errors import RateError
 from qvtune.methods.table import METHODS
 from qvtune.rates import Rates, owner_of, ratio_of
-from qvtune.train.config import make_config
+from qvtune.training.config import make_config
 
 
 def test_a_ratio_or_a_rate_of_its_own_sets_the_value() -> None:

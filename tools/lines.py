@@ -1,7 +1,7 @@
-"""Set the line numbers that pages of docs/ name, as in `src/qvtune/train/step.py:59` `Step`.
+"""Set the line numbers that pages of docs/ name, as in `src/qvtune/training/step.py:59` `Step`.
 
-    python tools/lines.py          # write them
-    python tools/lines.py --check  # say which are wrong, and exit with 1
+python tools/lines.py          # write them
+python tools/lines.py --check  # say which are wrong, and exit with 1
 """
 
 import argparse

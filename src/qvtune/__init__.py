@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from qvtune.adaptation import Adaptation, ParameterCounts, adapt, adaptation_of, count_parameters, restore
     from qvtune.adapters import load_adapter, save_adapter
+    from qvtune.calls import plan, train
+    from qvtune.data.packaged import locate_model
     from qvtune.errors import QVTuneError
+    from qvtune.fast.cpu.memory import kept_memory
     from qvtune.fast.fast_path import make_fast, undo_fast
     from qvtune.groups import param_groups
+    from qvtune.interrupts import Stop
     from qvtune.lab.compare import compare
+    from qvtune.lab.gap import measure_bound
     from qvtune.lab.reproduce import reproduce
     from qvtune.lab.sweep import sweep
+    from qvtune.methods.adapted import method_of
+    from qvtune.methods.method import Method
+    from qvtune.methods.table import register as register_method
+    from qvtune.rates import Rates
+    from qvtune.report.listing import list_runs
     from qvtune.report.page import write_report
     from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
     from qvtune.roles.declare import declare_attention
@@ -20,34 +30,61 @@ if TYPE_CHECKING:
     from qvtune.roles.layouts import Rows
     from qvtune.search.recipe import Recipe
     from qvtune.search.suggest import suggest, suggest_rates
+    from qvtune.tasks.table import register as register_task
+    from qvtune.tasks.task import Task
     from qvtune.theory.bound import generalization_bound
     from qvtune.theory.scaling import scaling_experiment
-    from qvtune.train.trainer import Trainer, TrainingArguments
+    from qvtune.training.callbacks import Callback, Progress
+    from qvtune.training.inference import TrainedRun, load_run
+    from qvtune.training.inference import evaluate_run as evaluate
+    from qvtune.training.inference import merge_run as merge
+    from qvtune.training.inference import predict_file as predict
+    from qvtune.training.trainer import Trainer, TrainingArguments
 
 __version__ = "0.1.0"
 
-# torch and transformers take seconds to import, so each name is fetched when it is first used.
+# torch and transformers take seconds to import, so each name is fetched when it is first used: from a module, under the
+# same name or the one after the colon.
 _HOMES = {
     "Adaptation": "qvtune.adaptation",
     "AttentionLayer": "qvtune.roles.attention",
     "AttentionMap": "qvtune.roles.attention",
+    "Callback": "qvtune.training.callbacks",
+    "Method": "qvtune.methods.method",
     "ParameterCounts": "qvtune.adaptation",
+    "Progress": "qvtune.training.callbacks",
     "Projection": "qvtune.roles.attention",
     "QVTuneError": "qvtune.errors",
+    "Rates": "qvtune.rates",
     "Recipe": "qvtune.search.recipe",
     "Rows": "qvtune.roles.layouts",
-    "Trainer": "qvtune.train.trainer",
-    "TrainingArguments": "qvtune.train.trainer",
+    "Stop": "qvtune.interrupts",
+    "Task": "qvtune.tasks.task",
+    "TrainedRun": "qvtune.training.inference",
+    "Trainer": "qvtune.training.trainer",
+    "TrainingArguments": "qvtune.training.trainer",
     "adapt": "qvtune.adaptation",
     "adaptation_of": "qvtune.adaptation",
     "compare": "qvtune.lab.compare",
     "count_parameters": "qvtune.adaptation",
     "declare_attention": "qvtune.roles.declare",
+    "evaluate": "qvtune.training.inference:evaluate_run",
     "find_attention": "qvtune.roles.find",
     "generalization_bound": "qvtune.theory.bound",
+    "kept_memory": "qvtune.fast.cpu.memory",
+    "list_runs": "qvtune.report.listing",
     "load_adapter": "qvtune.adapters",
+    "load_run": "qvtune.training.inference",
+    "locate_model": "qvtune.data.packaged",
     "make_fast": "qvtune.fast.fast_path",
+    "measure_bound": "qvtune.lab.gap",
+    "merge": "qvtune.training.inference:merge_run",
+    "method_of": "qvtune.methods.adapted",
     "param_groups": "qvtune.groups",
+    "plan": "qvtune.calls",
+    "predict": "qvtune.training.inference:predict_file",
+    "register_method": "qvtune.methods.table:register",
+    "register_task": "qvtune.tasks.table:register",
     "reproduce": "qvtune.lab.reproduce",
     "restore": "qvtune.adaptation",
     "save_adapter": "qvtune.adapters",
@@ -55,6 +92,7 @@ _HOMES = {
     "suggest": "qvtune.search.suggest",
     "suggest_rates": "qvtune.search.suggest",
     "sweep": "qvtune.lab.sweep",
+    "train": "qvtune.calls",
     "undo_fast": "qvtune.fast.fast_path",
     "write_report": "qvtune.report.page",
 }
@@ -65,11 +103,18 @@ __all__ = [
     "Adaptation",
     "AttentionLayer",
     "AttentionMap",
+    "Callback",
+    "Method",
     "ParameterCounts",
+    "Progress",
     "Projection",
     "QVTuneError",
+    "Rates",
     "Recipe",
     "Rows",
+    "Stop",
+    "Task",
+    "TrainedRun",
     "Trainer",
     "TrainingArguments",
     "adapt",
@@ -77,11 +122,23 @@ __all__ = [
     "compare",
     "count_parameters",
     "declare_attention",
+    "evaluate",
     "find_attention",
     "generalization_bound",
+    "kept_memory",
+    "list_runs",
     "load_adapter",
+    "load_run",
+    "locate_model",
     "make_fast",
+    "measure_bound",
+    "merge",
+    "method_of",
     "param_groups",
+    "plan",
+    "predict",
+    "register_method",
+    "register_task",
     "reproduce",
     "restore",
     "save_adapter",
@@ -89,6 +146,7 @@ __all__ = [
     "suggest",
     "suggest_rates",
     "sweep",
+    "train",
     "undo_fast",
     "write_report",
 ]
@@ -100,7 +158,8 @@ def __getattr__(name: str) -> Any:
         name = _FORMER[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'qvtune' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    module, _, own = _HOMES[name].partition(":")
+    value = getattr(importlib.import_module(module), own or name)
     globals()[name] = value
     return value
 

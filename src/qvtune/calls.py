@@ -1,4 +1,4 @@
-"""`train` and `plan` as Python calls, from the options of the commands: `train({"model": ..., "data": ..., "lr": 4e-4})`."""
+"""`train` and `plan` as Python calls: `train({"model": ..., "data": ..., "out": ..., "lr": 4e-4})`."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,9 +9,9 @@ if TYPE_CHECKING:  # these take seconds to import
     from rich.console import Console
 
     from qvtune.interrupts import Stop
-    from qvtune.train.callbacks import Callback
-    from qvtune.train.inference import TrainedRun
-    from qvtune.train.plan import Plan
+    from qvtune.training.callbacks import Callback
+    from qvtune.training.inference import TrainedRun
+    from qvtune.training.plan import Plan
 
 
 def train(
@@ -39,9 +39,9 @@ def train(
         QVTuneError: for anything wrong with options, data, model or folder; DivergedError if the loss stops being
             finite; Interrupted after `stop` was asked for.
     """
-    from qvtune.train.config import make_config
-    from qvtune.train.inference import load_run
-    from qvtune.train.run import run
+    from qvtune.training.config import make_config
+    from qvtune.training.inference import load_run
+    from qvtune.training.run import run
 
     config = make_config(_checked(options))
     run(config, console, callbacks=callbacks, stop=stop)
@@ -57,8 +57,8 @@ def plan(options: Mapping[str, Any]) -> "Plan":
     Raises:
         QVTuneError: for anything wrong with options, data or model.
     """
-    from qvtune.train.config import make_config
-    from qvtune.train.plan import UNNAMED, plan_without_weights
+    from qvtune.training.config import make_config
+    from qvtune.training.plan import UNNAMED, plan_without_weights
 
     return plan_without_weights(make_config(UNNAMED | _checked(options)), with_data="data" in options)
 

@@ -20,7 +20,7 @@ from tiny import make_reviews, save_tiny_bert, save_tiny_llama, write_reviews
 
 from qvtune.cli.main import main
 from qvtune.network import hub_is_reachable
-from qvtune.train.folder import RunFolder
+from qvtune.training.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("no_network")
 

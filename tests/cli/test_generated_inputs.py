@@ -22,7 +22,7 @@ import yaml
 from tiny import make_reviews, save_tiny_bert, write_reviews
 
 from qvtune.cli.main import main
-from qvtune.train.config import TrainConfig
+from qvtune.training.config import TrainConfig
 
 SECONDS = 60
 # Given by every case itself, or asking for another machine or another program.

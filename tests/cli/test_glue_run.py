@@ -90,7 +90,7 @@ def test_what_does_not_fit_is_refused_before_the_model_is_loaded(
     words: str, message: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     for name in ("load_config", "load_tokenizer", "load_model"):
-        monkeypatch.setattr(f"qvtune.train.inference.{name}", lambda *_, **__: pytest.fail("something was loaded"))
+        monkeypatch.setattr(f"qvtune.training.inference.{name}", lambda *_, **__: pytest.fail("something was loaded"))
     assert main(f"{words} --run @rte".replace("@", f"{place}/").split()) == 2
     assert message in capsys.readouterr().err
 

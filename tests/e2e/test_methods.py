@@ -14,10 +14,10 @@ from qvtune.cli.main import main
 from qvtune.data.records import text_dataset
 from qvtune.data.tokens import tokenize
 from qvtune.methods.table import METHODS
-from qvtune.train.callbacks import Callback, Progress
-from qvtune.train.config import make_config
-from qvtune.train.inference import load_run, merge_run
-from qvtune.train.run import run
+from qvtune.training.callbacks import Callback, Progress
+from qvtune.training.config import make_config
+from qvtune.training.inference import load_run, merge_run
+from qvtune.training.run import run
 
 # Found by trial: rates at which the tiny models learn in some seconds.
 RATES = {"full": 1e-2, "galore": 3e-3, "sift": 3e-2, "ia3": 3e-2, "vera": 3e-2, "bitfit": 3e-2, "head": 1e-1}
@@ -57,7 +57,7 @@ def test_a_run_by_every_method(
     method: str, model: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     live = []
-    monkeypatch.setattr("qvtune.train.run.save_trained", keeping(live, place))
+    monkeypatch.setattr("qvtune.training.run.save_trained", keeping(live, place))
     out = tmp_path / "run"
     assert main(words(place, out, method, model, logging_steps=9)) == 0
     result, plan = (json.loads((out / name).read_text()) for name in ("result.json", "plan.json"))
@@ -83,7 +83,7 @@ def test_a_run_by_every_method(
 
 def keeping(live: list, place: Path):
     """Return `save_trained`, which keeps the scores of the model that it is given."""
-    from qvtune.train.saving import save_trained
+    from qvtune.training.saving import save_trained
 
     def save(model, tokenizer, folder, card):
         live.append(scores(model.eval(), tokenizer))

@@ -22,8 +22,8 @@ from qvtune.roles.find import find_attention
 from qvtune.tasks.classification import Classification
 from qvtune.tasks.load import load_data
 from qvtune.tasks.options import DataOptions
-from qvtune.train.inference import load_run
-from qvtune.train.model import ModelSource, load_config, load_model, load_tokenizer
+from qvtune.training.inference import load_run
+from qvtune.training.model import ModelSource, load_config, load_model, load_tokenizer
 
 pytestmark = pytest.mark.slow
 

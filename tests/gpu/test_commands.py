@@ -17,11 +17,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Gguf
 
 import qvtune
 from qvtune.methods.table import METHODS
-from qvtune.train.callbacks import Callback, Progress
-from qvtune.train.config import make_config
-from qvtune.train.inference import load_run
-from qvtune.train.prepare import prepare
-from qvtune.train.run import run
+from qvtune.training.callbacks import Callback, Progress
+from qvtune.training.config import make_config
+from qvtune.training.inference import load_run
+from qvtune.training.prepare import prepare
+from qvtune.training.run import run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -105,7 +105,7 @@ REAL: dict[str, tuple[Path, list[float]]] = {}
 
 def real_model(name: str, factory: pytest.TempPathFactory) -> tuple[Path, list[float]]:
     """Return a packaged model as a folder without dropout, and the losses of its training on the CPU."""
-    from qvtune.train.model import find_model, load_config, load_tokenizer
+    from qvtune.training.model import find_model, load_config, load_tokenizer
 
     if name not in REAL:
         folder = factory.mktemp(name)

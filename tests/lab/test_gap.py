@@ -22,10 +22,10 @@ from qvtune.lab import gap as gap_module
 from qvtune.lab.gap import attention_of_run, measure_bound, measure_gap, stored_bits
 from qvtune.report.bound_page import BoundReport
 from qvtune.tasks.load import load_data
-from qvtune.train.config import make_config
-from qvtune.train.folder import RunFolder
-from qvtune.train.inference import load_run, merge_run
-from qvtune.train.run import run
+from qvtune.training.config import make_config
+from qvtune.training.folder import RunFolder
+from qvtune.training.inference import load_run, merge_run
+from qvtune.training.run import run
 
 
 @pytest.fixture(scope="module")

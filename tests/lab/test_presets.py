@@ -16,7 +16,7 @@ from qvtune.lab.presets import (
     row_name,
 )
 from qvtune.methods.table import METHODS
-from qvtune.train.config import make_config
+from qvtune.training.config import make_config
 
 ALL = list(PRESETS.values())
 IDS = [f"{preset.experiment}-{preset.family}" for preset in ALL]

@@ -19,9 +19,9 @@ from qvtune.lab.presets import find_preset
 from qvtune.lab.reproduce import make_table, plan_reproduction, reproduce
 from qvtune.lab.store import Store
 from qvtune.lab.untrained import measure_untrained, read_untrained
-from qvtune.train.config import make_config
-from qvtune.train.folder import RunFolder
-from qvtune.train.prepare import prepare
+from qvtune.training.config import make_config
+from qvtune.training.folder import RunFolder
+from qvtune.training.prepare import prepare
 
 QUIET = Console(quiet=True)
 ROWS = "before,lora qv rank=8 lr_ratio=4,full qv lr_ratio=2"

@@ -22,8 +22,8 @@ from qvtune.lab.progress import RunsProgress
 from qvtune.lab.store import Store
 from qvtune.lab.sweep import sweep, sweep_cells
 from qvtune.options import parse_options
-from qvtune.train.config import make_config
-from qvtune.train.run import run
+from qvtune.training.config import make_config
+from qvtune.training.run import run
 
 QUIET = Console(quiet=True)
 AXES = {"lr": [1e-3, 3e-3], "lr_ratio": [1, 4]}
@@ -84,7 +84,7 @@ def test_a_run_of_a_sweep_is_a_run(done: tuple[Path, pd.DataFrame], options: dic
 NEXT_VERSION = """
 import json, sys
 from pydantic import Field, create_model
-from qvtune.train import config
+from qvtune.training import config
 
 config.TrainConfig = create_model("TrainConfig", __base__=config.TrainConfig, novel=(int, Field(3, description="New.")))
 config.LATER["novel"] = 3

@@ -22,9 +22,9 @@ from qvtune.cli.main import main
 from qvtune.errors import AdaptError, ConfigError, ModelError
 from qvtune.groups import param_groups
 from qvtune.methods.table import METHODS, register
-from qvtune.train.config import make_config
-from qvtune.train.inference import load_run
-from qvtune.train.run import run
+from qvtune.training.config import make_config
+from qvtune.training.inference import load_run
+from qvtune.training.run import run
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Tests on a device that is not the CPU, on a machine that has the CPU alone; tests/train/test_device.py starts them.
+"""Tests on a device that is not the CPU, on a machine that has the CPU alone; tests/training/test_device.py starts them.
 
 They run in a process of their own, since torch keeps a device once it has it, and all of qvtune would use it.
 """
@@ -13,7 +13,7 @@ if PRETENDS:
     import torch
     import transformers.training_args
 
-    from qvtune.train import processes
+    from qvtune.training import processes
 
     device.load()
     # What accelerate and transformers are told where they do not know a device by themselves: where it is, and that it

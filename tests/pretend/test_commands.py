@@ -13,11 +13,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import qvtune
 from qvtune.methods.table import METHODS
-from qvtune.train.callbacks import Callback, Progress
-from qvtune.train.config import make_config
-from qvtune.train.inference import load_run
-from qvtune.train.prepare import prepare
-from qvtune.train.run import run
+from qvtune.training.callbacks import Callback, Progress
+from qvtune.training.config import make_config
+from qvtune.training.inference import load_run
+from qvtune.training.prepare import prepare
+from qvtune.training.run import run
 
 DEVICE = "pretend:0"
 SHORT = "--max-steps 6"

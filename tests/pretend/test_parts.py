@@ -13,10 +13,10 @@ from qvtune.device import choose_device, place
 from qvtune.fast.precision import full_precision, in_full, narrow, widen
 from qvtune.search.recipe import Recipe
 from qvtune.search.runner import TrialRunner, borrowed
-from qvtune.train.objective import MeanLoss
-from qvtune.train.output_change import OutputMeter
-from qvtune.train.seeds import kept_random_state
-from qvtune.train.updates import UpdateMeter, step_sizes
+from qvtune.training.objective import MeanLoss
+from qvtune.training.output_change import OutputMeter
+from qvtune.training.seeds import kept_random_state
+from qvtune.training.updates import UpdateMeter, step_sizes
 
 DEVICE = torch.device("pretend", 0)
 

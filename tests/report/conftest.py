@@ -10,7 +10,7 @@ import stores
 
 from qvtune.lab.outcome import FINISHED, Outcome
 from qvtune.lab.store import Store
-from qvtune.train.folder import RunFolder
+from qvtune.training.folder import RunFolder
 
 Make = Callable[..., Outcome]
 

@@ -10,9 +10,9 @@ from tiny import save_tiny_bert, write_reviews
 from qvtune.files import write_json
 from qvtune.lab.outcome import DIVERGED, FAILED, STOPPED, end_file
 from qvtune.lab.store import COMPARISON, SWEEP, Store
-from qvtune.train.config import make_config
-from qvtune.train.folder import RunFolder
-from qvtune.train.run import run
+from qvtune.training.config import make_config
+from qvtune.training.folder import RunFolder
+from qvtune.training.run import run
 
 EVIL = "<script>alert('x')</script>&\"$_^"
 

@@ -13,7 +13,7 @@ from qvtune.lab.store import Store
 from qvtune.report.class_parts import class_parts, mistakes_table
 from qvtune.report.document import Page, render
 from qvtune.report.page import write_report
-from qvtune.train.folder import RunFolder
+from qvtune.training.folder import RunFolder
 
 webdriver = pytest.importorskip("selenium.webdriver")
 

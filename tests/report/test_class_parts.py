@@ -20,7 +20,7 @@ from qvtune.report.class_parts import MOST_CLASSES, class_parts, mistakes_table
 from qvtune.report.document import Matrix, Page, Table, render
 from qvtune.report.page import write_report
 from qvtune.tasks.classification import Classification
-from qvtune.train.folder import RunFolder
+from qvtune.training.folder import RunFolder
 
 
 class Cells(HTMLParser):

@@ -12,7 +12,7 @@ from qvtune.cli.main import main
 from qvtune.errors import ConfigError, RunError
 from qvtune.lab.store import Store
 from qvtune.report.listing import Filter, compare_rows, find_row, list_runs, parse_filter, sort_rows
-from qvtune.train.folder import RunFolder
+from qvtune.training.folder import RunFolder
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from qvtune.report.curves import draw_curves
 from qvtune.report.document import Details, Entry, Page, Pictures, Plot, Table, entry, render
 from qvtune.report.page import write_report
 from qvtune.report.store_page import best_sentences
-from qvtune.train.folder import RunFolder
+from qvtune.training.folder import RunFolder
 
 
 class Reader(HTMLParser):

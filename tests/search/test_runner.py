@@ -17,7 +17,7 @@ import qvtune
 from qvtune.roles.unwrap import unwrap
 from qvtune.search.recipe import Recipe
 from qvtune.search.runner import FORWARD_SHARE, TrialRunner, borrowed
-from qvtune.train.objective import Batch, MeanLoss
+from qvtune.training.objective import Batch, MeanLoss
 
 RATES = {"query": 2e-3, "value": 6e-3, "head": 1e-2}
 

@@ -9,7 +9,7 @@ from qvtune.tasks.table import TASKS
 SOURCE = Path(qvtune.__file__).parent
 BRANCH = re.compile(rf"\btask\.kind\b|\btasks?\.(?:classification|regression) import|[\"'](?:{'|'.join(TASKS)})[\"']")
 # The plan of a model without data is that of two classes.
-ALLOWED = {("train/plan.py", "tasks.classification import")}
+ALLOWED = {("training/plan.py", "tasks.classification import")}
 
 
 def test_no_file_outside_asks_for_a_kind() -> None:

@@ -8,8 +8,8 @@ from qvtune.errors import ConfigError, RunError
 from qvtune.methods.table import METHODS
 from qvtune.options import option_name
 from qvtune.search.given import AUTO, SEARCHED, without_auto
-from qvtune.train.config import TrainConfig, make_config, read_config
-from qvtune.train.folder import SUGGESTION, RunFolder
+from qvtune.training.config import TrainConfig, make_config, read_config
+from qvtune.training.folder import SUGGESTION, RunFolder
 
 
 def find_auto(values: dict[str, Any], file: Path | None, budget: str | None) -> dict[str, Any]:

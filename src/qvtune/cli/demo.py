@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from qvtune.train.config import TrainConfig, make_config
+from qvtune.training.config import TrainConfig, make_config
 
 # MiniLM on Rotten Tomatoes: 7,677 training sentences, 853 held out.
 DEMO = {
@@ -31,7 +31,7 @@ def add_command(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Run the demo."""
     config = make_config({**DEMO, "out": args.out})
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
     from qvtune.cli.show import train_and_show

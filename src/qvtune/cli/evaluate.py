@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.cli.options import positive
-from qvtune.train.config import TrainConfig
+from qvtune.training.config import TrainConfig
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 def check_paths(args: argparse.Namespace) -> None:
     """Refuse a run or a file that is not there before the libraries are imported, which takes seconds."""
     from qvtune.data.tables import check_table
-    from qvtune.train.folder import RunFolder
+    from qvtune.training.folder import RunFolder
 
     RunFolder(args.run).read_finished()
     if getattr(args, "data", None):
@@ -81,7 +81,7 @@ def add_command(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Evaluate and print the metrics, class by class too, and what to warn of."""
     check_paths(args)
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
     from rich.console import Console
@@ -89,9 +89,9 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.cli.predictions import print_classes, print_mistakes
     from qvtune.cli.show import print_metrics
     from qvtune.files import format_json
-    from qvtune.train.inference import evaluate_run, load_run
+    from qvtune.training.inference import evaluate_run, load_run
 
-    run = load_run(args.run, args.model, args.device)
+    run = load_run(args.run, model=args.model, device=args.device)
     result = evaluate_run(
         run,
         data=args.data,

@@ -23,10 +23,10 @@ def add_command(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Merge and say where the checkpoint is."""
     check_paths(args)
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
-    from qvtune.train.inference import load_run, merge_run
+    from qvtune.training.inference import load_run, merge_run
 
-    merge_run(load_run(args.run, args.model, "cpu"), args.out)
+    merge_run(load_run(args.run, model=args.model, device="cpu"), args.out)
     print(f"Wrote the merged model to {args.out}")

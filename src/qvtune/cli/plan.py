@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from qvtune.cli.options import add_options, given
-from qvtune.train.config import TrainConfig, make_config, read_config
+from qvtune.training.config import TrainConfig, make_config, read_config
 
 
 def add_command(commands: Any) -> None:
@@ -28,11 +28,11 @@ def add_command(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Plan and print."""
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
     from qvtune.cli.show import print_attention, print_cost, print_plan
-    from qvtune.train.plan import UNNAMED, plan_without_weights
+    from qvtune.training.plan import UNNAMED, plan_without_weights
 
     values = given(args, TrainConfig)
     named = {*values, *(read_config(args.config) if args.config else {})}

@@ -42,27 +42,27 @@ def add_command(commands: Any) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Predict and say what was written."""
     check_paths(args)
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
     from qvtune.amounts import count
     from qvtune.data.glue import glue_name
     from qvtune.data.packaged import PREFIX
     from qvtune.data.tables import table_name
-    from qvtune.train.inference import load_run, predict_file, predict_glue
-    from qvtune.train.predictions import count_formulas
+    from qvtune.training.inference import load_run, predict_file, predict_glue
+    from qvtune.training.predictions import count_formulas
 
     name = glue_name(args.data)
     if args.data.startswith(PREFIX):
         raise ConfigError(f"--data is {args.data}; predictions are made for a file, or for glue/TASK.")
-    run = load_run(args.run, args.model, args.device)
+    run = load_run(args.run, model=args.model, device=args.device)
     if name is None:
         out = args.out or run.folder.predictions / f"{table_name(Path(args.data))}.jsonl"
         rows, empty = predict_file(
             run,
             Path(args.data),
             out,
-            args.batch_size,
+            batch_size=args.batch_size,
             text_columns=args.text_column,
             overwrite=args.overwrite,
             spreadsheet_safe=args.spreadsheet_safe,
@@ -82,5 +82,5 @@ def execute(args: argparse.Namespace) -> None:
     if glue_dir is None:
         raise ConfigError("--glue-dir is required: the test set is read from the benchmark's TSV folders.")
     out = args.out or run.folder.predictions
-    for path in predict_glue(run, name, glue_dir, out, args.batch_size, overwrite=args.overwrite):
+    for path in predict_glue(run, name, glue_dir, out, batch_size=args.batch_size, overwrite=args.overwrite):
         print(f"Wrote {path}")

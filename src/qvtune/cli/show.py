@@ -9,21 +9,21 @@ from rich.table import Table
 from qvtune.amounts import format_bytes, format_seconds
 from qvtune.interrupts import stopping_on_signals
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
-from qvtune.train.config import TrainConfig
-from qvtune.train.environment import is_main_process
-from qvtune.train.folder import RunFolder
-from qvtune.train.hardware import hardware_sentence
-from qvtune.train.plan import Plan
+from qvtune.training.config import TrainConfig
+from qvtune.training.environment import is_main_process
+from qvtune.training.folder import RunFolder
+from qvtune.training.hardware import hardware_sentence
+from qvtune.training.plan import Plan
 
 if TYPE_CHECKING:
-    from qvtune.train.start.head import HeadStart
+    from qvtune.training.start.head import HeadStart
 
 
 def train_and_show(config: TrainConfig) -> dict[str, Any]:
     """Train, printing what trains, the progress and the result; make the report; return the result."""
     from qvtune.report.page import write_report
-    from qvtune.train.prepare import Prepared
-    from qvtune.train.run import run
+    from qvtune.training.prepare import Prepared
+    from qvtune.training.run import run
 
     main = is_main_process()
     console, progress = Console(quiet=not main), Console(stderr=True, quiet=not main)

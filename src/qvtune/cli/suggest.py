@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvtune.cli.options import add_options, add_words, given, given_words
-from qvtune.train.config import TrainConfig, read_config
+from qvtune.training.config import TrainConfig, read_config
 
 if TYPE_CHECKING:
     from qvtune.search.suggestion import Suggestion
@@ -48,7 +48,7 @@ def execute(args: argparse.Namespace) -> None:
 
 def find_rates(options: dict[str, Any], budget: str | None, out: Path | None, *, quiet: bool = False) -> "Suggestion":
     """Search, print what was found unless `quiet`, and write the page where there is a folder for it."""
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
     from rich.console import Console

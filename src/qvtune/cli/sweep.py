@@ -7,7 +7,7 @@ from typing import Any
 from qvtune.cli.options import add_options, add_words, given, given_words
 from qvtune.lab.execution import Execution
 from qvtune.options import parse_options
-from qvtune.train.config import TrainConfig, read_config
+from qvtune.training.config import TrainConfig, read_config
 
 # What a YAML file may hold beside the options of train.
 AXES, RUNS = "axes", "runs"

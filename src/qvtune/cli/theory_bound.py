@@ -12,7 +12,7 @@ from qvtune.cli.evaluate import add_device
 from qvtune.cli.options import add_options, given
 from qvtune.errors import ConfigError
 from qvtune.options import Options, option_name, parse_options
-from qvtune.train.config import AdaptOptions
+from qvtune.training.config import AdaptOptions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,21 +70,21 @@ def execute(args: argparse.Namespace) -> None:
     """Compute, print and write."""
     values = given(args, BoundOptions)
     settings: Any = _loss_of_run(values) if args.run else parse_options(BoundOptions, values)
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
     from rich.console import Console
 
     from qvtune.report.bound_page import RECORD, BoundReport
-    from qvtune.train.folder import check_free
+    from qvtune.training.folder import check_free
 
     if args.out is not None:
         check_free(args.out, RECORD)
     if args.run:
         from qvtune.lab.gap import attention_of_run, measure_bound
-        from qvtune.train.inference import load_run
+        from qvtune.training.inference import load_run
 
-        run = load_run(args.run, values.get("model"), args.device)
+        run = load_run(args.run, model=values.get("model"), device=args.device)
         measured = measure_bound(run, sub_gaussian=settings.sub_gaussian)
         report = BoundReport(run.config.model, attention_of_run(run), measured.bound, measured)
     else:
@@ -109,7 +109,7 @@ def _loss_of_run(values: dict[str, Any]) -> LossOptions:
 
 def _bound_of_model(options: BoundOptions) -> Any:
     from qvtune.theory.bound import generalization_bound
-    from qvtune.train.plan import attention_without_weights
+    from qvtune.training.plan import attention_without_weights
 
     attention = attention_without_weights(options)
     bound = generalization_bound(

@@ -33,7 +33,7 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.options import parse_options
 
     options = parse_options(ScalingOptions, given(args, ScalingOptions))
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
     from rich.console import Console
@@ -42,7 +42,7 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.report.scaling_page import RECORD, write_scaling
     from qvtune.report.scaling_tables import brief_tables, headline
     from qvtune.theory.scaling import scaling_experiment
-    from qvtune.train.folder import check_free
+    from qvtune.training.folder import check_free
 
     if args.out is not None:
         check_free(args.out, RECORD)

@@ -7,7 +7,7 @@ from typing import Any
 from qvtune.cli.auto import find_auto
 from qvtune.cli.options import add_options, add_words, given, given_words
 from qvtune.errors import ConfigError
-from qvtune.train.config import TrainConfig, make_config
+from qvtune.training.config import TrainConfig, make_config
 
 
 def add_command(commands: Any) -> None:
@@ -36,7 +36,7 @@ def execute(args: argparse.Namespace) -> None:
     """Train and print the result."""
     config = _config(args)
     _check_paths(config)
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
     from qvtune.cli.show import train_and_show
@@ -47,7 +47,7 @@ def execute(args: argparse.Namespace) -> None:
 def _check_paths(config: TrainConfig) -> None:
     """Refuse a folder or a file before the libraries are imported, which takes seconds."""
     from qvtune.data.tables import check_table
-    from qvtune.train.folder import RunFolder
+    from qvtune.training.folder import RunFolder
 
     RunFolder(config.out).claim(config)
     for data in (config.data, config.validation):
@@ -61,6 +61,6 @@ def _config(args: argparse.Namespace) -> TrainConfig:
         return make_config(find_auto(values, args.config, args.budget), args.config)
     if values or args.config or args.budget:
         raise ConfigError("--resume takes every option from the run folder. Give it alone.")
-    from qvtune.train.folder import RunFolder
+    from qvtune.training.folder import RunFolder
 
     return RunFolder(args.resume).read_config().model_copy(update={"out": args.resume})

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.errors import ConfigError, nearest
-from qvtune.train.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig
+from qvtune.training.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig
 
 # Options whose values hold commas themselves, so that a semicolon parts them.
 LISTS = ("layers", "text_column", "target")

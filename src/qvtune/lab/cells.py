@@ -7,7 +7,7 @@ from typing import Any
 from qvtune.errors import ConfigError
 from qvtune.lab.axes import WORDS
 from qvtune.lab.store import Store
-from qvtune.train.config import PATHS, TrainConfig, make_config
+from qvtune.training.config import PATHS, TrainConfig, make_config
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from qvtune.data.glue import GLUE, PREFIX
 from qvtune.errors import ConfigError, nearest
 from qvtune.lab.axes import ALTERNATIVES
 from qvtune.methods.table import METHODS
-from qvtune.train.config import TrainConfig, make_config
+from qvtune.training.config import TrainConfig, make_config
 
 # What the cells of a comparison set themselves, and the option that says it instead.
 LISTED = {"method": "--methods", "seed": "--seeds", "task": "--tasks"}

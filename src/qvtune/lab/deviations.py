@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from qvtune.lab.presets import Preset
-from qvtune.train.config import TrainConfig
+from qvtune.training.config import TrainConfig
 
 # What changes no result, or is told by other words.
 SILENT = {

@@ -12,9 +12,9 @@ from qvtune.errors import QVTuneError
 from qvtune.lab.cells import Cell
 from qvtune.lab.execution import Execution
 from qvtune.lab.progress import describe
-from qvtune.train.callbacks import Callback, Progress
-from qvtune.train.config import TrainConfig
-from qvtune.train.timetable import epochs_between_evaluations
+from qvtune.training.callbacks import Callback, Progress
+from qvtune.training.config import TrainConfig
+from qvtune.training.timetable import epochs_between_evaluations
 
 WARM_STEPS = 2
 TIMED_STEPS = 8
@@ -61,11 +61,11 @@ def estimate(cells: Sequence[Cell], execution: Execution, console: Console | Non
 
 
 def _run_seconds(config: TrainConfig) -> float:
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
-    from qvtune.train.prepare import read_inputs
-    from qvtune.train.run import run
+    from qvtune.training.prepare import read_inputs
+    from qvtune.training.run import run
 
     read_inputs(config)  # so that reading and imports, which later runs find done, are not counted
     with tempfile.TemporaryDirectory(prefix="qvtune-timing-") as folder:

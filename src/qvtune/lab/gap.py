@@ -16,8 +16,8 @@ from qvtune.roles.attention import AttentionMap
 from qvtune.stored import first_problem
 from qvtune.tasks.load import TUNING, limit
 from qvtune.theory.bound import Bound, generalization_bound
-from qvtune.train.folder import AGAIN, RunFolder
-from qvtune.train.inference import TrainedRun, own_data, score_texts
+from qvtune.training.folder import AGAIN, RunFolder
+from qvtune.training.inference import TrainedRun, own_data, score_texts
 
 # Standard errors to each side in which a gap lies with 95 % confidence: a normal distribution's, as of many losses.
 INTERVAL = 1.96

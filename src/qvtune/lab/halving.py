@@ -11,8 +11,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from qvtune.errors import QVTuneError
 from qvtune.lab.outcome import STOPPED
-from qvtune.train.callbacks import Callback, Progress
-from qvtune.train.config import TrainConfig
+from qvtune.training.callbacks import Callback, Progress
+from qvtune.training.config import TrainConfig
 
 # Of the runs that reach a rung, one in so many goes on to the next, which is so many times as far. Li et al. 2020
 # ("A System for Massively Parallel Hyperparameter Tuning") use 4; runs here have few evaluations.

@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 from typing_extensions import NotRequired, TypedDict
 
 from qvtune.stored import read_stored
-from qvtune.train.folder import RunFolder
+from qvtune.training.folder import RunFolder
 
 FINISHED = "finished"
 PENDING = "pending"

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from qvtune.amounts import format_seconds
 from qvtune.lab.cells import Cell
 from qvtune.lab.outcome import FINISHED, Outcome
-from qvtune.train.folder import RunFolder
+from qvtune.training.folder import RunFolder
 
 # Seconds between two lines about what is in work, where there is no terminal.
 LINE_SECONDS = 30.0

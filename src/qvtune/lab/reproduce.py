@@ -31,7 +31,7 @@ from qvtune.lab.summary import AVERAGE, summarize
 from qvtune.lab.sweep import train_cells, write_results
 from qvtune.lab.untrained import measure_untrained, read_untrained
 from qvtune.methods.table import METHODS
-from qvtune.train.config import make_config
+from qvtune.training.config import make_config
 
 # fp16 is of the paper's GPUs; what the hardware here does well is chosen instead, and told.
 HERE = {"precision": "auto"}

@@ -1,7 +1,7 @@
 """What the server imports from which worker processes are forked."""
 
-from qvtune.train.quiet import quiet_libraries
+from qvtune.training.quiet import quiet_libraries
 
 quiet_libraries()
 
-import qvtune.train.run  # noqa: E402, F401
+import qvtune.training.run  # noqa: E402, F401

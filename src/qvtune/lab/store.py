@@ -14,8 +14,8 @@ from qvtune.errors import RunError
 from qvtune.files import remove_leftovers, write_json, writing
 from qvtune.lab.outcome import Outcome, read_outcome
 from qvtune.stored import read_stored
-from qvtune.train.config import TrainConfig
-from qvtune.train.folder import LOCK, RunFolder, check_free
+from qvtune.training.config import TrainConfig
+from qvtune.training.folder import LOCK, RunFolder, check_free
 
 MANIFEST = "store.json"
 # Raised when a store of this version can no longer be read as one of the last.

@@ -9,7 +9,7 @@ from rich.console import Console
 from qvtune.data.glue import PREFIX
 from qvtune.files import write_json
 from qvtune.lab.store import Store
-from qvtune.train.config import TrainConfig
+from qvtune.training.config import TrainConfig
 
 
 def measure_untrained(store: Store, config: TrainConfig, console: Console | None = None) -> dict[str, float]:
@@ -42,7 +42,7 @@ def read_untrained(store: Store) -> list[dict[str, Any]]:
 
 
 def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
     import numpy as np
@@ -50,9 +50,9 @@ def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
     from qvtune.fast.fast_path import undo_fast
     from qvtune.progress import track
     from qvtune.tasks.load import TUNING
-    from qvtune.train.batches import EvaluationBatches
-    from qvtune.train.evaluate import evaluate_set, measure
-    from qvtune.train.prepare import prepare
+    from qvtune.training.batches import EvaluationBatches
+    from qvtune.training.evaluate import evaluate_set, measure
+    from qvtune.training.prepare import prepare
 
     prepared = prepare(config.model_copy(update={"head_start": "random"}))
     model, task, size = undo_fast(prepared.model), prepared.data.task, config.eval_batch_size

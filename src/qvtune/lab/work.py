@@ -18,9 +18,9 @@ from qvtune.interrupts import comes_of_interruption, stopping_on_signals
 from qvtune.lab.cells import Cell
 from qvtune.lab.outcome import DIVERGED, FAILED, FINISHED, STOPPED, end_file, read_outcome
 from qvtune.lab.store import Store
-from qvtune.train.callbacks import Callback
-from qvtune.train.config import make_config
-from qvtune.train.folder import RunFolder
+from qvtune.training.callbacks import Callback
+from qvtune.training.config import make_config
+from qvtune.training.folder import RunFolder
 
 # Another process is training this run.
 BUSY = "busy"
@@ -83,12 +83,12 @@ def _has_ended(folder: RunFolder) -> bool:
 
 
 def _train(job: Job, folder: RunFolder) -> str:
-    from qvtune.train.quiet import quiet_libraries
+    from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
     import torch
 
-    from qvtune.train.run import run
+    from qvtune.training.run import run
 
     if job.threads is not None:
         torch.set_num_threads(job.threads)

@@ -15,7 +15,7 @@ from qvtune.report.run_page import plot, text_table
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.layouts import ROLES
 from qvtune.theory.bound import FULL, LORA, Bound, generalization_bound
-from qvtune.train.folder import check_free
+from qvtune.training.folder import check_free
 
 RECORD = "bound.json"
 HERE, MEASURED = "here", "measured gap"

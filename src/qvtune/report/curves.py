@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from qvtune.report.chart import Chart, Series, draw_charts
-from qvtune.train.balance import BLOWN, MOVED, STARVED, USUAL, USUAL_MOVED, WINDOW
-from qvtune.train.output_change import QUERY_KEY
-from qvtune.train.telemetry import OUTPUT, STEP, UPDATE
+from qvtune.training.balance import BLOWN, MOVED, STARVED, USUAL, USUAL_MOVED, WINDOW
+from qvtune.training.output_change import QUERY_KEY
+from qvtune.training.telemetry import OUTPUT, STEP, UPDATE
 
 RATE = "lr/"
 # Of what each role does, in the order of the charts: the prefix, the title and what it shows.

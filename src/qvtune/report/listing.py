@@ -14,9 +14,9 @@ from qvtune.errors import ConfigError, RunError, nearest
 from qvtune.lab.outcome import Outcome, read_outcome
 from qvtune.lab.store import Store
 from qvtune.report.labels import RATES, is_number
-from qvtune.train.checkpoint import Checkpoints
-from qvtune.train.config import TrainConfig
-from qvtune.train.folder import RunFolder
+from qvtune.training.checkpoint import Checkpoints
+from qvtune.training.config import TrainConfig
+from qvtune.training.folder import RunFolder
 
 Row = dict[str, Any]
 

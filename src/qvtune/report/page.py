@@ -15,7 +15,7 @@ from qvtune.report.records import read_records
 from qvtune.report.run_page import main_metric, read_run, run_page
 from qvtune.report.store_page import store_page
 from qvtune.report.theme import as_it_stands
-from qvtune.train.folder import RunFolder
+from qvtune.training.folder import RunFolder
 
 RESOLUTION = 130
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from qvtune.errors import RunError
-from qvtune.train.folder import RunFolder
+from qvtune.training.folder import RunFolder
 
 
 def read_records(folder: RunFolder) -> list[dict[str, Any]]:

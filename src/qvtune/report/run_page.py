@@ -9,8 +9,8 @@ from qvtune.report.class_parts import class_parts, mistakes_table
 from qvtune.report.curves import run_charts
 from qvtune.report.document import Details, Entry, Page, Pictures, Plot, Table
 from qvtune.report.records import read_mistakes, read_records
-from qvtune.train.balance import list_warnings
-from qvtune.train.folder import RunFolder
+from qvtune.training.balance import list_warnings
+from qvtune.training.folder import RunFolder
 
 
 def read_run(folder: RunFolder, name: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from qvtune.report.scaling_tables import (
 )
 from qvtune.theory.results import ScalingResult, Sizes, ToyResult
 from qvtune.theory.toy import QUANTITIES
-from qvtune.train.folder import check_free
+from qvtune.training.folder import check_free
 
 RECORD = "scaling.json"
 CAPTION = (

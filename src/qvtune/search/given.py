@@ -6,7 +6,7 @@ from typing import Any
 from qvtune.errors import ConfigError
 from qvtune.methods.table import METHODS
 from qvtune.options import option_name
-from qvtune.train.config import TrainConfig
+from qvtune.training.config import TrainConfig
 
 # The names that a search has for its rates; the options of a run that they come from are called the same.
 LR, VALUE_LR, HEAD_LR = "lr", "value_lr", "head_lr"

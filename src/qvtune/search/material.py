@@ -13,12 +13,12 @@ from qvtune.errors import DataError
 from qvtune.fast.batches import longest_first, token_lengths
 from qvtune.tasks.load import TUNING
 from qvtune.tasks.task import Task
-from qvtune.train.batches import Collate, Order
-from qvtune.train.config import TrainConfig
-from qvtune.train.evaluate import evaluate
-from qvtune.train.objective import Batch, TaskObjective
-from qvtune.train.prepare import Prepared
-from qvtune.train.seeds import stream_seed
+from qvtune.training.batches import Collate, Order
+from qvtune.training.config import TrainConfig
+from qvtune.training.evaluate import evaluate
+from qvtune.training.objective import Batch, TaskObjective
+from qvtune.training.prepare import Prepared
+from qvtune.training.seeds import stream_seed
 
 # The fewest examples that can judge a trial, and the fewest batches that can train one.
 FEWEST_HELD_OUT, FEWEST_BATCHES = 32, 4

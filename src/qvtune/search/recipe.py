@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from qvtune.errors import ConfigError
 from qvtune.options import parse_options
-from qvtune.train.config import OptimizationOptions
+from qvtune.training.config import OptimizationOptions
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 

@@ -19,12 +19,12 @@ from qvtune.methods.state import load_trained, trained_state
 from qvtune.methods.table import METHODS
 from qvtune.rates import owner_of
 from qvtune.search.recipe import Recipe
-from qvtune.train.objective import Batch, Objective
-from qvtune.train.output_change import OutputMeter
-from qvtune.train.processes import accelerator_for
-from qvtune.train.schedule import make_schedule, schedule_factors
-from qvtune.train.seeds import kept_random_state, stream_seed
-from qvtune.train.step import Share, Step, StepResult
+from qvtune.training.objective import Batch, Objective
+from qvtune.training.output_change import OutputMeter
+from qvtune.training.processes import accelerator_for
+from qvtune.training.schedule import make_schedule, schedule_factors
+from qvtune.training.seeds import kept_random_state, stream_seed
+from qvtune.training.step import Share, Step, StepResult
 
 # Says how bad a model in evaluation mode is on validation batches: a number per example or per batch.
 Judge = Callable[[nn.Module, Sequence[Batch]], Sequence[float]]

@@ -32,12 +32,12 @@ from qvtune.search.suggestion import Suggestion
 from qvtune.search.trials import MOST, RateByName
 from qvtune.tasks.files import file_digests
 from qvtune.tasks.load import TUNING
-from qvtune.train.config import TrainConfig, make_config
-from qvtune.train.folder import check_free
-from qvtune.train.objective import Batch, Loss, MeanLoss
-from qvtune.train.prepare import Prepared, prepare
-from qvtune.train.seeds import kept_random_state, stream_seed
-from qvtune.train.timetable import count_steps
+from qvtune.training.config import TrainConfig, make_config
+from qvtune.training.folder import check_free
+from qvtune.training.objective import Batch, Loss, MeanLoss
+from qvtune.training.prepare import Prepared, prepare
+from qvtune.training.seeds import kept_random_state, stream_seed
+from qvtune.training.timetable import count_steps
 
 RESULT, MEASURED = "suggestion.json", "measured.jsonl"
 # Part of the training examples that judges trials, where the options hold out none.

@@ -1,0 +1,148 @@
+"""`evaluate`: what a model makes of examples. A run, the commands, the search and the lab all ask here."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import nn
+
+from qvtune.device import device_of
+from qvtune.roles.modes import evaluating
+from qvtune.tasks.load import TUNING
+from qvtune.tasks.metrics import combine_splits
+from qvtune.tasks.task import Task
+from qvtune.training.batches import Collate, EvaluationBatches
+from qvtune.training.objective import Batch
+from qvtune.training.seeds import kept_random_state
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model made of the evaluation sets.
+
+    Attributes:
+        step: after which it was measured.
+        metrics: as the run reports them.
+        scores: the model's outputs by split, (examples, classes) or (examples, 1), in the order of the data.
+        labels: class ids or numbers by split, (examples,).
+    """
+
+    step: int
+    metrics: dict[str, float]
+    scores: dict[str, NDArray]
+    labels: dict[str, NDArray]
+
+    @property
+    def task_metrics(self) -> dict[str, float]:
+        """The metrics of the task, without the losses."""
+        return {name: value for name, value in self.metrics.items() if "loss" not in name.split("_")}
+
+    @property
+    def reported(self) -> tuple[NDArray, NDArray]:
+        """Outputs and labels of the splits that are reported, one after the other."""
+        splits = [split for split in self.scores if split != TUNING]
+        scores, labels = ([part[split] for split in splits] for part in (self.scores, self.labels))
+        return np.concatenate(scores), np.concatenate(labels)
+
+
+def evaluate(model: nn.Module, task: Task, batches: Iterable[Batch]) -> list[NDArray[np.float32]]:
+    """Return a model's outputs for every batch, in evaluation mode: (examples, ...) float32, as the task keeps them.
+
+    The model computes in the precision of the caller's autocast, and has its mode back afterwards. Labels are not
+    shown to it.
+    """
+    device, found = device_of(model), []
+    with evaluating(model), torch.no_grad():
+        for batch in batches:
+            inputs = {name: value for name, value in send_to_device(batch, device).items() if name != "labels"}
+            found.append(task.outputs(model(**inputs)).cpu().numpy())
+    return found
+
+
+def evaluate_set(
+    model: nn.Module, task: Task, batches: EvaluationBatches, shown: Iterable[Batch] | None = None
+) -> NDArray[np.float32]:
+    """Return a model's outputs for a set, in the order of the data.
+
+    Args:
+        model: on its device.
+        task: says what of the outputs is kept.
+        batches: of the set.
+        shown: the same batches, where somebody counts them as they go by.
+    """
+    return batches.as_given(np.concatenate(evaluate(model, task, batches if shown is None else shown)))
+
+
+def measure(task: Task, scores: Mapping[str, NDArray], labels: Mapping[str, NDArray], step: int = 0) -> Evaluation:
+    """Compute the task's metrics and the mean loss of every split; several splits are combined, the tuning set aside.
+
+    Args:
+        task: the run's.
+        scores: outputs by split.
+        labels: by split.
+        step: after which they were computed.
+    """
+    by_split = {
+        split: task.metrics(found, labels[split]) | {"loss": float(task.losses(found, labels[split]).mean())}
+        for split, found in scores.items()
+    }
+    tuning = by_split.pop(TUNING, {})
+    metrics = combine_splits(task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
+    return Evaluation(step, metrics, dict(scores), dict(labels))
+
+
+class NotFinite(ArithmeticError):
+    """Something that is computed is no longer a finite number; the text says what."""
+
+
+class Evaluator:
+    """Evaluates a model on a run's sets, of several processes each its share.
+
+    Args:
+        task: of the run.
+        splits: tokens by split: what the model is given, and the labels.
+        collate: makes a batch of rows.
+        batch_size: examples of a batch.
+        accelerator: of this process; it has the precision.
+        shown: yields the batches that it is given, of so many, and shows how many have gone by.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        splits: Mapping[str, Dataset],
+        collate: Collate,
+        batch_size: int,
+        accelerator: Accelerator,
+        shown: Callable[[Iterable[Batch], int], Iterable[Batch]],
+    ) -> None:
+        self.task, self.accelerator, self.shown = task, accelerator, shown
+        self.labels = {split: np.asarray(tokens["labels"]) for split, tokens in splits.items()}
+        self.batches = {split: EvaluationBatches(tokens, collate, batch_size) for split, tokens in splits.items()}
+
+    def __call__(self, model: nn.Module, step: int) -> Evaluation:
+        """Return the evaluation of a model after `step`. How often it is asked for changes no training.
+
+        Raises:
+            NotFinite: if an output is not.
+        """
+        scores = {}
+        with kept_random_state(self.accelerator.device), self.accelerator.autocast():
+            for split, batches in self.batches.items():
+                scores[split] = self._scores(model, batches)
+                if not np.isfinite(scores[split]).all():
+                    raise NotFinite(f"an output on the {split} set")
+        return measure(self.task, scores, self.labels, step)
+
+    def _scores(self, model: nn.Module, batches: EvaluationBatches) -> NDArray[np.float32]:
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        own = evaluate(model, self.task, self.shown(batches.share(process, processes), len(batches)))
+        if processes > 1:
+            gathered = gather_object([own])
+            own = [gathered[place % processes][place // processes] for place in range(len(batches))]
+        return batches.as_given(np.concatenate(own))

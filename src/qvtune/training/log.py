@@ -1,0 +1,120 @@
+"""`RunLog`: the records of a run, in `metrics.jsonl`, in trackers and on the screen."""
+
+import json
+import time
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+
+from qvtune.files import write_text, writing
+from qvtune.tasks.task import Task
+from qvtune.training.balance import side_warnings
+from qvtune.training.callbacks import Progress
+from qvtune.training.config import TrainConfig
+from qvtune.training.evaluate import Evaluation
+from qvtune.training.folder import RunFolder
+from qvtune.training.verdict import Predictions, early_warning
+
+PROJECT = "qvtune"
+
+
+class RunLog:
+    """Adds records to a run's log, each with its time and what there is to warn of.
+
+    Args:
+        folder: of the run.
+        progress: has the records.
+        config: of the run.
+        task: of the run.
+        console: where warnings go.
+        accelerator: says which process writes, and has the trackers.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        progress: Progress,
+        config: TrainConfig,
+        task: Task,
+        console: Console,
+        accelerator: Accelerator,
+    ) -> None:
+        self.folder, self.progress, self.config, self.task = folder, progress, config, task
+        self.console, self.accelerator = console, accelerator
+        self._started = time.perf_counter()
+        self._before = 0.0
+
+    def begin(self) -> None:
+        """Start a session: the clock goes on from the last record, and the file has the records and nothing else.
+
+        Lines after the checkpoint that a killed run still wrote would come twice.
+        """
+        self._started = time.perf_counter()
+        self._before = max((record.get("seconds", 0.0) for record in self.progress.records), default=0.0)
+        if self.accelerator.is_main_process:
+            lines = (json.dumps(record) + "\n" for record in self.progress.records)
+            write_text(self.folder.metrics, "".join(lines))
+        if self.config.report_to:
+            self.accelerator.init_trackers(PROJECT)
+            for tracker in self.accelerator.trackers:
+                if tracker.name != "tensorboard":  # which would open a second file of events for it
+                    tracker.store_init_configuration(self.config.model_dump(mode="json"))
+
+    def end(self) -> None:
+        """Close the trackers."""
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+
+    @property
+    def seconds(self) -> float:
+        """Of training, in all sessions up to now."""
+        return self._before + self.session_seconds
+
+    @property
+    def session_seconds(self) -> float:
+        """Of training, since this session began."""
+        return time.perf_counter() - self._started
+
+    def evaluation_of(self, step: int | None) -> dict[str, Any] | None:
+        """Return the record of the evaluation after a step, if there is one."""
+        records = self.progress.records
+        return next((r for r in records if r["step"] == step and self.progress.metric in r), None)
+
+    def add(self, values: dict[str, Any], evaluation: Evaluation | None = None) -> dict[str, Any]:
+        """Add a record of the values and return it.
+
+        Args:
+            values: what is logged.
+            evaluation: what they are of, if they are of one.
+        """
+        progress = self.progress
+        record = values | {"epoch": progress.epoch, "step": progress.step, "seconds": round(self.seconds, 3)}
+        progress.records.append(record)
+        warnings = self._warnings(evaluation)
+        if warnings:
+            record["warnings"] = warnings
+        if self.accelerator.is_main_process:
+            for text in warnings.values():
+                self.console.out(text, highlight=False)
+            with writing(self.folder.metrics), open(self.folder.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        if self.accelerator.trackers:
+            self.accelerator.log({_tracked(name): value for name, value in values.items()}, step=progress.step)
+        return record
+
+    def _warnings(self, evaluation: Evaluation | None) -> dict[str, str]:
+        """Return what the last record gives to warn of that was not said before."""
+        records = self.progress.records
+        told = {about for record in records for about in record.get("warnings", {})}
+        if evaluation is not None:
+            if self.progress.step >= self.progress.steps:
+                return {}  # the whole verdict follows
+            where = f"the validation set at step {self.progress.step:,}"
+            return early_warning(Predictions(self.task, *evaluation.reported, where), self.config, records, told)
+        return side_warnings(records, self.config, self.progress.steps, told)
+
+
+def _tracked(name: str) -> str:
+    """Return the name of a value as trackers group them."""
+    return f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"

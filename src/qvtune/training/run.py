@@ -1,0 +1,107 @@
+"""`run`: one configuration becomes one run folder."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from qvtune.adapters import loads_in_peft
+from qvtune.files import write_json, write_text
+from qvtune.interrupts import Stop
+from qvtune.tasks.files import file_digests
+from qvtune.training.callbacks import Callback
+from qvtune.training.card import adapter_card
+from qvtune.training.conclusion import conclude
+from qvtune.training.config import TrainConfig
+from qvtune.training.environment import describe_environment, is_main_process, reset_peak_memory
+from qvtune.training.fit import Fitted, fit
+from qvtune.training.folder import RunFolder
+from qvtune.training.prepare import Prepared, prepare
+from qvtune.training.processes import check_unsharded
+from qvtune.training.saving import describe_result, save_trained
+from qvtune.training.timetable import count_passes
+
+
+def run(
+    config: TrainConfig,
+    console: Console | None = None,
+    on_prepared: Callable[[Prepared], None] | None = None,
+    callbacks: Sequence[Callback] = (),
+    stop: Stop | None = None,
+) -> dict[str, Any]:
+    """Train as `config` says and return the contents of `result.json`.
+
+    A run that was killed goes on from its last checkpoint; one that has finished is found and returned. Nothing is
+    written before model and data have been loaded and checked.
+
+    Args:
+        config: every option.
+        console: where progress goes; standard error when None.
+        on_prepared: called once before the first step, with what will train.
+        callbacks: watch the training; what they raise ends the run.
+        stop: asks the run to save and stop after the step that it is in.
+
+    Raises:
+        QVTuneError: for anything wrong with options, data, model or folder; DivergedError if the loss stops being
+            finite; Interrupted after `stop` was asked for, when the state has been saved.
+    """
+    console = console or Console(stderr=True)
+    check_unsharded()
+    folder = RunFolder(config.out)
+    folder.claim(config)
+    if folder.is_finished:
+        console.out(f"{folder.path} holds this run already, finished.", highlight=False)
+        result = folder.read_result()
+        for text in result.get("warnings", []):
+            console.out(text, highlight=False)
+        return result
+    reset_peak_memory()
+    prepared = prepare(config, console)
+    if on_prepared is not None:
+        on_prepared(prepared)
+    if not is_main_process():
+        return describe_result(config, prepared, fit(config, prepared, folder, console, callbacks, stop))
+    with folder.locked():
+        folder.claim(config)
+        folder.compare_task(prepared.data.task.to_dict())
+        folder.remove_unfinished()
+        _start_folder(folder, config, prepared)
+        fitted = fit(config, prepared, folder, console, callbacks, stop)
+        return _end_folder(folder, config, prepared, fitted, console)
+
+
+def _start_folder(folder: RunFolder, config: TrainConfig, prepared: Prepared) -> None:
+    """Write what the run sets out to do."""
+    write_text(folder.config, config.to_yaml())
+    write_json(folder.environment, describe_environment(prepared.device) | {"seed": config.seed})
+    write_json(
+        folder.plan,
+        prepared.plan.to_dict()
+        | {
+            "task": prepared.data.task.to_dict(),
+            "head_start": prepared.head_start.to_dict(),
+            "epochs": count_passes(config, len(prepared.train)),
+            "notes": prepared.notes,
+            "files": file_digests(config),
+        },
+    )
+
+
+def _end_folder(
+    folder: RunFolder, config: TrainConfig, prepared: Prepared, fitted: Fitted, console: Console
+) -> dict[str, Any]:
+    """Write what came of the run, the result last, and return it."""
+    result = describe_result(config, prepared, fitted)
+    records = fitted.progress.records
+    found = conclude(config, prepared.data, fitted.evaluation, records, result.get("head_start"))
+    result |= found.to_result()
+    rates, is_plain = prepared.plan.learning_rates, loads_in_peft(prepared.model)
+    card = adapter_card(config, prepared.data.task, rates, result["metrics"], is_plain)
+    saved = save_trained(prepared.model, prepared.tokenizer, folder, card)
+    result["saved_bytes"] = sum(file.stat().st_size for file in saved.glob("*.safetensors"))
+    write_text(folder.mistakes, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.mistakes))
+    for text in found.verdict.values():
+        console.out(text, highlight=False)
+    write_json(folder.result, result)
+    return result

@@ -1,0 +1,173 @@
+"""`start_head`: what a run's head is before the first step, and how good it is by itself."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import ArrayLike, NDArray
+from rich.console import Console
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from qvtune.adaptation import adaptation_of
+from qvtune.data.samples import stratified_sample
+from qvtune.tasks.load import TUNING
+from qvtune.tasks.metrics import combine_splits
+from qvtune.tasks.task import Task
+from qvtune.training.start.even import attend_evenly, take_back
+from qvtune.training.start.features import HeadLayers, Reader, head_layers
+from qvtune.training.start.probe import Probe, fit_probe, root_mean_square
+
+# "probe" is the better of "plain", the features as they are, and "even", those of a first token that attends evenly.
+PROBE, PLAIN, EVEN, RANDOM = "probe", "plain", "even", "random"
+
+# A probe is fitted on this many examples at most; on more it hardly gets better, and costs as much again.
+MOST_EXAMPLES = 3_000
+# Kinds of start are compared on this many.
+COMPARED = 1_000
+# The logits of a head that is fitted start at this part of the probe's, and numbers at this part of their distance from
+# the mean: it predicts the same classes or order, less surely, so that a training example is not as good as solved
+# before the body has learned anything from it.
+SHRINK = 0.2
+# Features of a new layer before an activation start this far above zero where it cuts off below.
+ABOVE_ZERO = 2.0
+CUTS_BELOW = -0.3
+CUT_TRIED = 64
+
+
+@dataclass(frozen=True)
+class HeadStart:
+    """How a head started.
+
+    Attributes:
+        kind: "plain", "even" or "random".
+        reason: why the head is random where a probe was asked for; None otherwise.
+        metrics: of the probe alone, before any step, as the run's own metrics are named; empty for a random head.
+        strength: of the probe's regularisation, as in `probe.STRENGTHS`.
+        held_out_loss: of every kind that was tried, the probe's loss on training examples that it was not fitted on.
+        examples: how many it was fitted on.
+    """
+
+    kind: str
+    reason: str | None = None
+    metrics: Mapping[str, float] | None = None
+    strength: float | None = None
+    held_out_loss: Mapping[str, float] | None = None
+    examples: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        return asdict(self)
+
+
+def start_head(
+    model: nn.Module,
+    task: Task,
+    train: Dataset,
+    splits: Mapping[str, Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    kind: str,
+    new: set[str],
+    batch_size: int,
+    seed: int,
+    precision: str = "fp32",
+    class_weights: ArrayLike | None = None,
+    console: Console | None = None,
+) -> HeadStart:
+    """Fit the head of an adapted model on the features that it has before the first step.
+
+    Linear probing, then fine-tuning (Kumar et al. 2022). New square layers of the head in front of its last one start
+    as a scaling of each feature to unit size, which their activation leaves nearly linear; the last layer becomes the
+    probe, with logits shrunk to `SHRINK`. With "probe" it is fitted on the features as they are and on those of a first
+    token that attends evenly, and the one with the lower loss on held-out training examples stays.
+
+    Args:
+        model: what `adapt` returned, changed in place.
+        task: what is learned.
+        train: tokenised training examples with `labels`; a seeded sample of `MOST_EXAMPLES` is used of more.
+        splits: tokenised evaluation sets by name, to say how good the probe is alone.
+        tokenizer: pads.
+        kind: "probe", or "plain" or "even" to try one of the two alone, or "random" to change nothing.
+        new: names of the parameters that the model's checkpoint did not bring.
+        batch_size: examples per forward pass.
+        seed: of the sample and of what is held out.
+        precision: of the forward passes, "fp32", "bf16" or "fp16".
+        class_weights: weight of every class in the probe's loss.
+        console: where progress goes; standard error when None.
+    """
+    adaptation = adaptation_of(model)
+    assert adaptation is not None, "start_head takes what adapt returned"
+    if kind == RANDOM:
+        return HeadStart(RANDOM)
+    layers = head_layers(model, adaptation, new, task.num_outputs)
+    if layers is None:
+        return HeadStart(RANDOM, "the head came with the model, or does not end in a linear layer")
+    console = console or Console(stderr=True)
+    reader = Reader(model, tokenizer, batch_size, precision, console, task.collator(tokenizer))
+    sample = _sample(task, train, seed)
+    labels = np.asarray(sample["labels"])
+    if problem := task.probe_problem(labels):
+        return HeadStart(RANDOM, problem)
+
+    few = sample.select(range(min(COMPARED, len(sample))))
+
+    def probe(tokens: Dataset) -> Probe:
+        for place, layer in enumerate(layers.before):
+            _scale(layer, (*layers.before, layers.output)[place + 1], layers.output, reader, tokens)
+        features = reader.inputs_of(layers.output, layers.output, tokens)
+        has_bias = layers.output.bias is not None
+        return fit_probe(features, np.asarray(tokens["labels"]), task, seed, class_weights, has_bias=has_bias)
+
+    tried = {PLAIN: probe(few)} if kind != EVEN else {}
+    changes = attend_evenly(model, adaptation, reader, sample) if kind != PLAIN else None
+    if changes is not None:
+        tried[EVEN] = probe(few)
+    chosen = min(tried, key=lambda name: tried[name].held_out_loss, default=PLAIN)
+    if changes is not None and chosen != EVEN:
+        take_back(changes)
+    is_done = len(few) == len(sample) and [chosen] == list(tried)[-1:]
+    found = tried[chosen] if is_done else probe(sample)
+    metrics = _measure(found, task, layers, reader, splits)
+    rest = task.resting_output(labels) * (1 - SHRINK)
+    _set(layers.output, found.weight * SHRINK, found.bias * SHRINK + rest)
+    losses = {name: value.held_out_loss for name, value in tried.items()}
+    return HeadStart(chosen, None, metrics, found.strength, losses, len(sample))
+
+
+def _sample(task: Task, train: Dataset, seed: int) -> Dataset:
+    """Return the examples that a probe is fitted on, shuffled, so that the first ones are a sample too."""
+    strata = task.strata(list(train["labels"]))
+    chosen = stratified_sample(strata, len(train), min(MOST_EXAMPLES, len(train)), seed)
+    return train.select(np.random.default_rng(seed).permutation(chosen))
+
+
+def _scale(layer: nn.Linear, following: nn.Linear, output: nn.Linear, reader: Reader, tokens: Dataset) -> None:
+    """Let a new square layer centre and scale each feature, and raise it above zero where what follows cuts there."""
+    features = reader.inputs_of(layer, output, tokens)
+    size = root_mean_square(features)
+    weight, bias = np.diag(1 / size), -features.mean(axis=0) / size
+    _set(layer, weight, bias)
+    if reader.inputs_of(following, output, tokens.select(range(min(CUT_TRIED, len(tokens))))).min() > CUTS_BELOW:
+        _set(layer, weight, bias + ABOVE_ZERO)
+
+
+def _set(layer: nn.Linear, weight: NDArray, bias: NDArray) -> None:
+    layer.weight.data.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
+    if layer.bias is not None:
+        layer.bias.data.copy_(torch.from_numpy(np.ascontiguousarray(bias)))
+
+
+def _measure(
+    probe: Probe, task: Task, layers: HeadLayers, reader: Reader, splits: Mapping[str, Dataset]
+) -> dict[str, float]:
+    """Return the metrics that a run with this head and no step would have."""
+    by_split = {}
+    for split, tokens in splits.items():
+        scores = probe.scores(reader.inputs_of(layers.output, layers.output, tokens))
+        by_split[split] = task.metrics(scores, np.asarray(tokens["labels"]))
+    tuning = by_split.pop(TUNING, {})
+    return combine_splits(task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
