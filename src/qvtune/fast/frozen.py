@@ -29,7 +29,7 @@ class FastFrozenLinear(nn.Linear):
 
 
 class Packed(NamedTuple):
-    """A weight for the product forward, and turned for that with the gradient of what comes out."""
+    """A weight for the product forward, and transposed for that with the gradient of what comes out."""
 
     forward: "Tiles | Reordered"
     backward: "Tiles | Reordered"
@@ -92,7 +92,7 @@ def has_bf16_products() -> bool:
 
 
 def can_pack(weight: Tensor, x: Tensor) -> bool:
-    """Whether a weight can be kept in an order of its own for the product with `x`."""
+    """Whether a weight can be packed in an order of its own for the product with `x`."""
     return (
         weight.dtype == computing_dtype(x) == torch.bfloat16
         and weight.device.type == "cpu"

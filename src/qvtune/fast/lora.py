@@ -1,4 +1,4 @@
-"""LoRA's forward and backward as one function: its products ordered for least work, and little kept for backward."""
+"""LoRA's forward and backward as one function: its products ordered for least work, and little saved for backward."""
 
 from typing import Any
 
@@ -114,7 +114,7 @@ def _sizes(inputs: Tensor, a: Tensor, b: Tensor) -> tuple[int, int, int, int]:
 
 
 def _dropped(inputs: Tensor, rate: float, scaling: float) -> tuple[Tensor | None, Tensor, float]:
-    """Return what is kept, the inputs with the others zero and not scaled, and `scaling` made up for those."""
+    """Return the mask, the inputs with zeros where it drops and not scaled, and `scaling` made up for those."""
     if not rate:
         return None, inputs, scaling
     if inputs.device.type == "cpu" and is_drawn(rate):
