@@ -30,7 +30,7 @@ class FastLora(Linear):
         base: Any = self.base_layer
         dropout = self.lora_dropout[name]
         rate = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
-        packed = packed_weights(base) if can_pack(base.weight, x) else None
+        packed = packed_weights(base) if type(base) is FastFrozenLinear and can_pack(base.weight, x) else None
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         return Adapted.apply(x, base.weight, base.bias, a, b, self.scaling[name], rate, packed)
 
