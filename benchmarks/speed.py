@@ -288,10 +288,15 @@ def epoch_seconds(way: dict[str, Any]) -> float:
     return way["examples"] / way["train_samples_per_second"]
 
 
-def table(summary: dict[str, Any]) -> str:
-    """Return the summary as two tables in Markdown, of training and of the rest, and the time of an epoch of GLUE."""
+def table(summary: dict[str, Any], kind: str) -> str:
+    """Return the summary as two tables in Markdown, of training and of the rest, and the time of an epoch of GLUE.
+
+    Args:
+        summary: of `summarize`.
+        kind: of the processor, which each table names.
+    """
     lines = [
-        "| | train samples/s | | | train tokens/s | | | ratio to | | of floor | s to first step | | |",
+        f"| {kind} | train samples/s | | | train tokens/s | | | ratio to | | of floor | s to first step | | |",
         "| --- " * 13 + "|",
         f"| | {' | '.join([*WAYS] * 2)} | public | flags | qvtune | {' | '.join(WAYS)} |",
     ]
@@ -301,7 +306,7 @@ def table(summary: dict[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join([*cells, *cells_of(case, "seconds_to_first_step")]) + " |")
     lines += [
         "",
-        "| | evaluation samples/s | | | peak memory, MiB | | | metric | | |",
+        f"| {kind} | evaluation samples/s | | | peak memory, MiB | | | metric | | |",
         "| --- " * 10 + "|",
         f"| | {' | '.join([*WAYS] * 3)} |",
     ]
@@ -395,8 +400,10 @@ def main() -> None:
                 speed = found[name][way]["train_samples_per_second"]
                 print(f"round {number + 1}, {name}, {way}: {speed:.1f} samples/s", file=sys.stderr, flush=True)
         rounds.append(found)
+    from qvtune.train.hardware import processor_kind
+
     summary = summarize(rounds, rates)
-    text = f"{table(summary)}\n\n{describe_flags(times)}"
+    text = f"{table(summary, processor_kind())}\n\n{describe_flags(times)}"
     print(text)
     if args.out:
         numbers = {
