@@ -48,7 +48,7 @@ WHY = {
     "LoRA layers, frozen product included": "Query and value: their frozen products, and the low-rank ones in "
     "float32, in one pass over the rows forward and one backward, with masks.",
     "attention": "Products in float32 vectors, forward and once more for the backward pass, which keeps no scores; and "
-    "an exponential for each. On short texts, turning keys and values into the order of the products.",
+    "an exponential for each. On short texts, transposing keys and values for the products.",
     "activation": "Exponentials of every element of the widest activation, whose slope is written beside it; then one "
     "product with it. Bound by memory on long texts.",
     "norms, residual sums included": "One pass over the rows forward and one backward, with a mask.",
