@@ -42,20 +42,37 @@ class Clock:
     ends: list[float] = field(default_factory=list)
     peak_bytes: int | None = None
 
-    def callback(self) -> Any:
-        """Return a callback that keeps the time."""
+    def step_has_ended(self, step: int, steps: int) -> None:
+        """Note the end of the first step and of the last."""
         import torch
+
+        if step in (1, steps):
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()  # its steps are still under way when the call returns
+                self.peak_bytes = torch.cuda.max_memory_allocated()
+            self.ends.append(time.perf_counter())
+
+    def callback(self) -> Any:
+        """Return a callback of qvtune that keeps the time."""
+        import qvtune
+
+        clock = self
+
+        class Watch(qvtune.Callback):
+            def on_step_end(self, progress: Any) -> None:
+                clock.step_has_ended(progress.step, progress.steps)
+
+        return Watch()
+
+    def trainer_callback(self) -> Any:
+        """Return a callback of transformers that keeps the time."""
         from transformers import TrainerCallback
 
         clock = self
 
         class Watch(TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-                if state.global_step in (1, state.max_steps):
-                    if clock.device.type == "cuda":
-                        torch.cuda.synchronize()  # its steps are still under way when the call returns
-                        clock.peak_bytes = torch.cuda.max_memory_allocated()
-                    clock.ends.append(time.perf_counter())
+                clock.step_has_ended(state.global_step, state.max_steps)
 
         return Watch()
 
@@ -107,7 +124,7 @@ def train_peft(config: Any, targets: Sequence[str], clock: Clock) -> int:
     from transformers.trainer_callback import PrinterCallback
 
     from qvtune.training.model import load_model
-    from qvtune.training.run import read_inputs
+    from qvtune.training.prepare import read_inputs
 
     inputs = read_inputs(config)
     set_seed(config.seed)
@@ -124,7 +141,7 @@ def train_peft(config: Any, targets: Sequence[str], clock: Clock) -> int:
     trainer = Trainer(
         model=get_peft_model(model, adapters), args=arguments, train_dataset=inputs.train,
         processing_class=inputs.tokenizer, data_collator=DataCollatorWithPadding(inputs.tokenizer),
-        callbacks=[clock.callback()],
+        callbacks=[clock.trainer_callback()],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     trainer.train()

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,45 +61,45 @@ CASES = (
 GLUE = ("cola", "sst2", "mrpc", "rte", "stsb")
 
 
+@dataclass
+class Clock:
+    """When a training began and each of its steps ended, in seconds since 1970; its evaluation's speed, its memory."""
+
+    begin: float = 0.0
+    steps: list[float] = field(default_factory=list)
+    evaluation: float = 0.0
+    memory: int = 0
+
+    def evaluated(self, samples_per_second: float) -> None:
+        """Note the first evaluation's speed, and the memory up to now."""
+        from qvtune.training.environment import peak_memory
+
+        self.evaluation = self.evaluation or samples_per_second
+        self.memory = peak_memory()[0]
+
+
 def measure(case: Case, way: str, precision: str, glue_dir: Path, started: float) -> dict[str, Any]:
     """Train and evaluate once in this process; `precision` is the flags'."""
     import torch
-    from transformers import TrainerCallback
-    from transformers.trainer import DEFAULT_CALLBACKS
 
-    from qvtune.training.environment import peak_memory
-
-    found: dict[str, Any] = {"steps": []}
-
-    class Clock(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            found["begin"] = time.time()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            found["steps"].append(time.time())
-
-        def on_predict(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
-            found.setdefault("evaluation", metrics["test_samples_per_second"])
-            found["memory"] = peak_memory()[0]
-
-    DEFAULT_CALLBACKS.append(Clock)
+    clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         if way == "qvtune":
-            counted = train_qvtune(case, glue_dir, out)
+            counted = train_qvtune(case, glue_dir, out, clock)
         else:
-            counted = train_plain(case, way, precision, glue_dir, out)
-    steps = found["steps"]
+            counted = train_plain(case, way, precision, glue_dir, out, clock)
+    steps = clock.steps
     if way == "public":  # all its steps are alike, and the first one also allocates
         seconds, samples = steps[-1] - steps[0], counted["samples"] - BATCH
     else:
-        seconds, samples = steps[-1] - found["begin"], counted["samples"]
+        seconds, samples = steps[-1] - clock.begin, counted["samples"]
     return {
         "train_samples_per_second": samples / seconds,
         "train_tokens_per_second": samples / seconds * counted["tokens"] / counted["samples"],
-        "evaluation_samples_per_second": found["evaluation"],
+        "evaluation_samples_per_second": clock.evaluation,
         "seconds_to_first_step": steps[0] - started,
-        "peak_memory": found["memory"],
+        "peak_memory": clock.memory,
         "metric": counted["metric"],
         "examples": counted["examples"],
         "operations_per_sample": counted["operations"] / counted["samples"],
@@ -131,24 +131,44 @@ def configuration(case: Case, glue_dir: Path, samples: int | None, out: Path) ->
     )
 
 
-def train_qvtune(case: Case, glue_dir: Path, out: Path) -> dict[str, Any]:
+def train_qvtune(case: Case, glue_dir: Path, out: Path, clock: Clock) -> dict[str, Any]:
     """Train as `qvtune train` does."""
     from rich.console import Console
 
+    import qvtune
     from qvtune.training.run import run
 
     prepared: list[Any] = []
     config = configuration(case, glue_dir, case.samples, out)
-    result = run(config, Console(quiet=True), prepared.append)
+
+    class Watch(qvtune.Callback):
+        def on_train_begin(self, progress: Any) -> None:
+            clock.begin = time.time()
+
+        def on_step_end(self, progress: Any) -> None:
+            clock.steps.append(time.time())
+
+        def on_evaluate(self, progress: Any, metrics: Any) -> None:
+            examples = sum(len(tokens) for tokens in prepared[0].splits.values())
+            clock.evaluated(examples / (time.time() - clock.steps[-1]))
+
+    result = run(config, Console(quiet=True), prepared.append, callbacks=[Watch()])
     train = prepared[0].train
     return counts(train, prepared[0].model, case, glue_dir) | {"metric": result["metrics"][result["main_metric"]]}
 
 
-def train_plain(case: Case, way: str, precision: str, glue_dir: Path, out: Path) -> dict[str, Any]:
+def train_plain(case: Case, way: str, precision: str, glue_dir: Path, out: Path, clock: Clock) -> dict[str, Any]:
     """Train with transformers and PEFT alone; qvtune reads the data and loads the model."""
     import numpy as np
     from peft import LoraConfig, TaskType, get_peft_model
-    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, default_data_collator, set_seed
+    from transformers import (
+        DataCollatorWithPadding,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+        default_data_collator,
+        set_seed,
+    )
 
     from qvtune.tasks.load import load_data
     from qvtune.training.model import find_model, load_config, load_model, load_tokenizer
@@ -190,8 +210,18 @@ def train_plain(case: Case, way: str, precision: str, glue_dir: Path, out: Path)
         model=model, args=arguments, train_dataset=train, processing_class=tokenizer,
         data_collator=default_data_collator if way == "public" else DataCollatorWithPadding(tokenizer),
     )  # fmt: skip
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            clock.begin = time.time()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            clock.steps.append(time.time())
+
+    trainer.add_callback(Watch())
     trainer.train()
     output = trainer.predict(evaluation)
+    clock.evaluated(output.metrics["test_samples_per_second"])
     metrics = data.task.metrics(np.asarray(output.predictions, dtype=np.float32), output.label_ids)
     return counts(train, model, case, glue_dir) | {"metric": metrics[data.task.main_metric]}
 
@@ -287,10 +317,15 @@ def epoch_seconds(way: dict[str, Any]) -> float:
     return way["examples"] / way["train_samples_per_second"]
 
 
-def table(summary: dict[str, Any]) -> str:
-    """Return the summary as two tables in Markdown, of training and of the rest, and the time of an epoch of GLUE."""
+def table(summary: dict[str, Any], kind: str) -> str:
+    """Return the summary as two tables in Markdown, of training and of the rest, and the time of an epoch of GLUE.
+
+    Args:
+        summary: of `summarize`.
+        kind: of the processor, which each table names.
+    """
     lines = [
-        "| | train samples/s | | | train tokens/s | | | ratio to | | of floor | s to first step | | |",
+        f"| {kind} | train samples/s | | | train tokens/s | | | ratio to | | of floor | s to first step | | |",
         "| --- " * 13 + "|",
         f"| | {' | '.join([*WAYS] * 2)} | public | flags | qvtune | {' | '.join(WAYS)} |",
     ]
@@ -300,7 +335,7 @@ def table(summary: dict[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join([*cells, *cells_of(case, "seconds_to_first_step")]) + " |")
     lines += [
         "",
-        "| | evaluation samples/s | | | peak memory, MiB | | | metric | | |",
+        f"| {kind} | evaluation samples/s | | | peak memory, MiB | | | metric | | |",
         "| --- " * 10 + "|",
         f"| | {' | '.join([*WAYS] * 3)} |",
     ]
@@ -394,8 +429,10 @@ def main() -> None:
                 speed = found[name][way]["train_samples_per_second"]
                 print(f"round {number + 1}, {name}, {way}: {speed:.1f} samples/s", file=sys.stderr, flush=True)
         rounds.append(found)
+    from qvtune.training.hardware import processor_kind
+
     summary = summarize(rounds, rates)
-    text = f"{table(summary)}\n\n{describe_flags(times)}"
+    text = f"{table(summary, processor_kind())}\n\n{describe_flags(times)}"
     print(text)
     if args.out:
         numbers = {

@@ -48,7 +48,7 @@ WHY = {
     "LoRA layers, frozen product included": "Query and value: their frozen products, and the low-rank ones in "
     "float32, in one pass over the rows forward and one backward, with masks.",
     "attention": "Products in float32 vectors, forward and once more for the backward pass, which keeps no scores; and "
-    "an exponential for each. On short texts, turning keys and values into the order of the products.",
+    "an exponential for each. On short texts, transposing keys and values for the products.",
     "activation": "Exponentials of every element of the widest activation, whose slope is written beside it; then one "
     "product with it. Bound by memory on long texts.",
     "norms, residual sums included": "One pass over the rows forward and one backward, with a mask.",
@@ -60,43 +60,38 @@ WHY = {
     "allocation": "torch's allocator, for a few hundred tensors.",
     "data loading": "The batch is put together by Python when it is asked for.",
     OTHER: "Views, copies, types: hundreds of operations of a few microseconds.",
-    PYTHON: "transformers' modules and the trainer's loop.",
+    PYTHON: "transformers' modules and the loop over the steps.",
 }
 
 
 def measure(case: Case, glue_dir: Path) -> dict[str, Any]:
     """Train once, and return self times by event and what the steps took."""
     from rich.console import Console
-    from transformers.trainer import DEFAULT_CALLBACKS
 
     from qvtune.training.run import run
 
     found: dict[str, Any] = {"plain_marks": []}
-    callback = profiling_callback(found)
-    DEFAULT_CALLBACKS.append(callback)
     steps = WARM_UP + PROFILED + PLAIN
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            config = configuration(case, glue_dir, case.samples, Path(folder) / "run")
-            # Few examples come in several epochs, with no evaluation between them.
-            config = config.model_copy(update={"max_steps": steps, "eval_steps": steps})
-            run(config, Console(quiet=True))
-    finally:
-        DEFAULT_CALLBACKS.remove(callback)
+    with tempfile.TemporaryDirectory() as folder:
+        config = configuration(case, glue_dir, case.samples, Path(folder) / "run")
+        # Few examples come in several epochs, with no evaluation between them.
+        config = config.model_copy(update={"max_steps": steps, "eval_steps": steps})
+        run(config, Console(quiet=True), callbacks=[profiling_callback(found)])
     return found
 
 
-def profiling_callback(found: dict[str, Any]) -> type:
+def profiling_callback(found: dict[str, Any]) -> Any:
     """Return a callback that profiles steps after the warm-up, and times the steps after those, into `found`."""
     from torch.profiler import ProfilerActivity, profile
-    from transformers import TrainerCallback
+
+    import qvtune
 
     profiler = profile(activities=[ProfilerActivity.CPU])
     marks: list[float] = []
 
-    class Profiling(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            step = state.global_step - WARM_UP
+    class Profiling(qvtune.Callback):
+        def on_step_end(self, progress: Any) -> None:
+            step = progress.step - WARM_UP
             if 0 < step <= PROFILED:
                 marks.append(time.perf_counter())
             if step == 0:
@@ -109,7 +104,7 @@ def profiling_callback(found: dict[str, Any]) -> type:
             if step >= PROFILED:
                 found["plain_marks"].append(time.perf_counter())
 
-    return Profiling
+    return Profiling()
 
 
 def intervals(marks: list[float]) -> list[float]:

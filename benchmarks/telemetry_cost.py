@@ -34,7 +34,7 @@ def measure(case: Case, glue_dir: Path) -> dict[str, float]:
         return call
 
     places = (
-        ("inputs and weights kept", telemetry.RoleTelemetry, "on_step_begin"),
+        ("inputs and weights kept", output_change.OutputMeter, "weights"),
         ("inputs and weights kept", output_change._Watched, "capture"),
         ("movement since the start", telemetry.UpdateMeter, "measure"),
         ("movement in the step", telemetry, "step_sizes"),

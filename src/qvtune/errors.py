@@ -40,6 +40,10 @@ class DivergedError(QVTuneError, FloatingPointError):
     """The loss or a trained parameter is no longer a finite number."""
 
 
+class OutOfMemoryError(QVTuneError, MemoryError):
+    """A computation asked for memory that the system does not have."""
+
+
 class Interrupted(QVTuneError):
     """Training was stopped by a signal after its state had been saved."""
 

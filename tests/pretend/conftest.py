@@ -1,4 +1,4 @@
-"""Tests on a device that is not the CPU, on a machine that has the CPU alone; tests/training/test_device.py starts them.
+"""Tests on a device that is not the CPU, where there is the CPU alone; tests/training/test_device.py starts them.
 
 They run in a process of their own, since torch keeps a device once it has it, and all of qvtune would use it.
 """

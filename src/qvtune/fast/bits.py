@@ -4,7 +4,7 @@ Every mask has a key of 64 bits, drawn from torch's global CPU generator. So mas
 and come back when that generator's state does, as on resuming a checkpoint or computing activations a second time.
 Word i of a key is the (i + 1)-th output of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
 Generators, OOPSLA 2014) with that seed, and decides over four neighbours in a row. So a mask can be made again from its
-key in place of being kept, in any order and by any number of threads.
+key in place of being saved, in any order and by any number of threads.
 """
 
 from typing import NamedTuple

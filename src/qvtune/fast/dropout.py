@@ -22,7 +22,7 @@ class FastDropout(nn.Dropout):
 
 
 class Dropped(Function):
-    """Keeps elements with probability 1 - rate, scaled so that their mean stays; nothing is kept for backward."""
+    """Keeps elements with probability 1 - rate, scaled so that their mean stays; nothing is saved for backward."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, drop: Drop) -> Tensor:

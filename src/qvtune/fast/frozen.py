@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
 from qvtune.fast.cpu.native.library import call, has_tiles
+from qvtune.fast.state import own_state
 from qvtune.processor import instruction_set
 
 # Rows and columns of a product by AMX are taken so many at a time.
@@ -29,7 +29,7 @@ class FastFrozenLinear(nn.Linear):
 
 
 class Packed(NamedTuple):
-    """A weight for the product forward, and turned for that with the gradient of what comes out."""
+    """A weight for the product forward, and transposed for that with the gradient of what comes out."""
 
     forward: "Tiles | Reordered"
     backward: "Tiles | Reordered"
@@ -77,10 +77,6 @@ class Reordered:
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "none", [], "")
 
 
-# They can be made again from the module's own weight, so a copy of a model makes its own.
-_packed: WeakKeyDictionary[nn.Module, tuple[Tensor, Packed]] = WeakKeyDictionary()
-
-
 def computing_dtype(x: Tensor) -> torch.dtype:
     """Return the type in which a product with `x` is computed: autocast's, or its own."""
     return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
@@ -92,7 +88,7 @@ def has_bf16_products() -> bool:
 
 
 def can_pack(weight: Tensor, x: Tensor) -> bool:
-    """Whether a weight can be kept in an order of its own for the product with `x`."""
+    """Whether a weight can be packed in an order of its own for the product with `x`."""
     return (
         weight.dtype == computing_dtype(x) == torch.bfloat16
         and weight.device.type == "cpu"
@@ -104,14 +100,12 @@ def can_pack(weight: Tensor, x: Tensor) -> bool:
 
 def packed_weights(module: nn.Linear) -> Packed:
     """Return a module's weight in such an order, made once for each value of the weight."""
-    weight = module.weight.data
-    found = _packed.get(module)
-    if found is None or found[0].data_ptr() != weight.data_ptr():
+    weight, state = module.weight.data, own_state(module)
+    if state.packed is None or state.packed[0].data_ptr() != weight.data_ptr():
         fits = has_tiles() and not any(side % _TILES for side in weight.shape)
         kind = Tiles if fits else Reordered
-        found = (weight, Packed(kind.of(weight.contiguous()), kind.of(weight.T.contiguous())))
-        _packed[module] = found
-    return found[1]
+        state.packed = (weight, Packed(kind.of(weight.contiguous()), kind.of(weight.T.contiguous())))
+    return state.packed[1]
 
 
 class Product(Function):

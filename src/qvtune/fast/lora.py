@@ -1,4 +1,4 @@
-"""LoRA's forward and backward as one function: its products ordered for least work, and little kept for backward."""
+"""LoRA's forward and backward as one function: its products ordered for least work, and little saved for backward."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ class FastLora(Linear):
         base: Any = self.base_layer
         dropout = self.lora_dropout[name]
         rate = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
-        packed = packed_weights(base) if can_pack(base.weight, x) else None
+        packed = packed_weights(base) if type(base) is FastFrozenLinear and can_pack(base.weight, x) else None
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         return Adapted.apply(x, base.weight, base.bias, a, b, self.scaling[name], rate, packed)
 
@@ -114,7 +114,7 @@ def _sizes(inputs: Tensor, a: Tensor, b: Tensor) -> tuple[int, int, int, int]:
 
 
 def _dropped(inputs: Tensor, rate: float, scaling: float) -> tuple[Tensor | None, Tensor, float]:
-    """Return what is kept, the inputs with the others zero and not scaled, and `scaling` made up for those."""
+    """Return the mask, the inputs with zeros where it drops and not scaled, and `scaling` made up for those."""
     if not rate:
         return None, inputs, scaling
     if inputs.device.type == "cpu" and is_drawn(rate):

@@ -9,13 +9,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from qvtune.errors import ConfigError
+from qvtune.fast.state import fast_state, own_state
 from qvtune.processor import instruction_set
 
 # Devices on which training in float16, whose gradients are scaled, is not to be had.
 WITHOUT_FP16 = ("cpu", "mps")
-
-# The attribute under which a module keeps its frozen parameters as they were, and the hook of its state dict.
-_KEPT = "_qvtune_full_precision"
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
@@ -46,7 +44,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 def narrow(model: nn.Module) -> None:
     """Hold frozen float32 parameters of `model`, but for layer norms, in bfloat16; what trains stays as it is.
 
-    The originals are kept in the host's memory, since beside their roundings they would take more of a GPU's than
+    The originals stay in the host's memory, since beside their roundings they would take more of a GPU's than
     float32 alone; a state dict of the model holds them, bit for bit, and wherever the model is moved they follow.
     Parameters that are tied stay tied. Where parameters that train meet those that do not, the forward pass needs
     `torch.autocast`.
@@ -57,34 +55,37 @@ def narrow(model: nn.Module) -> None:
             continue  # a few numbers, which torch multiplies with bfloat16 all the same
         if isinstance(module, ParametrizationList):
             continue  # small changes that train are added to it, and would be lost
-        kept = {}
+        originals = {}
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in done:
-                kept[name] = done[id(parameter)]
+                originals[name] = done[id(parameter)]
             elif not parameter.requires_grad and parameter.dtype == torch.float32:
-                kept[name] = done[id(parameter)] = parameter.data.cpu()
+                originals[name] = done[id(parameter)] = parameter.data.cpu()
                 parameter.data = parameter.data.to(torch.bfloat16)
-        if kept:
-            module.__dict__[_KEPT] = kept, module.register_state_dict_post_hook(_give_originals)
+        if originals:
+            state = own_state(module)
+            state.originals |= originals
+            state.hook = state.hook or module.register_state_dict_post_hook(_give_originals)
 
 
 def widen(model: nn.Module) -> None:
     """Undo `narrow`; a weight that was changed since then, as by merging an adapter, keeps its change."""
     for module in model.modules():
-        if _KEPT not in module.__dict__:
+        state = fast_state(module)
+        if state is None or state.hook is None:
             continue
-        kept, hook = module.__dict__.pop(_KEPT)
-        hook.remove()
-        for name, original in kept.items():
+        for name, original in state.originals.items():
             parameter = module.get_parameter(name)
             is_same = _is_rounding(parameter, original)
             parameter.data = original.to(parameter.device) if is_same else parameter.data.float()
+        state.hook.remove()
+        state.originals, state.hook, state.packed = {}, None, None
 
 
 @contextmanager
 def full_precision(model: nn.Module) -> Iterator[None]:
     """Hold the weights of a narrowed model in float32 meanwhile, as to save it with the type that they are saved in."""
-    was_narrow = any(_KEPT in module.__dict__ for module in model.modules())
+    was_narrow = any(_originals(module) for module in model.modules())
     widen(model)
     try:
         yield
@@ -100,18 +101,20 @@ def in_full(module: nn.Module) -> dict[str, Tensor]:
     """
     found = {}
     for prefix, child in module.named_modules():
-        kept = child.__dict__[_KEPT][0] if _KEPT in child.__dict__ else {}
+        originals = _originals(child)
         for name, tensor in (*child._parameters.items(), *child._buffers.items()):
             if tensor is not None and tensor.is_floating_point() and tensor.itemsize < torch.float32.itemsize:
-                full = kept.get(name, tensor.detach()).to(tensor.device, torch.float32)
+                full = originals.get(name, tensor.detach()).to(tensor.device, torch.float32)
                 found[f"{prefix}.{name}" if prefix else name] = full
     return found
 
 
+def _originals(module: nn.Module) -> dict[str, Tensor]:
+    return {} if (state := fast_state(module)) is None else state.originals
+
+
 def _give_originals(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    if _KEPT not in module.__dict__:
-        return
-    for name, original in module.__dict__[_KEPT][0].items():
+    for name, original in _originals(module).items():
         held = state.get(prefix + name)
         if held is not None and _is_rounding(held, original):
             state[prefix + name] = original.detach().to(held.device)

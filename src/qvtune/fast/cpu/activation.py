@@ -58,7 +58,7 @@ ACTIVATIONS: dict[type, type] = {
 
 
 class Activated(Function):
-    """f(x); kept for backward is f'(x) alone."""
+    """f(x); saved for backward is f'(x) alone."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: str) -> Tensor:

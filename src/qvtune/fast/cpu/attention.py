@@ -1,4 +1,4 @@
-"""Attention with dropout on a CPU, by kernels that keep no matrix of probabilities, or by torch in few passes."""
+"""Attention with dropout on a CPU, by kernels that hold no matrix of probabilities, or by torch in few passes."""
 
 import ctypes
 from typing import Any
@@ -83,7 +83,7 @@ def _by_head(states: Tensor, heads: int) -> Tensor:
 class Attended(Function):
     """softmax(scaling Q K^T + mask), dropped and rescaled, times V, by kernels.
 
-    Kept for backward beside the inputs is a number for each query: the logarithm of its sum of exponentials.
+    Saved for backward beside the inputs is a number for each query: the logsumexp of its scores.
     """
 
     @staticmethod
@@ -105,20 +105,20 @@ class Attended(Function):
         ctx.scaling, ctx.drop = scaling, drop
         batch, heads, queries, size = query.shape
         out = query.new_empty(batch, queries, heads, size)
-        logs = query.new_empty(batch, heads, queries, dtype=torch.float32)
-        call("attention", query.dtype, query, key, value, mask, ctx.numbers, scaling, out, logs, *drop)
-        ctx.save_for_backward(query, key, value, mask, logs)
+        logsumexp = query.new_empty(batch, heads, queries, dtype=torch.float32)
+        call("attention", query.dtype, query, key, value, mask, ctx.numbers, scaling, out, logsumexp, *drop)
+        ctx.save_for_backward(query, key, value, mask, logsumexp)
         return out
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, mask, logs = ctx.saved_tensors
-        # The positions come before the heads, as projections have them: no copy turns them back.
+        query, key, value, mask, logsumexp = ctx.saved_tensors
+        # The positions come before the heads, as projections have them: no copy transposes them back.
         sizes = [(b, positions, heads, s) for b, heads, positions, s in (x.shape for x in (query, key, value))]
         of_query, of_key, of_value = map(query.new_empty, sizes)
         call(
             "attention_backward", query.dtype, query, key, value, mask, ctx.numbers, ctx.scaling,
-            gradient.contiguous(), logs, of_query, of_key, of_value, *ctx.drop,
+            gradient.contiguous(), logsumexp, of_query, of_key, of_value, *ctx.drop,
         )  # fmt: skip
         return *(x.transpose(1, 2) for x in (of_query, of_key, of_value)), None, None, None, None
 
@@ -149,7 +149,7 @@ def _bias(query: Tensor, key: Tensor, mask: Tensor | None, *, is_causal: bool) -
 class AttendedByTorch(Function):
     """The same as `Attended` for (b, h, q, s) throughout, where there are no kernels.
 
-    Kept for backward beside the inputs are the probabilities alone: the sign bit of each says whether it was dropped.
+    Saved for backward beside the inputs are the probabilities alone: the sign bit of each says whether it was dropped.
     """
 
     @staticmethod
@@ -175,12 +175,12 @@ class AttendedByTorch(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, kept = ctx.saved_tensors
-        probabilities = kept
+        query, key, value, probabilities = ctx.saved_tensors
         if ctx.drop.below:
+            signed = probabilities
             gradient = gradient * ctx.drop.scale
-            probabilities = kept.view(query.dtype).abs()
-            keep = kept.bitwise_right_shift(8 * kept.element_size() - 1).bitwise_not_()
+            probabilities = signed.view(query.dtype).abs()
+            keep = signed.bitwise_right_shift(8 * signed.element_size() - 1).bitwise_not_()
         grad_probabilities = gradient @ value.transpose(-1, -2)
         dropped = probabilities
         if ctx.drop.below:

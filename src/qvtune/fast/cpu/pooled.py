@@ -1,6 +1,5 @@
 """The last layer computed at the first position alone, where nothing reads the others."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qvtune.adaptation import adaptation_of
+from qvtune.fast.state import SharedHidden, fast_state, own_state
 from qvtune.fast.swap import combined
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.inputs import candidate_inputs
@@ -18,23 +18,12 @@ from qvtune.roles.unwrap import unwrap
 SAME = 1e-5
 
 
-class Shared(threading.local):
-    """What a classifier and its last layer know of each other during a forward pass; each thread has its own."""
-
-    def __init__(self) -> None:
-        self.is_on = False
-        self.hidden: Tensor | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Shared":
-        return Shared()
-
-
 class PooledClassifier:
     """For a classification model: lets the last layer compute the first position alone, unless all are asked for."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute as the model does."""
-        shared: Shared = self.qvtune_shared  # type: ignore[attr-defined]
+        shared = _shared_of(self)
         config: Any = self.config  # type: ignore[attr-defined]
         asked = [
             kwargs.get(name, getattr(config, name, None)) for name in ("output_hidden_states", "output_attentions")
@@ -51,7 +40,7 @@ class FirstPositionLayer:
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Return the first position's output, with zeros at the others."""
-        shared: Shared = self.qvtune_shared  # type: ignore[attr-defined]
+        shared = _shared_of(self)
         if not shared.is_on:
             return super().forward(hidden_states, attention_mask, *args, **kwargs)  # type: ignore[misc]
         if attention_mask is not None:
@@ -69,7 +58,7 @@ class AllPositions:
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Project the layer's input."""
-        hidden = self.qvtune_shared.hidden  # type: ignore[attr-defined]
+        hidden = _shared_of(self).hidden
         return super().forward(x if hidden is None else hidden, *args, **kwargs)  # type: ignore[misc]
 
 
@@ -91,13 +80,20 @@ def computing_with(attention: nn.Module, hidden: Tensor | None) -> Iterator[None
         shared.hidden = None
 
 
-def _shared(attention: nn.Module) -> Shared | None:
-    found = (module.__dict__["qvtune_shared"] for module in attention.modules() if "qvtune_shared" in module.__dict__)
-    return next(found, None)
+def _shared(attention: nn.Module) -> SharedHidden | None:
+    states = (fast_state(module) for module in attention.modules())
+    return next((state.shared for state in states if state is not None and state.shared is not None), None)
+
+
+def _shared_of(module: Any) -> SharedHidden:
+    state = fast_state(module)
+    assert state is not None, "set where the class is"
+    assert state.shared is not None, "set where the class is"
+    return state.shared
 
 
 def pool_last_layer(model: nn.Module) -> bool:
-    """Shorten the last layer of an adapted encoder that classifies by its first position.
+    """Shorten the last layer of an adapted encoder that classifies by its first position, where it is not yet.
 
     Whether the model is one is tried on it: its logits on a padded batch must stay what they were, or nothing is
     changed. Called before weights are narrowed.
@@ -107,7 +103,8 @@ def pool_last_layer(model: nn.Module) -> bool:
     """
     inner: Any = unwrap(model)
     adaptation = adaptation_of(model)
-    if adaptation is None or not type(inner).__name__.endswith("ForSequenceClassification"):
+    is_classifier = type(inner).__name__.endswith("ForSequenceClassification")
+    if adaptation is None or not is_classifier or isinstance(inner, PooledClassifier):
         return False
     parts = _last_layer(inner, adaptation.attention)
     if parts is None:
@@ -118,14 +115,15 @@ def pool_last_layer(model: nn.Module) -> bool:
     if expected is None:
         return False
     swapped = [(inner, PooledClassifier), (layer, FirstPositionLayer), *((p, AllPositions) for p in projections)]
-    shared = Shared()
+    shared = SharedHidden()
     for module, behaviour in swapped:
-        module.__dict__["qvtune_shared"] = shared
+        own_state(module).shared = shared
         module.__class__ = combined(behaviour, type(module))  # type: ignore[arg-type]
     logits = _logits(inner, inputs)
     if logits is None or (logits - expected).abs().max() > SAME * expected.abs().max():
         for module, _ in swapped:
             module.__class__ = type(module).qvtune_plain
+            own_state(module).shared = None
         return False
     return True
 

@@ -41,7 +41,7 @@ def shorten_residual_blocks(model: nn.Module) -> int:
 
 
 class Normed(Function):
-    """norm(drop(x) + residual) with a frozen norm; kept for backward are the normed rows and 1 / deviation of each."""
+    """norm(drop(x) + residual) with a frozen norm; saved for backward are the normed rows and 1 / deviation of each."""
 
     @staticmethod
     def forward(

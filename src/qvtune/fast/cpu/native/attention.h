@@ -1,4 +1,4 @@
-// Attention with dropout, a few query rows at a time: no (queries, keys) matrix is ever kept.
+// Attention with dropout, a few query rows at a time: no (queries, keys) matrix is ever held.
 #pragma once
 
 #include "vectors.h"
@@ -85,10 +85,9 @@ template <class T> struct Attention {
 
     Index mask_heads() const { return seen && ms.head ? heads : 1; }
 
-    // Of every text, and of every head that has a mask of its own.
-    Seen* seen_keys() const {
+    // Fills `found` for every text, and for every head that has a mask of its own.
+    void find_seen_keys(Seen* found) const {
         Index masks = mask_heads();
-        Seen* found = (Seen*)malloc(batch * masks * sizeof(Seen));
 #pragma omp parallel for schedule(static)
         for (Index unit = 0; unit < batch * masks; unit++) {
             found[unit] = {keys, bias != nullptr};
@@ -107,7 +106,6 @@ template <class T> struct Attention {
             }
             found[unit] = {last, shown < rows * last};
         }
-        return found;
     }
 
     // What the query heads that share a key head see together.
@@ -151,7 +149,7 @@ template <class T> struct Attention {
 
     Index bit_row(Index b, Index h, Index i) const { return ((b * heads + h) * queries + i) * words(keys); }
 
-    void turned(const T* from, Index stride, Index rows, Index ld, float* line, float* to) const {
+    void transpose(const T* from, Index stride, Index rows, Index ld, float* line, float* to) const {
         for (Index j = 0; j < rows; j++) {
             widen(from + j * stride, line, size);
             for (Index c = 0; c < size; c++) to[c * ld + j] = line[c];
@@ -168,40 +166,44 @@ template <class T> struct Attention {
         }
     }
 
-    // out (batch, queries, heads, size); logs (batch, heads, queries), log of the sum of exp of a row's scores, or null.
-    void forward(T* out, float* logs) const {
+    // out (batch, queries, heads, size); logsumexp (batch, heads, queries) of the scores of a row, or null.
+    Index forward(T* out, float* logsumexp) const {
         Index w = width(), nb = block(), kv = heads / groups, full = room();
-        Seen* found = seen_keys();
+        Shortage shortage;
+        Buffer<Seen> found(batch * mask_heads(), shortage);
+        if (!found.data) return shortage.bytes;
+        find_seen_keys(found.data);
 #pragma omp parallel for schedule(static)
         for (Index unit = 0; unit < batch * kv; unit++) {
             Index b = unit / kv, hk = unit % kv;
-            Seen visible = seen_by_group(found, b, hk);
+            Seen visible = seen_by_group(found.data, b, hk);
             Index used = visible.keys, n = padded(used);
-            float* turned_key = scratch(size * full + full * w + w + nb * (w + full + w) + bits_room(full));
-            float *v = turned_key + size * full, *line = v + full * w, *q = line + w, *s = q + nb * w, *o = s + nb * full;
+            float* key_t = scratch(size * full + full * w + w + nb * (w + full + w) + bits_room(full), shortage);
+            if (!key_t) continue;
+            float *v = key_t + size * full, *line = v + full * w, *q = line + w, *s = q + nb * w, *o = s + nb * full;
             uint16_t* bits = (uint16_t*)(o + nb * w);
-            turned(key + b * ks.batch + hk * ks.head, ks.row, used, n, line, turned_key);
+            transpose(key + b * ks.batch + hk * ks.head, ks.row, used, n, line, key_t);
             for (Index j = 0; j < used; j++) widen(value + b * vs.batch + hk * vs.head + j * vs.row, v + j * w, size);
             for (Index h = hk * groups; h < (hk + 1) * groups; h++)
                 for (Index first = 0; first < queries; first += nb) {
                     Index rows = queries - first < nb ? queries - first : nb;
                     scaled_query(query + b * qs.batch + h * qs.head + first * qs.row, rows, q);
-                    product(rows, n, size, q, w, 1, turned_key, n, s, n, false);
+                    product(rows, n, size, q, w, 1, key_t, n, s, n, false);
                     for (Index i = 0; i < rows; i++) {
                         float* row = s + i * n;
                         mask_row(row, b, h, first + i, visible, n);
-                        float log = softmax(row, used, n, bits, b, h, first + i);
-                        if (logs) logs[(b * heads + h) * queries + first + i] = log;
+                        float whole = softmax(row, used, n, bits, b, h, first + i);
+                        if (logsumexp) logsumexp[(b * heads + h) * queries + first + i] = whole;
                     }
                     product(rows, w, used, s, n, 1, v, w, o, w, false);
                     for (Index i = 0; i < rows; i++)
                         narrow(o + i * w, out + ((b * queries + first + i) * heads + h) * size, size);
                 }
         }
-        free(found);
+        return shortage.bytes;
     }
 
-    // Scores -> dropped probabilities, in place; a row that sees nothing becomes zeros.
+    // Scores -> dropped probabilities, in place; a row that sees nothing becomes zeros. Returns their logsumexp.
     float softmax(float* row, Index used, Index n, uint16_t* bits, Index b, Index h, Index i) const {
         Vec top = spread(-INFINITY);
         for (Index j = 0; j < n; j += W) top = larger(load(row + j), top);
@@ -230,22 +232,26 @@ template <class T> struct Attention {
     }
 
     // Gradients as (batch, queries or keys, heads or key heads, size).
-    void backward(const T* gradient, const float* logs, T* grad_query, T* grad_key, T* grad_value) const {
+    Index backward(const T* gradient, const float* logsumexp, T* grad_query, T* grad_key, T* grad_value) const {
         Index w = width(), nb = block(), kv = heads / groups, full = room();
-        Seen* found = seen_keys();
+        Shortage shortage;
+        Buffer<Seen> found(batch * mask_heads(), shortage);
+        if (!found.data) return shortage.bytes;
+        find_seen_keys(found.data);
 #pragma omp parallel for schedule(static)
         for (Index unit = 0; unit < batch * kv; unit++) {
             Index b = unit / kv, hk = unit % kv;
-            Seen visible = seen_by_group(found, b, hk);
+            Seen visible = seen_by_group(found.data, b, hk);
             Index used = visible.keys, n = padded(used);
-            float* turned_key = scratch(2 * size * full + 3 * full * w + w + nb * (3 * w + 2 * full) + bits_room(full));
-            float *turned_value = turned_key + size * full, *k = turned_value + size * full, *gk = k + full * w,
+            float* key_t = scratch(2 * size * full + 3 * full * w + w + nb * (3 * w + 2 * full) + bits_room(full), shortage);
+            if (!key_t) continue;
+            float *value_t = key_t + size * full, *k = value_t + size * full, *gk = k + full * w,
                   *gv = gk + full * w, *line = gv + full * w, *q = line + w, *g = q + nb * w, *gq = g + nb * w,
                   *s = gq + nb * w, *t = s + nb * full;
             uint16_t* bits = (uint16_t*)(t + nb * full);
             const T *keys_here = key + b * ks.batch + hk * ks.head, *values_here = value + b * vs.batch + hk * vs.head;
-            turned(keys_here, ks.row, used, n, line, turned_key);
-            turned(values_here, vs.row, used, n, line, turned_value);
+            transpose(keys_here, ks.row, used, n, line, key_t);
+            transpose(values_here, vs.row, used, n, line, value_t);
             for (Index j = 0; j < used; j++) widen(keys_here + j * ks.row, k + j * w, size);
             memset(gk, 0, keys * w * 4);
             memset(gv, 0, keys * w * 4);
@@ -255,12 +261,12 @@ template <class T> struct Attention {
                     scaled_query(query + b * qs.batch + h * qs.head + first * qs.row, rows, q);
                     for (Index i = 0; i < rows; i++)
                         widen(gradient + ((b * queries + first + i) * heads + h) * size, g + i * w, size);
-                    product(rows, n, size, q, w, 1, turned_key, n, s, n, false);
-                    product(rows, n, size, g, w, 1, turned_value, n, t, n, false);
+                    product(rows, n, size, q, w, 1, key_t, n, s, n, false);
+                    product(rows, n, size, g, w, 1, value_t, n, t, n, false);
                     for (Index i = 0; i < rows; i++) {
                         mask_row(s + i * n, b, h, first + i, visible, n);
-                        softmax_backward(s + i * n, t + i * n, logs[(b * heads + h) * queries + first + i], used, n, bits, b,
-                                         h, first + i);
+                        softmax_backward(s + i * n, t + i * n, logsumexp[(b * heads + h) * queries + first + i], used, n, bits,
+                                         b, h, first + i);
                     }
                     product(used, w, rows, s, 1, n, g, w, gv, w, true);
                     product(used, w, rows, t, 1, n, q, w, gk, w, true);
@@ -275,16 +281,16 @@ template <class T> struct Attention {
                 narrow(gv + j * w, grad_value + ((b * keys + j) * kv + hk) * size, size);
             }
         }
-        free(found);
+        return shortage.bytes;
     }
 
     // Scores and gradients of dropped probabilities -> dropped probabilities and gradients of scores.
-    void softmax_backward(float* s, float* t, float log, Index used, Index n, uint16_t* bits, Index b, Index h,
+    void softmax_backward(float* s, float* t, float logsumexp, Index used, Index n, uint16_t* bits, Index b, Index h,
                           Index i) const {
         if (drop.on()) fill_bits(drop.key, bit_row(b, h, i), used, bits);
         Vec along{};
         for (Index j = 0; j < n; j += W) {
-            Vec p = exp<EXACT<T>>(load(s + j) - log), g = load(t + j);
+            Vec p = exp<EXACT<T>>(load(s + j) - logsumexp), g = load(t + j);
             if (drop.on()) g = masked(g * drop.scale, bits + j, drop);
             store(s + j, p);
             store(t + j, g);

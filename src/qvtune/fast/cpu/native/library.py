@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qvtune.amounts import format_bytes
+from qvtune.errors import OutOfMemoryError
 from qvtune.fast.cpu.native.build import compiled_kernels
 
 # Suffixes of the kernels' names by the type of what they compute on.
@@ -28,8 +30,10 @@ _SIGNATURES = {
     "attention": "pppppfppkwf",
     "attention_backward": "pppppfpppppkwf",
 }
-# Those of one type alone.
-_OTHERS = {"random_bits": "kip", "may_use_tiles": "", "product_bf16": "ppppiii"}
+# Kernels of one type alone.
+_BF16_SIGNATURES = {"product": "ppppiii"}
+# Functions that allocate nothing.
+_OTHERS = {"random_bits": "kip", "may_use_tiles": ""}
 
 Argument = Tensor | int | float | None
 
@@ -42,11 +46,20 @@ def has_kernels(*tensors: Tensor) -> bool:
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
-    """Run a kernel. Tensors are contiguous where the kernel is not told strides; None is a null pointer."""
+    """Run a kernel. Tensors are contiguous where the kernel is not told strides; None is a null pointer.
+
+    Raises:
+        OutOfMemoryError: if the kernel had not the memory that it works in. What it writes is then undefined.
+    """
     kernels = load_kernels()
     assert kernels is not None, "asked by has_kernels"
     values = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
-    kernels[f"{name}_{SUFFIXES[dtype]}"](*values)
+    missing = kernels[f"{name}_{SUFFIXES[dtype]}"](*values)
+    if missing:
+        raise OutOfMemoryError(
+            f"the kernel '{name}' asked for {format_bytes(missing)} to work in, and the system has not that much free. "
+            "Take fewer or shorter texts in a batch (--batch-size, --max-length)."
+        )
 
 
 def random_bits(key: int, words: int) -> Tensor:
@@ -73,10 +86,11 @@ def load_kernels() -> dict[str, Callable[..., Any]] | None:
         return None
     library = ctypes.CDLL(str(path))
     signatures = {f"{name}_{suffix}": types for name, types in _SIGNATURES.items() for suffix in SUFFIXES.values()}
+    signatures |= {f"{name}_{SUFFIXES[torch.bfloat16]}": types for name, types in _BF16_SIGNATURES.items()}
     kernels = {}
     for name, types in {**signatures, **_OTHERS}.items():
         kernels[name] = getattr(library, name)
         kernels[name].argtypes = [_TYPES[letter] for letter in types]
-        kernels[name].restype = None
+        kernels[name].restype = ctypes.c_int64 if name in signatures else None
     kernels["may_use_tiles"].restype = ctypes.c_int32
     return kernels

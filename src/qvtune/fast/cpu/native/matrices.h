@@ -1,4 +1,4 @@
-// Products of bfloat16 matrices by AMX, for a weight that is kept in the order in which its tiles are read.
+// Products of bfloat16 matrices by AMX, for a weight that is held in the order in which its tiles are read.
 #pragma once
 
 #include "vectors.h"
@@ -50,7 +50,8 @@ static inline void tiles(const bf16* x, Index ld, const bf16* w, Index depths, f
 }
 
 // out (rows, o) = x (rows, d) W + bias, where W is packed as (o / 16, d / 32, 16, 16, 2); o and d are multiples of 32.
-static inline void product_by_tiles(const bf16* x, const bf16* w, const bf16* bias, bf16* out, Index rows, Index d, Index o) {
+static inline Index product_by_tiles(const bf16* x, const bf16* w, const bf16* bias, bf16* out, Index rows, Index d, Index o) {
+    Shortage shortage;
     constexpr Index BLOCK = 2 * TILE, CACHED = 1 << 19;
     Index blocks = (rows + BLOCK - 1) / BLOCK, depths = d / DEPTH, columns = o / BLOCK;
     // Columns are gone through for as many rows of x at a time as stay in a core's own cache beside the weight.
@@ -60,7 +61,7 @@ static inline void product_by_tiles(const bf16* x, const bf16* w, const bf16* bi
         TileShapes shapes;
         _tile_loadconfig(&shapes);
         alignas(64) float sums[BLOCK * BLOCK];
-        bf16* last = (bf16*)scratch(BLOCK * d / 2);  // the rows of a block that is not full
+        bf16* last = (bf16*)scratch(BLOCK * d / 2, shortage);  // the rows of a block that is not full
 #pragma omp for schedule(static)
         for (Index unit = 0; unit < blocks * columns; unit++) {
             Index first = unit / (group * columns) * group, size = blocks - first < group ? blocks - first : group;
@@ -68,6 +69,7 @@ static inline void product_by_tiles(const bf16* x, const bf16* w, const bf16* bi
             Index row = (first + place % size) * BLOCK, column = place / size * BLOCK;
             Index count = rows - row < BLOCK ? rows - row : BLOCK;
             const bf16* from = x + row * d;
+            if (!last) continue;
             if (count < BLOCK) {
                 memset(last, 0, BLOCK * d * 2);
                 memcpy(last, from, count * d * 2);
@@ -81,5 +83,6 @@ static inline void product_by_tiles(const bf16* x, const bf16* w, const bf16* bi
         }
         _tile_release();
     }
+    return shortage.bytes;
 }
 #endif

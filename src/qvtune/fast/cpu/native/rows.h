@@ -88,14 +88,16 @@ template <class T> void multiply_elements(const T* a, const T* b, T* out, Index 
     }
 }
 
-// out = norm(drop(x) + residual) * gain + shift; kept for backward: the normed rows and 1 / deviation.
+// out = norm(drop(x) + residual) * gain + shift; saved for backward: the normed rows and 1 / deviation.
 template <class T>
-void residual_norm(const T* x, const T* residual, const float* gain, const float* shift, float epsilon, Drop drop, T* out,
+Index residual_norm(const T* x, const T* residual, const float* gain, const float* shift, float epsilon, Drop drop, T* out,
                    T* normed, float* inverse, Index rows, Index d) {
     Index room = padded(d);
+    Shortage shortage;
 #pragma omp parallel for schedule(static)
     for (Index row = 0; row < rows; row++) {
-        float* y = scratch(2 * room + bits_room(d));
+        float* y = scratch(2 * room + bits_room(d), shortage);
+        if (!y) continue;
         float* other = y + room;
         uint16_t* bits = (uint16_t*)(other + room);
         widen(x + row * d, y, d);
@@ -135,16 +137,19 @@ void residual_norm(const T* x, const T* residual, const float* gain, const float
             store_first(out + row * d + i, v * load_first(gain + i, d - i) + load_first(shift + i, d - i), d - i);
         }
     }
+    return shortage.bytes;
 }
 
 // grad_x or grad_residual may be null.
 template <class T>
-void residual_norm_backward(const T* gradient, const T* normed, const float* inverse, const float* gain, Drop drop,
+Index residual_norm_backward(const T* gradient, const T* normed, const float* inverse, const float* gain, Drop drop,
                             T* grad_x, T* grad_residual, Index rows, Index d) {
     Index room = padded(d);
+    Shortage shortage;
 #pragma omp parallel for schedule(static)
     for (Index row = 0; row < rows; row++) {
-        float* g = scratch(3 * room + bits_room(d));
+        float* g = scratch(3 * room + bits_room(d), shortage);
+        if (!g) continue;
         float *h = g + room, *w = h + room;
         uint16_t* bits = (uint16_t*)(w + room);
         widen(gradient + row * d, g, d);
@@ -167,9 +172,10 @@ void residual_norm_backward(const T* gradient, const T* normed, const float* inv
         }
         narrow(g, grad_x + row * d, d);
     }
+    return shortage.bytes;
 }
 
-// LoRA's factors with their rank filled up to whole blocks: A (rank, d) as it is, B (o, rank) turned to (rank, o).
+// LoRA's factors with their rank filled up to whole blocks: A (rank, d) as it is, B (o, rank) transposed to (rank, o).
 constexpr int RANKS = 8;
 constexpr int ROWS = 4;
 
@@ -252,15 +258,18 @@ static inline void widen_rows(const T* x, Index first, Index rows, Index d, Inde
 
 // out += factor B A drop(x), where drop leaves survivors as they are; down = A drop(x), (rows, ranks).
 template <class T>
-void lora(const T* x, const float* a, const float* b, Drop drop, float factor, T* out, float* down, Index rows, Index d,
+Index lora(const T* x, const float* a, const float* b, Drop drop, float factor, T* out, float* down, Index rows, Index d,
           Index o, Index rank) {
     Index ranks = (rank + RANKS - 1) / RANKS * RANKS, dp = padded(d), op = padded(o);
-    float* factors = (float*)aligned_alloc(64, (ranks * (dp + op) * 4 + 63) / 64 * 64);
-    float *pa = factors, *pb = factors + ranks * dp;
+    Shortage shortage;
+    Buffer<float> factors(ranks * (dp + op), shortage);
+    if (!factors.data) return shortage.bytes;
+    float *pa = factors.data, *pb = pa + ranks * dp;
     pack_factors(a, b, rank, ranks, d, o, pa, pb);
 #pragma omp parallel for schedule(static)
     for (Index first = 0; first < rows; first += ROWS) {
-        float* xs = scratch(ROWS * (dp + op + 2 * ranks) + bits_room(d));
+        float* xs = scratch(ROWS * (dp + op + 2 * ranks) + bits_room(d), shortage);
+        if (!xs) continue;
         float *ys = xs + ROWS * dp, *lows = ys + ROWS * op, *scaled = lows + ROWS * ranks;
         uint16_t* bits = (uint16_t*)(scaled + ROWS * ranks);
         widen_rows(x, first, rows, d, dp, &drop, bits, xs);
@@ -275,17 +284,19 @@ void lora(const T* x, const float* a, const float* b, Drop drop, float factor, T
             memcpy(down + (first + k) * ranks, lows + k * ranks, ranks * 4);
         }
     }
-    free(factors);
+    return shortage.bytes;
 }
 
 // Adds to grad_x, which may be null; writes grad_a (rank, d) and grad_b (o, rank).
 template <class T>
-void lora_backward(const T* gradient, const T* x, const float* a, const float* b, const float* down, Drop drop, float factor,
+Index lora_backward(const T* gradient, const T* x, const float* a, const float* b, const float* down, Drop drop, float factor,
                    T* grad_x, float* grad_a, float* grad_b, Index rows, Index d, Index o, Index rank) {
     Index ranks = (rank + RANKS - 1) / RANKS * RANKS, dp = padded(d), op = padded(o), size = ranks * (dp + op);
     int threads = omp_get_max_threads();
-    float* memory = (float*)aligned_alloc(64, (size * (threads + 1) * 4 + 63) / 64 * 64);
-    float *pa = memory, *pb = memory + ranks * dp;
+    Shortage shortage;
+    Buffer<float> buffer(size * (threads + 1), shortage);
+    if (!buffer.data) return shortage.bytes;
+    float *memory = buffer.data, *pa = memory, *pb = memory + ranks * dp;
     pack_factors(a, b, rank, ranks, d, o, pa, pb);
     Index blocks = (rows + ROWS - 1) / ROWS;
     memset(memory + size, 0, size * threads * 4);
@@ -293,7 +304,8 @@ void lora_backward(const T* gradient, const T* x, const float* a, const float* b
 #pragma omp parallel for schedule(static)
     for (int thread = 0; thread < threads; thread++) {
         float *sum_a = memory + size * (thread + 1), *sum_b = sum_a + ranks * dp;
-        float* xs = scratch(ROWS * (dp + op + dp + 2 * ranks) + bits_room(d));
+        float* xs = scratch(ROWS * (dp + op + dp + 2 * ranks) + bits_room(d), shortage);
+        if (!xs) continue;
         float *gs = xs + ROWS * dp, *ds = gs + ROWS * op, *s = ds + ROWS * dp, *lows = s + ROWS * ranks;
         uint16_t* bits = (uint16_t*)(lows + ROWS * ranks);
         for (Index block = blocks * thread / threads; block < blocks * (thread + 1) / threads; block++) {
@@ -328,5 +340,5 @@ void lora_backward(const T* gradient, const T* x, const float* a, const float* b
     for (Index r = 0; r < rank; r++) memcpy(grad_a + r * d, sum_a + r * dp, d * 4);
     for (Index c = 0; c < o; c++)
         for (Index r = 0; r < rank; r++) grad_b[c * rank + r] = factor * sum_b[r * op + c];
-    free(memory);
+    return shortage.bytes;
 }

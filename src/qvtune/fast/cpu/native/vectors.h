@@ -6,7 +6,8 @@
 #include <cstdint>
 #include <cstring>
 #include <cmath>
-#include <cstdlib>
+
+#include "memory.h"
 
 #ifdef __AVX512F__
 #include <immintrin.h>
@@ -167,7 +168,7 @@ template <bool exact> static inline Vec logistic(Vec x) {
 }
 
 // Random bits: word i of a key is SplitMix64's output i + 1 from that seed (Steele, Lea, Flood, OOPSLA 2014), and gives
-// 16 bits to each of four neighbours. A mask is made again from its key rather than kept.
+// 16 bits to each of four neighbours. A mask is made again from its key rather than saved.
 static const uint64_t GOLDEN = 0x9e3779b97f4a7c15ull;
 constexpr int PER_WORD = 4;
 
@@ -197,26 +198,8 @@ struct Drop {
     bool on() const { return below > 0; }
 };
 
-// `kept` where the bits keep, else 0.
-static inline Vec masked(Vec kept, const uint16_t* bits, const Drop& drop) {
+// `values` where the bits keep them, else 0.
+static inline Vec masked(Vec values, const uint16_t* bits, const Drop& drop) {
     VecI u = (VecI)(load_words(bits) & 0x7fff);
-    return u < drop.below ? Vec{} : kept;
-}
-
-// Memory of a thread that lasts as long as it does, grown where it is too small.
-struct Scratch {
-    char* memory = nullptr;
-    size_t size = 0;
-    ~Scratch() { free(memory); }
-};
-
-static inline float* scratch(Index floats) {
-    static thread_local Scratch own;
-    size_t wanted = ((size_t)floats * 4 + 4095) / 4096 * 4096;
-    if (wanted > own.size) {
-        free(own.memory);
-        own.memory = (char*)aligned_alloc(4096, wanted);
-        own.size = wanted;
-    }
-    return (float*)own.memory;
+    return u < drop.below ? Vec{} : values;
 }
