@@ -42,6 +42,7 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.cli.lab import check_ended, show_estimate, show_summary
     from qvtune.lab.compare import plan_comparison, run_comparison
     from qvtune.lab.store import Store
+    from qvtune.training.quiet import quiet_libraries
 
     options, execution, out = run_options(args)
     comparison = plan_comparison(
@@ -50,6 +51,7 @@ def execute(args: argparse.Namespace) -> None:
     console = Console()
     for note in comparison.notes:
         console.out(note, highlight=False)
+    quiet_libraries()
     if args.dry_run:
         show_estimate(Store(out), list(comparison.cells), execution)
         return

@@ -42,6 +42,7 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.lab.reproduce import beside, explain, plan_reproduction, run_reproduction
     from qvtune.lab.store import Store
     from qvtune.report.page import write_report
+    from qvtune.training.quiet import quiet_libraries
 
     console = Console()
     if args.list:
@@ -61,6 +62,7 @@ def execute(args: argparse.Namespace) -> None:
         options=options,
     )
     store = Store(out)
+    quiet_libraries()
     if args.dry_run:
         show_estimate(store, list(plan.cells), execution)
         return

@@ -50,6 +50,7 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.lab.axes import parse_axes, read_axes
     from qvtune.lab.store import Store
     from qvtune.lab.sweep import sweep, sweep_cells
+    from qvtune.training.quiet import quiet_libraries
 
     options, execution, out = run_options(args, also=(AXES, RUNS))
     axes: Any = parse_axes(args.axis)
@@ -61,6 +62,7 @@ def execute(args: argparse.Namespace) -> None:
         axes = list_of_runs(listed, args.config, axes)
     store = Store(out)
     cells = sweep_cells(store, options, axes)
+    quiet_libraries()
     if args.dry_run:
         show_estimate(store, cells, execution)
         return

@@ -61,9 +61,6 @@ def estimate(cells: Sequence[Cell], execution: Execution, console: Console | Non
 
 
 def _run_seconds(config: TrainConfig) -> float:
-    from qvtune.training.quiet import quiet_libraries
-
-    quiet_libraries()
     from qvtune.training.prepare import read_inputs
     from qvtune.training.run import run
 

@@ -14,7 +14,7 @@ from typing import Any
 from qvtune.errors import ConfigError, Interrupted
 from qvtune.interrupts import answering_signals
 from qvtune.lab.execution import Execution
-from qvtune.lab.work import LOST, Job, work
+from qvtune.lab.work import LOST, Job, work, work_elsewhere
 
 # Seconds between two looks at jobs elsewhere.
 POLL_SECONDS = 0.5
@@ -46,7 +46,7 @@ def run_workers(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str
         context.set_forkserver_preload([SERVED])
     # A session of their own keeps the terminal's Ctrl-C from them; they get SIGTERM from here, once.
     with ProcessPool(execution.workers, max_tasks=1, context=context, initializer=os.setsid) as pool:
-        names: dict[Future[str], str] = {pool.schedule(work, args=[job]): job.name for job in jobs}
+        names: dict[Future[str], str] = {pool.schedule(work_elsewhere, args=[job]): job.name for job in jobs}
         with _stopping_workers(names) as stopped:
             pending = set(names)
             while pending:
@@ -91,7 +91,7 @@ def run_ray(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str, st
 
 def _ray_tasks(ray: Any, jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str, str]]:
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, max_calls=0)(work)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0, max_calls=0)(work_elsewhere)
     waiting = list(jobs)
     running: dict[Any, str] = {}
     try:
@@ -129,7 +129,7 @@ def run_slurm(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str, 
         if cluster == "slurm":
             options.setdefault("slurm_array_parallelism", execution.workers)
         executor.update_parameters(**options)
-        submitted = executor.map_array(work, jobs)
+        submitted = executor.map_array(work_elsewhere, jobs)
     except (RuntimeError, NameError, ValueError, TypeError, submitit.core.utils.FailedSubmissionError) as error:
         raise ConfigError(f"--executor slurm: {str(error).splitlines()[0]}") from error
     running = dict(zip((job.name for job in jobs), submitted, strict=True))

@@ -155,9 +155,6 @@ def _outcome(store: Store, cell: Cell) -> Outcome:
 
 def _check_inputs(cells: Sequence[Cell]) -> None:
     """Read data and tokenizer once for all runs that share them: errors show now, and the tokens are cached."""
-    from qvtune.training.quiet import quiet_libraries
-
-    quiet_libraries()
     from qvtune.training.prepare import read_inputs
 
     seen = set()

@@ -42,9 +42,6 @@ def read_untrained(store: Store) -> list[dict[str, Any]]:
 
 
 def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
-    from qvtune.training.quiet import quiet_libraries
-
-    quiet_libraries()
     import numpy as np
 
     from qvtune.fast.fast_path import undo_fast

@@ -78,14 +78,19 @@ def work(job: Job) -> str:
         lock.release()
 
 
+def work_elsewhere(job: Job) -> str:
+    """Do the same in a process of its own, where the libraries' bars and notes are for nobody."""
+    from qvtune.training.quiet import quiet_libraries
+
+    quiet_libraries()
+    return work(job)
+
+
 def _has_ended(folder: RunFolder) -> bool:
     return end_file(folder).is_file()
 
 
 def _train(job: Job, folder: RunFolder) -> str:
-    from qvtune.training.quiet import quiet_libraries
-
-    quiet_libraries()
     import torch
 
     from qvtune.training.run import run

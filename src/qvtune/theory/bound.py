@@ -142,12 +142,7 @@ def generalization_bound(
         )
     rank = resolve_options(method, roles=roles, layers=layers, rank=rank)["rank"]
     check_layers(layers)
-    for name, value in (("examples", examples), ("bits", bits)):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ConfigError(f"{name} is {value!r}; it must be at least 1, and whole.")
-    is_number = isinstance(sub_gaussian, Real) and not isinstance(sub_gaussian, bool)
-    if not is_number or not 0 < sub_gaussian < math.inf:
-        raise ConfigError(f"sub_gaussian is {sub_gaussian!r}; it must be a number above 0, and finite.")
+    _check_numbers(examples, bits, sub_gaussian)
     roles = parse_roles(roles)
     chosen = attention.chosen(layers)
     projections = attention.projections(roles, layers)
@@ -170,6 +165,15 @@ def generalization_bound(
         bits=int(bits),
         sub_gaussian=float(sub_gaussian),
     )
+
+
+def _check_numbers(examples: int, bits: int, sub_gaussian: float) -> None:
+    for name, value in (("examples", examples), ("bits", bits)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise ConfigError(f"{name} is {value!r}; it must be at least 1, and whole.")
+    is_number = isinstance(sub_gaussian, Real) and not isinstance(sub_gaussian, bool)
+    if not is_number or not 0 < sub_gaussian < math.inf:
+        raise ConfigError(f"sub_gaussian is {sub_gaussian!r}; it must be a number above 0, and finite.")
 
 
 def _terms(layers: Sequence[AttentionLayer], roles: str, rank: int | None) -> tuple[BoundTerm, ...]:

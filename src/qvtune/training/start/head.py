@@ -1,6 +1,6 @@
 """`start_head`: what a run's head is before the first step, and how good it is by itself."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from qvtune.adaptation import adaptation_of
 from qvtune.data.samples import stratified_sample
+from qvtune.methods.method import Adaptation
 from qvtune.tasks.load import TUNING
 from qvtune.tasks.metrics import combine_splits
 from qvtune.tasks.task import Task
@@ -113,8 +114,6 @@ def start_head(
     if problem := task.probe_problem(labels):
         return HeadStart(RANDOM, problem)
 
-    few = sample.select(range(min(COMPARED, len(sample))))
-
     def probe(tokens: Dataset) -> Probe:
         for place, layer in enumerate(layers.before):
             _scale(layer, (*layers.before, layers.output)[place + 1], layers.output, reader, tokens)
@@ -122,6 +121,27 @@ def start_head(
         has_bias = layers.output.bias is not None
         return fit_probe(features, np.asarray(tokens["labels"]), task, seed, class_weights, has_bias=has_bias)
 
+    chosen, found, losses = _choose(model, adaptation, reader, sample, kind, probe)
+    metrics = _measure(found, task, layers, reader, splits)
+    rest = task.resting_output(labels) * (1 - SHRINK)
+    _set(layers.output, found.weight * SHRINK, found.bias * SHRINK + rest)
+    return HeadStart(chosen, None, metrics, found.strength, losses, len(sample))
+
+
+def _choose(
+    model: nn.Module,
+    adaptation: Adaptation,
+    reader: Reader,
+    sample: Dataset,
+    kind: str,
+    probe: Callable[[Dataset], Probe],
+) -> tuple[str, Probe, dict[str, float]]:
+    """Fit the probe on the features as they are, and on those of a first token that attends evenly; the better stays.
+
+    Returns:
+        The name of the one that stays, the probe, and the loss on held-out examples of each that was tried.
+    """
+    few = sample.select(range(min(COMPARED, len(sample))))
     tried = {PLAIN: probe(few)} if kind != EVEN else {}
     changes = attend_evenly(model, adaptation, reader, sample) if kind != PLAIN else None
     if changes is not None:
@@ -130,12 +150,8 @@ def start_head(
     if changes is not None and chosen != EVEN:
         take_back(changes)
     is_done = len(few) == len(sample) and [chosen] == list(tried)[-1:]
-    found = tried[chosen] if is_done else probe(sample)
-    metrics = _measure(found, task, layers, reader, splits)
-    rest = task.resting_output(labels) * (1 - SHRINK)
-    _set(layers.output, found.weight * SHRINK, found.bias * SHRINK + rest)
     losses = {name: value.held_out_loss for name, value in tried.items()}
-    return HeadStart(chosen, None, metrics, found.strength, losses, len(sample))
+    return chosen, tried[chosen] if is_done else probe(sample), losses
 
 
 def _sample(task: Task, train: Dataset, seed: int) -> Dataset:
