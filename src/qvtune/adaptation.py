@@ -85,17 +85,24 @@ def adapt(
     roles = parse_roles("qv" if roles is None else roles) if METHODS[method].has_roles else ""
     check_layers(layers)
     check_fresh(model)
+    attention, head_names = _find_parts(model, attention, head)
+    resolved = None if layers is None else tuple(layers)
+    adaptation = Adaptation(roles, method, **options, layers=resolved, head=head_names, attention=attention)
+    is_loaded = not any(parameter.is_meta for parameter in unwrap(model).parameters())
+    return apply(model, adaptation, total_steps=total_steps, batches=batches, start=is_loaded)
+
+
+def _find_parts(
+    model: nn.Module, attention: AttentionMap | None, head: Sequence[str] | None
+) -> tuple[AttentionMap, tuple[str, ...]]:
+    """Return where the projections are, and the names of what trains as the head."""
     inner = unwrap(model)
     if head is not None:
         check_names("head", head)
     if attention is not None and (problem := misfit(inner, attention)) is not None:
         raise AdaptError(f"the attention map is of another model: this one {problem}.")
     attention = attention or find_attention(model)
-    head_names = callable_parts(inner, head_modules(inner, attention) if head is None else head)
-    resolved = None if layers is None else tuple(layers)
-    adaptation = Adaptation(roles, method, **options, layers=resolved, head=head_names, attention=attention)
-    is_loaded = not any(parameter.is_meta for parameter in inner.parameters())
-    return apply(model, adaptation, total_steps=total_steps, batches=batches, start=is_loaded)
+    return attention, callable_parts(inner, head_modules(inner, attention) if head is None else head)
 
 
 def apply(

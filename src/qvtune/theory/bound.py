@@ -143,7 +143,19 @@ def generalization_bound(
     rank = resolve_options(method, roles=roles, layers=layers, rank=rank)["rank"]
     check_layers(layers)
     _check_numbers(examples, bits, sub_gaussian)
-    roles = parse_roles(roles)
+    return _bound(attention, parse_roles(roles), method, rank, layers, int(examples), int(bits), float(sub_gaussian))
+
+
+def _bound(
+    attention: AttentionMap,
+    roles: str,
+    method: str,
+    rank: int | None,
+    layers: Sequence[int] | None,
+    examples: int,
+    bits: int,
+    sub_gaussian: float,
+) -> Bound:
     chosen = attention.chosen(layers)
     projections = attention.projections(roles, layers)
     check_present(roles, projections)
@@ -161,9 +173,9 @@ def generalization_bound(
         method=method,
         rank=rank,
         layers=None if layers is None else tuple(layers),
-        examples=int(examples),
-        bits=int(bits),
-        sub_gaussian=float(sub_gaussian),
+        examples=examples,
+        bits=bits,
+        sub_gaussian=sub_gaussian,
     )
 
 

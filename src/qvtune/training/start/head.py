@@ -115,9 +115,7 @@ def start_head(
         return HeadStart(RANDOM, problem)
 
     def probe(tokens: Dataset) -> Probe:
-        for place, layer in enumerate(layers.before):
-            _scale(layer, (*layers.before, layers.output)[place + 1], layers.output, reader, tokens)
-        features = reader.inputs_of(layers.output, layers.output, tokens)
+        features = _features(layers, reader, tokens)
         has_bias = layers.output.bias is not None
         return fit_probe(features, np.asarray(tokens["labels"]), task, seed, class_weights, has_bias=has_bias)
 
@@ -152,6 +150,13 @@ def _choose(
     is_done = len(few) == len(sample) and [chosen] == list(tried)[-1:]
     losses = {name: value.held_out_loss for name, value in tried.items()}
     return chosen, tried[chosen] if is_done else probe(sample), losses
+
+
+def _features(layers: HeadLayers, reader: Reader, tokens: Dataset) -> NDArray[np.float32]:
+    """Return what the last layer of the head reads, once the new layers before it are scaled: (examples, features)."""
+    for place, layer in enumerate(layers.before):
+        _scale(layer, (*layers.before, layers.output)[place + 1], layers.output, reader, tokens)
+    return reader.inputs_of(layers.output, layers.output, tokens)
 
 
 def _sample(task: Task, train: Dataset, seed: int) -> Dataset:
