@@ -1,21 +1,30 @@
 "use strict";
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const known = document.getElementById("layouts");
-  const layouts = known ? JSON.parse(known.textContent) : {};
-  const colours = () => ({ layout: layouts[dark.matches ? "dark" : "light"] });
-  // Dragging zooms with a mouse; a finger scrolls the page.
-  const fine = matchMedia("(pointer: fine)").matches;
-  const plots = [];
-  for (const script of document.querySelectorAll("script.figure")) {
-    const figure = JSON.parse(script.textContent);
-    const plot = document.getElementById(script.dataset.plot);
-    const layout = { ...figure.layout, template: colours() };
-    layout.dragmode ??= fine ? "zoom" : false;
-    Plotly.newPlot(plot, figure.data, layout, { responsive: true, displayModeBar: false });
-    plots.push(plot);
-  }
-  dark.addEventListener("change", () => plots.forEach((plot) => Plotly.relayout(plot, { template: colours() })));
+  const known = document.getElementById("configs");
+  const configs = known ? JSON.parse(known.textContent) : {};
+  const pictures = [...document.querySelectorAll("script.figure")].map((script) => ({
+    spec: JSON.parse(script.textContent),
+    place: document.getElementById(script.dataset.plot),
+  }));
+  // Of the width of a picture, what numbers and title of the vertical axis take.
+  const AXIS = 70;
+  const draw = async (picture) => {
+    const scheme = dark.matches ? "dark" : "light";
+    picture.drawn?.finalize();
+    picture.width = picture.place.clientWidth;
+    for (const param of picture.spec.params ?? []) if (param.name === "room") param.value = picture.width - AXIS;
+    picture.drawn = await vegaEmbed(picture.place, picture.spec, {
+      mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false,
+      config: configs[scheme], tooltip: { theme: scheme },
+    });
+  };
+  pictures.forEach(draw);
+  // Names below a picture take other lines where it has another width.
+  const redraw = () => pictures.filter(({ place, width }) => place.clientWidth !== width).forEach(draw);
+  let waiting;
+  addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(redraw, 150); });
+  dark.addEventListener("change", () => pictures.forEach(draw));
 
   const value = (row, column) => {
     const cell = row.cells[column];
