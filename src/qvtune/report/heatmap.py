@@ -11,7 +11,7 @@ from qvtune.amounts import count
 from qvtune.lab.outcome import FINISHED, UNLEARNED
 from qvtune.report.cells import Cell, Grid
 from qvtune.report.labels import LR, LR_RATIO, VALUE_LR, axis_title, describe, label_text, mean_text
-from qvtune.report.plot import HOVER, Plot
+from qvtune.report.plot import HOVER, Plot, to_spec
 from qvtune.report.theme import ACCENT, NEUTRAL, ink
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def draw_heatmap(grid: Grid, limits: tuple[float, float]) -> Plot:
     layers = [
         _cells(grid, limits), _hatches(grid), *_line(grid), *_frames(grid), *_texts(grid), _hovered(grid),
     ]  # fmt: skip
-    spec = alt.layer(*layers, data=alt.Data(values=_rows(grid, limits))).to_dict()
+    spec = to_spec(alt.layer(*layers, data=alt.Data(values=_rows(grid, limits))))
     best = "; ".join(cell_details(grid, grid.cells[place]).replace("\n", ", ") for place in grid.best)
     axes = f"{axis_title(grid.x_name)} from left to right and {axis_title(grid.y_name)} upwards"
     text = f"Heat map of {grid.metric} with {axes}. Best: {best or 'none yet'}. The table of runs has all numbers."

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qvtune.report.chart import Chart, Series, log_ticks
-from qvtune.report.plot import FILE_WIDTH, HOVER, ROOM, Plot
+from qvtune.report.plot import FILE_WIDTH, HOVER, ROOM, Plot, to_spec
 from qvtune.report.theme import CROSS, colour, dash, marker
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def draw_chart(chart: Chart) -> Plot:
     data = alt.Data(values=[_row(series, at) for at, series in _placed(chart)])
     picture = alt.layer(*layers, _hovered(chart), data=data).transform_flatten(list(PER_POINT))
     room = alt.param(name=ROOM, value=FILE_WIDTH)
-    return Plot(chart.title, chart.alternative, picture.add_params(room).to_dict())
+    return Plot(chart.title, chart.alternative, to_spec(picture.add_params(room)))
 
 
 def _placed(chart: Chart) -> list[tuple[int, Series]]:

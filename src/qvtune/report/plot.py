@@ -1,6 +1,7 @@
 """`Plot`: one picture as Vega-Lite, on a page by the JavaScript in it, in PNG and SVG files by vl-convert."""
 
 import math
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,6 +58,11 @@ class Plot:
         return _plain({name: of for name, of in self.spec.items() if name != "params"} | {"layer": layers} | size)
 
 
+def to_spec(picture: Any) -> dict[str, Any]:
+    """Return a picture of Altair as plain values, without the address of its schema and a configuration of its own."""
+    return {name: part for name, part in picture.to_dict().items() if name not in ("$schema", "config")}
+
+
 def side_by_side(plots: Sequence[Plot], columns: int) -> dict[str, Any]:
     """Return plots as one picture of a file, so many in a row."""
     own = dict.fromkeys(("color", "shape", "strokeDash", "strokeWidth"), "independent")
@@ -82,11 +88,18 @@ def save_spec(path: Path, spec: dict[str, Any]) -> Path:
     # Nothing in a picture has an address; with none allowed, none could be asked for.
     options: dict[str, Any] = {"vl_version": _version(), "config": file_config(), "allowed_base_urls": []}
     if path.suffix == ".svg":
-        content = vl_convert.vegalite_to_svg(spec, **options).encode()
+        content = _numbered(vl_convert.vegalite_to_svg(spec, **options)).encode()
     else:
         content = vl_convert.vegalite_to_png(spec, scale=SCALE, **options)
     write_bytes(path, content)
     return path
+
+
+def _numbered(svg: str) -> str:
+    """Return an SVG whose parts are numbered from 0: Vega counts on, and the same picture would be another file."""
+    known: dict[str, str] = {}
+    of = re.compile(r'((?:id="|url\(#)(?:clip|gradient_))(\d+)')
+    return of.sub(lambda found: found[1] + known.setdefault(found[2], str(len(known))), svg)
 
 
 @cache
@@ -105,9 +118,9 @@ def _version() -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a picture with null, which JSON has, in the place of NaN and infinity, and no address of its schema."""
+    """Return a picture with null, which JSON has, in the place of NaN and infinity, which it has not."""
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items() if name != "$schema"}
+        return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
