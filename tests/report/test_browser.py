@@ -52,9 +52,8 @@ def visit(browser: Any, page: Path, size: tuple[int, int] = DESKTOP, scheme: str
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     set_scheme(browser, scheme)
     browser.get(page.as_uri())
-    WebDriverWait(browser, 20).until(
-        lambda b: b.execute_script("return [...document.querySelectorAll('.plot')].every(p => p.querySelector('svg'))")
-    )
+    drawn = "return [...document.querySelectorAll('.plot')].every(plot => plot.querySelector('svg text'))"
+    WebDriverWait(browser, 20).until(lambda b: b.execute_script(drawn))
 
 
 def set_scheme(browser: Any, scheme: str) -> None:
@@ -89,7 +88,7 @@ def hover(browser: Any, column: int, row: int) -> list[str]:
     """Return what is said of a place in the first picture, a heat map of three columns, when it is pointed at."""
     x, y = browser.execute_script(
         """const plot = document.querySelector('.plot'); plot.scrollIntoView({block: 'center'});
-        const places = [...plot.querySelectorAll('.mark-rect')].at(-1).querySelectorAll('path');
+        const places = plot.querySelectorAll('.hover_marks path');
         const box = places[3 * arguments[1] + arguments[0]].getBoundingClientRect();
         return [box.left + box.width / 2, box.top + box.height / 2];""",
         column,
@@ -97,10 +96,10 @@ def hover(browser: Any, column: int, row: int) -> list[str]:
     )
     for offset in (-3, 0):
         browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x + offset, "y": y})
-    WebDriverWait(browser, 5).until(lambda b: b.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible"))
-    lines = browser.find_element(By.ID, "vg-tooltip-element").text.splitlines()
+    WebDriverWait(browser, 5).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".tip:not([hidden])"))
+    lines = browser.find_element(By.CLASS_NAME, "tip").text.splitlines()
     browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": 2, "y": 2})
-    WebDriverWait(browser, 5).until(lambda b: not b.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible"))
+    WebDriverWait(browser, 5).until(lambda b: not b.find_elements(By.CSS_SELECTOR, ".tip:not([hidden])"))
     return lines
 
 
@@ -123,8 +122,8 @@ def test_pointing_beside_a_point_shows_its_numbers(browser: Any, pages: dict) ->
     x, y = browser.execute_script(script)
     for offset in (-3, 0):
         browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x + offset, "y": y})
-    WebDriverWait(browser, 5).until(lambda b: b.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible"))
-    name, numbers = browser.find_element(By.ID, "vg-tooltip-element").text.splitlines()
+    WebDriverWait(browser, 5).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".tip:not([hidden])"))
+    name, numbers = browser.find_element(By.CLASS_NAME, "tip").text.splitlines()
     chart = json.loads(browser.execute_script("return document.querySelector('script.figure').textContent"))
     shown = {row["series"]: dict(zip(row["x"], row["y"], strict=True)) for row in chart["data"]["values"]}
     step, _, value = numbers.partition(": ")
@@ -213,8 +212,9 @@ def brightness(colour: str) -> float:
 def shades(browser: Any) -> tuple[float, float, float]:
     """Return how bright the page, its text and the text of an axis are."""
     script = """const style = (e, p) => getComputedStyle(e)[p];
+    const label = document.querySelector('.plot .role-axis-label text');  // none while it is drawn anew
     return [style(document.documentElement, 'backgroundColor'), style(document.querySelector('h1'), 'color'),
-            style(document.querySelector('.plot .role-axis-label text'), 'fill')];"""
+            label ? style(label, 'fill') : 'rgb(127, 127, 127)'];"""
     return tuple(map(brightness, browser.execute_script(script)))
 
 

@@ -112,7 +112,10 @@ def _hovered(chart: Chart) -> "alt.Chart":
     """Return the point that is nearest to the pointer, with its numbers."""
     import altair as alt
 
-    near = alt.selection_point(name="near", on="pointermove", clear="pointerout", nearest=True, empty=False)
+    # By these fields: all points of a series come from one row.
+    near = alt.selection_point(
+        name="near", fields=["series", "x"], on="pointermove", clear="pointerout", nearest=True, empty=False
+    )
     channels = {"tooltip": "details:N", "opacity": alt.when(near).then(alt.value(1)).otherwise(alt.value(0))}
     layer = _layer(chart, "isValid(datum.y)", "y", channels, type="point", filled=True, size=110)
     return layer.transform_calculate(details=DETAILS).add_params(near).properties(name=HOVER)

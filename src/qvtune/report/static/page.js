@@ -3,20 +3,34 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const known = document.getElementById("configs");
   const configs = known ? JSON.parse(known.textContent) : {};
+  const tip = document.createElement("div");
+  tip.className = "tip";
+  tip.hidden = true;
+  document.body.append(tip);
+  // Beside the pointer, and within the window. The nearest point is found by an area around it, whose datum it is.
+  const explain = (handler, event, item, value) => {
+    const text = value == null ? "" : (item.datum.datum ?? item.datum).details;
+    tip.hidden = !text;
+    tip.textContent = text;
+    const { width, height } = tip.getBoundingClientRect();
+    tip.style.left = `${Math.max(4, Math.min(event.clientX + 12, document.documentElement.clientWidth - width - 4))}px`;
+    tip.style.top = `${event.clientY + (event.clientY + 16 + height > innerHeight ? -10 - height : 16)}px`;
+  };
+  addEventListener("scroll", () => { tip.hidden = true; }, { capture: true, passive: true });
   const pictures = [...document.querySelectorAll("script.figure")].map((script) => ({
     spec: JSON.parse(script.textContent),
-    place: document.getElementById(script.dataset.plot),
+    // Within the element that has words for the picture: Vega writes its own on the one that it draws in.
+    place: document.getElementById(script.dataset.plot).firstElementChild,
   }));
   // Of the width of a picture, what numbers and title of the vertical axis take.
   const AXIS = 70;
   const draw = async (picture) => {
-    const scheme = dark.matches ? "dark" : "light";
     picture.drawn?.finalize();
     picture.width = picture.place.clientWidth;
     for (const param of picture.spec.params ?? []) if (param.name === "room") param.value = picture.width - AXIS;
     picture.drawn = await vegaEmbed(picture.place, picture.spec, {
       mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false,
-      config: configs[scheme], tooltip: { theme: scheme },
+      config: configs[dark.matches ? "dark" : "light"], tooltip: explain,
     });
   };
   pictures.forEach(draw);
