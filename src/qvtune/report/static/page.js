@@ -11,6 +11,7 @@
   const explain = (handler, event, item, value) => {
     const text = value == null ? "" : (item.datum.datum ?? item.datum).details;
     tip.hidden = !text;
+    if (!text) return;  // and there may be no event, as when a picture is drawn anew
     tip.textContent = text;
     const { width, height } = tip.getBoundingClientRect();
     tip.style.left = `${Math.max(4, Math.min(event.clientX + 12, document.documentElement.clientWidth - width - 4))}px`;
@@ -24,13 +25,17 @@
   }));
   // Of the width of a picture, what numbers and title of the vertical axis take.
   const AXIS = 70;
-  const draw = async (picture) => {
-    picture.drawn?.finalize();
-    picture.width = picture.place.clientWidth;
-    for (const param of picture.spec.params ?? []) if (param.name === "room") param.value = picture.width - AXIS;
-    picture.drawn = await vegaEmbed(picture.place, picture.spec, {
-      mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false,
-      config: configs[dark.matches ? "dark" : "light"], tooltip: explain,
+  // One after the other: a picture may be drawn anew before it has been drawn.
+  const draw = (picture) => {
+    picture.drawn = Promise.resolve(picture.drawn).then((before) => {
+      before?.finalize();
+      const { spec, place } = picture;
+      picture.width = place.clientWidth;
+      for (const param of spec.params ?? []) if (param.name === "room") param.value = picture.width - AXIS;
+      return vegaEmbed(place, spec, {
+        mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false,
+        config: configs[dark.matches ? "dark" : "light"], tooltip: explain,
+      });
     });
   };
   pictures.forEach(draw);
