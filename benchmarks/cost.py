@@ -184,35 +184,26 @@ def table(sweeps: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def draw(sweeps: dict[str, list[dict[str, Any]]]) -> Any:
+def draw(sweeps: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Draw speed above and memory below, a column for each sweep."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+    from qvtune.report.chart import Chart, Series
+    from qvtune.report.lines import draw_chart
+    from qvtune.report.plot import side_by_side
 
-    figure = Figure(figsize=(10.9, 6.4), layout="constrained")
-    rows: Any = figure.subplots(2, len(sweeps), sharex="col", sharey="row", squeeze=False)
     kinds = (("samples_per_second", 1, "training, samples/s"), ("peak_memory", 2**20, "peak memory, MiB"))
-    for row, (key, unit, label) in zip(rows, kinds, strict=True):
-        row[0].set_ylabel(label)
-        for axes, points in zip(row, sweeps.values(), strict=True):
-            values = [point["value"] for point in points]
-            for way, marker in zip(WAYS, "os", strict=True):
-                axes.plot(values, [point[way][key] / unit for point in points], marker=marker, label=way)
-            axes.set(xscale="log", yscale="log")
-            axes.grid(alpha=0.3)
-            axes.xaxis.set_major_locator(FixedLocator(values))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_minor_locator(NullLocator())
-            for axis in (axes.xaxis, axes.yaxis):
-                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    for axes, sweep in zip(rows[1], sweeps, strict=True):
-        axes.set_xlabel(AXES[sweep])
-    for axes, sweep in zip(rows[0], sweeps, strict=True):
-        fixed = [f"{name} {value}" for name, value in Point()._asdict().items() if name != sweep]
-        axes.set_title(", ".join(fixed), fontsize="medium")
-    figure.legend(*rows[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=len(WAYS), frameon=False)
-    return figure
+    every = [point[way] for points in sweeps.values() for point in points for way in WAYS]
+    charts = []
+    for key, unit, label in kinds:
+        sizes = [numbers[key] / unit for numbers in every]
+        for sweep, points in sweeps.items():
+            values = [float(point["value"]) for point in points]
+            series = [Series(way, values, [point[way][key] / unit for point in points]) for way in WAYS]
+            fixed = ", ".join(f"{name} {value}" for name, value in Point()._asdict().items() if name != sweep)
+            ends = min(sizes) / 1.2, max(sizes) * 1.2
+            charts.append(
+                Chart(fixed, AXES[sweep], label, series, log_x=True, log_y=True, x_ticks=values, y_range=ends)
+            )
+    return side_by_side([draw_chart(chart) for chart in charts], columns=len(sweeps))
 
 
 def main() -> None:

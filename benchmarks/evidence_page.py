@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from qvtune.lab.outcome import FINISHED, Outcome
 from qvtune.lab.statistics import PairedTest, paired_test, spread
-from qvtune.report.cells import make_grids
-from qvtune.report.curves import save_figure
-from qvtune.report.heatmap import draw_heatmaps
+from qvtune.report.chart import Chart, Series
+from qvtune.report.grid import make_grids
+from qvtune.report.heatmap import colour_range, draw_heatmap
+from qvtune.report.lines import draw_chart
+from qvtune.report.plot import save_spec, side_by_side
 from qvtune.training.folder import RunFolder
 
 PAIR = ["task", "seed"]
@@ -31,7 +32,7 @@ def write_page(out: Path, settings: dict[str, Any]) -> None:
         _heatmap(heatmap, settings, out),
         _verdicts(runs, curves, heatmap),
     ]
-    save_figure(_draw_curves(curves), out / "curves.png")
+    save_spec(out / "curves.png", _draw_curves(curves))
     text = "\n\n".join(parts)
     out.with_suffix(".md").write_text("\n\n".join(map(_wrapped, text.split("\n\n"))) + "\n", encoding="utf-8")
 
@@ -125,7 +126,9 @@ def steps_to_reach(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _heatmap(table: pd.DataFrame, settings: dict[str, Any], out: Path) -> str:
-    save_figure(draw_heatmaps(make_grids(_outcomes(table))), out / "heatmap.png")
+    grids = make_grids(_outcomes(table))
+    plots = [draw_heatmap(grid, colour_range(grid, grids)) for grid in grids]
+    save_spec(out / "heatmap.png", side_by_side(plots, columns=2))
     metric = table["metric_name"].dropna().iloc[0].replace("_", " ")
     best, (above, other, test) = _best_cell(table), _sides(table)
     run = settings["heatmap"]
@@ -254,19 +257,14 @@ def _probability(test: PairedTest) -> str:
     return "-" if test.p_t is None else f"{test.p_t:.3f}" if test.p_t >= 0.001 else "below 0.001"
 
 
-def _draw_curves(curves: pd.DataFrame) -> Figure:
+def _draw_curves(curves: pd.DataFrame) -> dict[str, Any]:
     qv = curves[curves["roles"] == "qv"]
-    tasks = sorted(qv["task"].unique())
-    figure = Figure(figsize=(3.4 * len(tasks), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(tasks), squeeze=False)[0]
-    for axes, task in zip(panels, tasks, strict=True):
-        for place, (ratio, points) in enumerate(qv[qv["task"] == task].groupby("lr_ratio")):
+    charts = []
+    for task in sorted(qv["task"].unique()):
+        series = []
+        for ratio, points in qv[qv["task"] == task].groupby("lr_ratio"):
             by_step = points.groupby("step")["metric"]
-            axes.plot(by_step.mean(), label=f"λ = {ratio:g}", color=f"C{place}")
-            axes.fill_between(by_step.min().index, by_step.min(), by_step.max(), color=f"C{place}", alpha=0.15)
-        axes.set_title(task)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("metric (mean, lowest to highest seed)")
-    panels[0].legend(frameon=False)
-    return figure
+            values = [list(found) for found in (by_step.mean(), by_step.min(), by_step.max())]
+            series.append(Series(f"λ = {ratio:g}", list(map(float, by_step.mean().index)), *values))
+        charts.append(Chart(task, "step", "metric (mean, lowest to highest seed)", series))
+    return side_by_side([draw_chart(chart) for chart in charts], columns=len(charts))

@@ -206,27 +206,31 @@ def progress(table: Table, sets: Sequence[SmallSet]) -> list[str]:
 
 def draw(table: Table, sets: Sequence[SmallSet]) -> Any:
     """Draw how far qvtune is from the best probe on each set, as bars with standard errors; None without its runs."""
-    from matplotlib.figure import Figure
+    import altair as alt
+
+    from qvtune.report.plot import to_spec
+    from qvtune.report.theme import PALETTE
 
     found = [
         (small, d) for small in sets if (d := table.difference(small, OURS, table.best(small, PROBES))) is not None
     ]
     if not found:
         return None
-    figure = Figure(figsize=(10.9, 0.9 + 0.24 * len(found)), layout="constrained")
-    axes = figure.subplots()
-    for number, half in enumerate(("development", "confirmation")):
-        part = [(place, d) for place, (small, d) in enumerate(found) if small.half == half]
-        errors = [0.0 if math.isnan(d.error) else d.error for _, d in part]
-        axes.barh([p for p, _ in part], [d.value for _, d in part], 0.7, xerr=errors, color=f"C{number}", label=half)
-    axes.set_yticks(range(len(found)), [small.name for small, _ in found], fontsize="small")
-    axes.invert_yaxis()
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel("qvtune's default minus the best linear probe, on the test set")
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    return figure
+    rows = []
+    for small, d in found:
+        error = 0.0 if math.isnan(d.error) else d.error
+        rows.append(
+            {"set": small.name, "half": small.half, "value": d.value, "low": d.value - error, "high": d.value + error}
+        )
+    title = "qvtune's default minus the best linear probe, on the test set"
+    base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("set:N", sort=None, title=None))
+    halves = alt.Scale(domain=["development", "confirmation"], range=list(PALETTE[:2]))
+    legend = alt.Legend(orient="top", title=None)
+    bars = base.mark_bar().encode(
+        x=alt.X("value:Q", title=title), color=alt.Color("half:N", scale=halves, legend=legend)
+    )
+    errors = base.mark_rule().encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    return to_spec((bars + errors).properties(width=700, height=alt.Step(18)))
 
 
 def write_page(out: Path, results: Results, label: str = "") -> None:

@@ -358,28 +358,26 @@ def cells_of(case: dict[str, Any], key: str, shape: str = "{:.1f}", unit: int = 
     return [shape.format(case["ways"][way][key] / unit) for way in WAYS]
 
 
-def draw(summary: dict[str, Any]) -> Any:
+def draw(summary: dict[str, Any]) -> dict[str, Any]:
     """Draw the speed of training relative to "flags" as bars, a group for each case."""
-    from matplotlib.figure import Figure
+    import altair as alt
 
-    cases = summary["cases"]
-    figure = Figure(figsize=(10.9, 4.2), layout="constrained")
-    axes = figure.subplots()
-    width = 0.8 / len(WAYS)
-    for number, way in enumerate(WAYS):
-        speeds = [case["ways"][way]["train_samples_per_second"] for case in cases.values()]
-        flags = [case["ways"]["flags"]["train_samples_per_second"] for case in cases.values()]
-        ratios = [speed / base for speed, base in zip(speeds, flags, strict=True)]
-        places = [place + (number - (len(WAYS) - 1) / 2) * width for place in range(len(cases))]
-        bars = axes.bar(places, ratios, 0.94 * width, label=way)
-        axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=2, fontsize="small")
-    axes.set_xticks(range(len(cases)), list(cases))
-    axes.set_ylabel("training samples/s, flags = 1")
-    axes.margins(y=0.1)
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=len(WAYS), frameon=False)
-    return figure
+    from qvtune.report.plot import to_spec
+    from qvtune.report.theme import PALETTE
+
+    rows = []
+    for name, case in summary["cases"].items():
+        speeds = {way: case["ways"][way]["train_samples_per_second"] for way in WAYS}
+        rows += [{"case": name, "way": way, "ratio": speed / speeds["flags"]} for way, speed in speeds.items()]
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("case:N", sort=None, title=None, axis=alt.Axis(labelAngle=0)),
+        xOffset=alt.XOffset("way:N", sort=None),
+        y=alt.Y("ratio:Q", title="training samples/s, flags = 1"),
+    )
+    colours = alt.Scale(domain=list(WAYS), range=list(PALETTE[: len(WAYS)]))
+    bars = base.mark_bar().encode(color=alt.Color("way:N", scale=colours, legend=alt.Legend(orient="top", title=None)))
+    numbers = base.mark_text(dy=-6, fontSize=9).encode(text=alt.Text("ratio:Q", format=".2f"))
+    return to_spec((bars + numbers).properties(width=900, height=300))
 
 
 def parse_cases(description: str, cases: str) -> tuple[argparse.Namespace, list[Case]]:

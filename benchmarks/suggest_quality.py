@@ -18,15 +18,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from qvtune.lab.execution import Execution
 from qvtune.lab.sweep import sweep
 from qvtune.options import parse_options
-from qvtune.report.chart import draw_charts
-from qvtune.report.curves import save_figure
+from qvtune.report.lines import draw_chart
+from qvtune.report.plot import save_spec, side_by_side, to_spec
 from qvtune.report.search_page import SearchReport
-from qvtune.report.theme import COLOUR_MAP
+from qvtune.report.theme import ACCENT, NEUTRAL, STAR, ink
 from qvtune.search.suggest import suggest
 
 SEEDS = [0, 1, 2]
@@ -58,7 +57,8 @@ def train(glue_dir: Path, store: Path, tasks: list[str], execution: Execution, o
         suggestion = suggest(options, budget=BUDGET, out=store / task / "search")
         found[task] = suggestion.to_dict()
         out.mkdir(parents=True, exist_ok=True)
-        save_figure(draw_charts(SearchReport(task, suggestion).charts, columns=3), out / f"{task}.png")
+        plots = [draw_chart(chart) for chart in SearchReport(task, suggestion).charts]
+        save_spec(out / f"{task}.png", side_by_side(plots, columns=3))
         value_lr = suggestion.lr * suggestion.lr_ratio
         for kind, lr, value in ((SUGGESTED, suggestion.lr, value_lr), (DEFAULT, DEFAULT_LR, DEFAULT_LR)):
             runs = [{"lr": lr, "value_lr": value, "seed": seed} for seed in SEEDS]
@@ -126,7 +126,7 @@ What the searches saw:
 {chr(10).join(f"![Range tests and trials on {task}](suggest/{task}.png)" for task in sorted(found))}
 """
     out.with_suffix(".md").write_text(text, encoding="utf-8")
-    save_figure(draw_grids(runs, found), out / "grids.png")
+    save_spec(out / "grids.png", draw_grids(runs, found))
 
 
 def task_row(runs: pd.DataFrame, found: dict[str, Any], task: str) -> dict[str, Any]:
@@ -177,31 +177,52 @@ def table_line(fields: list[str]) -> str:
     return f"| {' | '.join(fields)} |"
 
 
-def draw_grids(runs: pd.DataFrame, found: dict[str, Any]) -> Figure:
+def draw_grids(runs: pd.DataFrame, found: dict[str, Any]) -> dict[str, Any]:
     """Draw the mean of every cell by task, with the suggested rates as a star and λ = 1 as a line."""
-    figure = Figure(figsize=(4.4 * len(found), 4.0), layout="constrained")
-    panels = figure.subplots(1, len(found), squeeze=False)[0]
-    for axes, task in zip(panels, sorted(found), strict=True):
-        grid = runs[(runs["task"] == task) & (runs["kind"] == GRID)]
-        grid = grid.assign(metric=grid["metric"].fillna(0.0))
-        table = grid.pivot_table(index="value_lr", columns="lr", values="metric")
-        # In logarithms, so that cells are of one size and the numbers in their middle.
-        columns, rows = np.log10(table.columns), np.log10(table.index)
-        image = axes.pcolormesh(columns, rows, table, cmap=COLOUR_MAP, shading="nearest")
-        for y, (_, row) in zip(rows, table.iterrows(), strict=True):
-            for x, metric in zip(columns, row, strict=True):
-                dark = metric < table.min(axis=None) + 0.6 * (table.max(axis=None) - table.min(axis=None))
-                axes.text(
-                    x, y, f"{metric:.3f}", ha="center", va="center", fontsize=8, color="white" if dark else "black"
-                )
-        axes.plot([columns[0], columns[-1]], [columns[0], columns[-1]], "--", color="gray", linewidth=1)
-        rates = found[task]["lr"], found[task]["lr"] * found[task]["lr_ratio"]
-        axes.plot(*np.log10(rates), "*", color="red", markersize=13, markeredgecolor="white", alpha=0.8)
-        axes.set_xticks(columns, [f"{rate:g}" for rate in table.columns])
-        axes.set_yticks(rows, [f"{rate:g}" for rate in table.index])
-        axes.set(xlabel="η_QK", ylabel="η_V", title=task)
-        figure.colorbar(image, ax=axes)
-    return figure
+    grids = [
+        draw_grid(runs[(runs["task"] == task) & (runs["kind"] == GRID)], task, found[task]) for task in sorted(found)
+    ]
+    return {"hconcat": grids, "resolve": {"scale": {"color": "independent"}}}
+
+
+def draw_grid(grid: pd.DataFrame, task: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Draw one task; places are logarithms, so that cells are of one size and the numbers in their middle."""
+    import altair as alt
+
+    means = grid.assign(metric=grid["metric"].fillna(0.0)).groupby(["lr", "value_lr"])["metric"].mean()
+    places = {rate: float(np.log10(rate)) for rate in sorted({*grid["lr"], *grid["value_lr"]})}
+    step = min(np.diff(list(places.values())))
+    low, high = means.min(), means.max()
+    cells = [
+        {
+            "x": places[lr], "y": places[value], "left": places[lr] - step / 2, "right": places[lr] + step / 2,
+            "low": places[value] - step / 2, "high": places[value] + step / 2, "metric": mean,
+            "ink": ink((mean - low) / ((high - low) or 1)),
+        }
+        for (lr, value), mean in means.items()
+    ]  # fmt: skip
+    ends = min(places.values()), max(places.values())
+    scale = alt.Scale(domain=[ends[0] - step / 2, ends[1] + step / 2], nice=False, zero=False)
+    axis = alt.Axis(values=list(places.values()), labelExpr="format(pow(10, datum.value), '.3~e')", grid=False)
+
+    def layer(rows: list[dict[str, Any]], x: str = "x", y: str = "y", **mark: Any) -> alt.Chart:
+        chart = alt.Chart(alt.Data(values=rows), mark=alt.MarkDef(**mark))
+        return chart.encode(
+            x=alt.X(f"{x}:Q", scale=scale, axis=axis, title="η_QK"),
+            y=alt.Y(f"{y}:Q", scale=scale, axis=axis, title="η_V"),
+        )
+
+    colours = alt.Color("metric:Q", scale=alt.Scale(scheme="viridis"), title=None)
+    rates = {"x": float(np.log10(found["lr"])), "y": float(np.log10(found["lr"] * found["lr_ratio"]))}
+    layers = [
+        layer(cells, "left", "low", type="rect").encode(x2="right", y2="high", color=colours),
+        layer([{"x": end, "y": end} for end in ends], type="line", color=NEUTRAL, strokeDash=[6, 4], strokeWidth=1),
+        layer(cells, type="text", fontSize=10).encode(
+            text=alt.Text("metric:Q", format=".3f"), color=alt.Color("ink:N", scale=None)
+        ),
+        layer([rates], type="point", shape=STAR, filled=True, size=90, color=ACCENT, stroke="white", clip=True),
+    ]
+    return to_spec(alt.layer(*layers).properties(title=task, width=260, height=240))
 
 
 if __name__ == "__main__":

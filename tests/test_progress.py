@@ -8,7 +8,7 @@ from rich.console import Console
 
 from qvtune import progress
 from qvtune.progress import Meter, track
-from qvtune.training.progress import ProgressReport
+from qvtune.training.shown import ProgressReport
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def run(code):
 
 
 def test_importing_is_light_and_changes_nothing():
-    heavy = "torch transformers peft accelerate datasets numpy sklearn matplotlib"
+    heavy = "torch transformers peft accelerate datasets numpy sklearn altair vl_convert"
     code = (
         "import os, sys; before = dict(os.environ); import qvtune; dir(qvtune); "
         f"print(*[m for m in {heavy.split()!r} if m in sys.modules], 'same' if before == dict(os.environ) else 'env')"

@@ -108,7 +108,7 @@ def test_folder_of_a_model(place: Path, output: pytest.CaptureFixture, tmp_path:
     assert "mathdefault" not in (out / "bound.svg").read_text()  # TeX, which a picture would show as it stands
     reader = Reader(out / "report.html")
     assert f"Theorem 1 on {model}" in reader.text
-    # plotly, the layouts, the page's own script, and three figures; none of the model's name.
+    # Vega, the colours, the page's own script, and three figures; none of the model's name.
     assert reader.tags.count("script") == 6
     assert {"model.layers.1.self_attn", "16", "Symbols", "By role", "bound over q"} <= set(reader.text)
     before = (out / "report.html").read_bytes()
@@ -126,16 +126,18 @@ def test_this_models_point_is_marked(place: Path, tmp_path: Path, output: pytest
     ]
     symbols = set()
     for figure, here in zip(figures, (1000, 3, 32), strict=True):
-        lines = {trace["name"]: trace for trace in figure["data"]}
+        lines = {row["series"]: row for row in figure["data"]["values"]}
         assert (lines["here"]["x"], lines["here"]["y"]) == ([here], [bound])
         own = dict(zip(lines["k"]["x"], lines["k"]["y"], strict=True))
         assert own[here] == bound
         assert {"qv", "qkv"} <= lines.keys()
         qv = dict(zip(lines["qv"]["x"], lines["qv"]["y"], strict=True))
         assert qv[here] == pytest.approx(math.sqrt(2) * bound)
-        symbols |= {(line["marker"]["symbol"], name) for name, line in lines.items()}
+        shapes = next(layer["encoding"]["shape"] for layer in figure["layer"] if "shape" in layer["encoding"])
+        drawn = zip(shapes["scale"]["range"], shapes["scale"]["domain"], strict=True)
+        symbols |= {(symbol, name) for symbol, name in drawn if symbol != "stroke"}  # of a line without marks
     assert len(symbols) == len({symbol for symbol, _ in symbols}) == 5  # k, qv, qkv, here, and full training
-    full = {trace["name"]: trace for trace in figures[1]["data"]}["k, full"]["y"]
+    full = {row["series"]: row for row in figures[1]["data"]["values"]}["k, full"]["y"]
     assert full == [pytest.approx(math.sqrt(2 / 1000 * 32 * 2 * 32 * 32))] * 2
 
 

@@ -17,8 +17,8 @@ from qvtune.cli.main import main
 from qvtune.errors import ConfigError, DataError, Interrupted, RunError
 from qvtune.lab.estimate import estimate
 from qvtune.lab.execution import DEFAULT_EXECUTION, Execution
+from qvtune.lab.meter import RunsProgress
 from qvtune.lab.outcome import end_file
-from qvtune.lab.progress import RunsProgress
 from qvtune.lab.store import Store
 from qvtune.lab.sweep import sweep, sweep_cells
 from qvtune.options import parse_options

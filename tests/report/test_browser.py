@@ -52,11 +52,8 @@ def visit(browser: Any, page: Path, size: tuple[int, int] = DESKTOP, scheme: str
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
     set_scheme(browser, scheme)
     browser.get(page.as_uri())
-    WebDriverWait(browser, 20).until(
-        lambda b: b.execute_script(
-            "return [...document.querySelectorAll('.plot')].every(p => p.querySelector('.main-svg'))"
-        )
-    )
+    drawn = "return [...document.querySelectorAll('.plot')].every(plot => plot.querySelector('svg text'))"
+    WebDriverWait(browser, 20).until(lambda b: b.execute_script(drawn))
 
 
 def set_scheme(browser: Any, scheme: str) -> None:
@@ -73,7 +70,7 @@ def test_page_opens_without_errors_and_asks_nobody(browser: Any, pages: dict, na
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     assert pages[name].as_uri() in asked
     assert [url for url in asked if url.partition(":")[0] not in ("file", "data", "blob")] == []
-    assert browser.execute_script("return document.querySelectorAll('.plot .main-svg').length") > 0
+    assert browser.execute_script("return document.querySelectorAll('.plot svg').length") > 0
 
 
 @pytest.mark.parametrize("name", ["sweep", "comparison", "run"])
@@ -88,22 +85,21 @@ def test_page_is_not_wider_than_the_screen(browser: Any, pages: dict, name: str,
 
 
 def hover(browser: Any, column: int, row: int) -> list[str]:
+    """Return what is said of a place in the first picture, a heat map of three columns, when it is pointed at."""
     x, y = browser.execute_script(
         """const plot = document.querySelector('.plot'); plot.scrollIntoView({block: 'center'});
-        const box = plot.getBoundingClientRect(), layout = plot._fullLayout;
-        return [box.left + layout.xaxis._offset + layout.xaxis.l2p(arguments[0]),
-                box.top + layout.yaxis._offset + layout.yaxis.l2p(arguments[1])];""",
+        const places = plot.querySelectorAll('.hover_marks path');
+        const box = places[3 * arguments[1] + arguments[0]].getBoundingClientRect();
+        return [box.left + box.width / 2, box.top + box.height / 2];""",
         column,
         row,
     )
-    for offset in (-30, 0):
-        move = {"type": "mouseMoved", "x": x + offset / 10, "y": y}
-        browser.execute_cdp_cmd("Input.dispatchMouseEvent", move)
-    WebDriverWait(browser, 5).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".hoverlayer .hovertext text"))
-    script = "return [...document.querySelectorAll('.hoverlayer .hovertext .nums tspan')].map(t => t.textContent)"
-    lines = browser.execute_script(script)
+    for offset in (-3, 0):
+        browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x + offset, "y": y})
+    WebDriverWait(browser, 5).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".tip:not([hidden])"))
+    lines = browser.find_element(By.CLASS_NAME, "tip").text.splitlines()
     browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": 2, "y": 2})
-    WebDriverWait(browser, 5).until(lambda b: not b.find_elements(By.CSS_SELECTOR, ".hoverlayer .hovertext"))
+    WebDriverWait(browser, 5).until(lambda b: not b.find_elements(By.CSS_SELECTOR, ".tip:not([hidden])"))
     return lines
 
 
@@ -116,6 +112,35 @@ def test_hovering_a_cell_shows_its_numbers(browser: Any, pages: dict, sweep: Sto
     marked = [f"∅ {unlearned} of 2 runs learned nothing"] if unlearned else []
     lines = ["η_QK 1e-3, η_V 0.01, λ 10", f"accuracy {mean:.4f} ± {half:.4f} (2 seeds)", *marked]
     assert hover(browser, 0, 1) == lines
+
+
+def test_pointing_beside_a_point_shows_its_numbers(browser: Any, pages: dict) -> None:
+    visit(browser, pages["run"])
+    script = """const plot = document.querySelector('.plot'); plot.scrollIntoView({block: 'center'});
+        const box = plot.querySelector('svg').getBoundingClientRect();
+        return [box.left + box.width / 2, box.top + box.height / 3];"""
+    x, y = browser.execute_script(script)
+    for offset in (-3, 0):
+        browser.execute_cdp_cmd("Input.dispatchMouseEvent", {"type": "mouseMoved", "x": x + offset, "y": y})
+    WebDriverWait(browser, 5).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".tip:not([hidden])"))
+    name, numbers = browser.find_element(By.CLASS_NAME, "tip").text.splitlines()
+    chart = json.loads(browser.execute_script("return document.querySelector('script.figure').textContent"))
+    shown = {row["series"]: dict(zip(row["x"], row["y"], strict=True)) for row in chart["data"]["values"]}
+    step, _, value = numbers.partition(": ")
+    assert float(value) == pytest.approx(shown[name][int(step)], rel=1e-4)
+
+
+def test_names_below_a_picture_are_in_sight_at_any_width(browser: Any, pages: dict) -> None:
+    script = """return [...document.querySelectorAll('.plot')].every(plot => {
+        const box = plot.querySelector('svg').getBoundingClientRect();
+        return [...plot.querySelectorAll('.role-legend-label text')].every(text => {
+            const name = text.getBoundingClientRect();
+            return name.bottom <= box.bottom + 1 && name.right <= box.right + 1 && name.left >= box.left - 1;
+        });
+    })"""
+    for size in (DESKTOP, PHONE):
+        visit(browser, pages["comparison"], size)
+        assert browser.execute_script(script)
 
 
 def test_hovering_a_failed_cell_shows_the_reasons_as_text(browser: Any, pages: dict) -> None:
@@ -187,8 +212,9 @@ def brightness(colour: str) -> float:
 def shades(browser: Any) -> tuple[float, float, float]:
     """Return how bright the page, its text and the text of an axis are."""
     script = """const style = (e, p) => getComputedStyle(e)[p];
+    const label = document.querySelector('.plot .role-axis-label text');  // none while it is drawn anew
     return [style(document.documentElement, 'backgroundColor'), style(document.querySelector('h1'), 'color'),
-            style(document.querySelector('.plot .xtick text'), 'fill')];"""
+            label ? style(label, 'fill') : 'rgb(127, 127, 127)'];"""
     return tuple(map(brightness, browser.execute_script(script)))
 
 

@@ -1,11 +1,14 @@
 """How a heat map is drawn: what stands in its cells, hatching, and that text stays text."""
 
+from xml.etree import ElementTree
+
 import pytest
-from matplotlib.patches import Rectangle
 
-from qvtune.report.cells import make_grids
-from qvtune.report.heatmap import caption, cell_details, colour_range, draw_heatmaps, plot_heatmap, visible_line
+from qvtune.report.grid import make_grids
+from qvtune.report.heatmap import caption, cell_details, colour_range, draw_heatmap, visible_line
+from qvtune.report.plot import save_plots
 
+SVG = "{http://www.w3.org/2000/svg}"
 EVIL = "<script>alert('x')</script>$_^"
 
 
@@ -17,25 +20,39 @@ def grid(make):
     return make_grids(runs)[0]
 
 
+def layers(plot, kind):
+    return [layer for layer in plot.spec["layer"] if layer["mark"]["type"] == kind]
+
+
+def draw(grid):
+    return draw_heatmap(grid, colour_range(grid, [grid]))
+
+
 def test_picture_has_values_hatching_and_the_best_cell(grid):
-    figure = draw_heatmaps([grid])
-    axes = figure.get_axes()[0]
-    texts = {(round(t.get_position()[0]), round(t.get_position()[1])): t.get_text() for t in axes.texts}
-    assert texts == {(0, 0): "0.500\nn = 2", (0, 1): "★ 0.750\nn = 2", (1, 0): "0.625\nn = 2", (1, 1): "diverged"}
-    patches = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
-    hatched = [patch.get_xy() for patch in patches if patch.get_hatch()]
-    framed = [patch.get_xy() for patch in patches if not patch.get_hatch()]
-    assert hatched == [(0.5, 0.5)]
-    assert framed == [(pytest.approx(-0.46), pytest.approx(0.54))]
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1e-4", "1e-3"]
+    plot = draw(grid)
+    rows = {(row["x"], row["y"]): row for row in plot.spec["data"]["values"]}
+    texts = {place: row["text"] for place, row in rows.items()}
+    assert texts == {
+        (0, 0): "0.500\nn = 2",
+        (0, 1): "★ 0.750\nn = 2",
+        (1, 0): "0.625\nn = 2",
+        (1, 1): "diverged",
+    }
+    (hatches,) = layers(plot, "rule")
+    ends = [(line[x], line[y]) for line in hatches["data"]["values"] for x, y in (("x", "y"), ("x2", "y2"))]
+    assert all(0.5 < x < 1.5 and 0.5 < y < 1.5 for x, y in ends)
+    assert [place for place, row in rows.items() if row["best"]] == [(0, 1)]
+    (frame,) = [layer for layer in layers(plot, "rect") if layer["mark"].get("filled") is False]
+    assert frame["transform"] == [{"filter": "datum.best"}]
+    assert frame["encoding"]["x"]["axis"]["labelExpr"] == '["1e-4", "1e-3"][datum.value]'
 
 
 def test_a_cell_that_learned_nothing_is_marked(make):
     runs = [make({"lr": x, "value_lr": y}, x + y) for x in (0.1, 0.2) for y in (0.1, 0.3)]
     runs[3].result["learned"] = False
     (grid,) = make_grids(runs)
-    texts = [t.get_text() for t in draw_heatmaps([grid]).get_axes()[0].texts]
-    assert texts == ["0.200", "★ 0.400", "0.300", "∅ 0.500"]
+    texts = {(row["x"], row["y"]): row["text"] for row in draw(grid).spec["data"]["values"]}
+    assert [texts[place] for place in grid.cells] == ["0.200", "★ 0.400", "0.300", "∅ 0.500"]
     assert cell_details(grid, grid.cells[1, 1]).endswith("\n∅ 1 of 1 run learned nothing")
     assert "∅ marks cells whose runs learned nothing" in caption([grid], 0)
     runs[3].result["learned"] = True
@@ -51,15 +68,20 @@ def test_line_leaves_the_values_free(grid):
 
 
 def test_page_shows_the_same_and_details_on_hover(grid):
-    heat, *others = plot_heatmap(grid, colour_range(grid, [grid]))["data"]
-    assert heat["z"] == [[0.5, 0.625], [0.75, None]]
-    assert heat["hovertext"][1][0] == "η_QK 1e-4, η_V 1e-3, λ 10<br>accuracy 0.7500 ± 0.0000 (2 seeds)"
-    hover = heat["hovertext"][1][1]
+    rows = {(row["x"], row["y"]): row for row in draw(grid).for_page()["data"]["values"]}
+    means = {place: row["mean"] for place, row in rows.items()}
+    assert means == {
+        (0, 0): 0.5,
+        (1, 0): 0.625,
+        (0, 1): 0.75,
+        (1, 1): None,
+    }
+    assert rows[0, 1]["details"] == "η_QK 1e-4, η_V 1e-3, λ 10\naccuracy 0.7500 ± 0.0000 (2 seeds)"
+    hover = rows[1, 1]["details"]
     assert "1 diverged" in hover
-    assert "<script" not in hover
-    assert "&lt;script&gt;" in hover
-    written = {text for trace in others if trace["mode"] == "text" for text in trace["text"]}
-    assert written == {"0.500<br>n = 2", "★ 0.750<br>n = 2", "0.625<br>n = 2", "diverged"}
+    assert EVIL in hover  # as text: see test_browser.py
+    written = {row["text"] for row in rows.values()}
+    assert written == {"0.500\nn = 2", "★ 0.750\nn = 2", "0.625\nn = 2", "diverged"}
 
 
 def test_details_of_a_ratio_grid_name_the_rate_of_the_value(make):
@@ -95,6 +117,6 @@ def test_dollar_signs_are_no_mathematics(make, tmp_path):
         for x in (1e-4, 1e-3)
         for y in (1e-4, 1e-3)
     ]
-    figure = draw_heatmaps(make_grids(runs))
-    figure.savefig(tmp_path / "x.png")
-    assert [axes.get_title(loc="left") for axes in figure.get_axes()[:2]] == ["$^a", "$^b"]
+    save_plots(tmp_path / "x", [draw(grid) for grid in make_grids(runs)], 2)
+    written = ["".join(text.itertext()) for text in ElementTree.parse(tmp_path / "x.svg").iter(f"{SVG}text")]
+    assert {"$^a", "$^b"} <= set(written)

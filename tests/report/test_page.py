@@ -12,11 +12,16 @@ from stores import EVIL
 
 from qvtune.errors import RunError
 from qvtune.lab.store import REPRODUCTION, Store
-from qvtune.report.curves import draw_curves
-from qvtune.report.document import Details, Entry, Page, Pictures, Plot, Table, entry, render
-from qvtune.report.page import write_report
+from qvtune.report.chart import Chart, Series
+from qvtune.report.curves import run_charts
+from qvtune.report.document import Details, Entry, Page, Pictures, Table, entry, render
+from qvtune.report.lines import draw_chart
+from qvtune.report.page import write_page, write_report
+from qvtune.report.plot import Plot, save_plots
 from qvtune.report.store_page import best_sentences
 from qvtune.training.folder import RunFolder
+
+SVG, BLUE = "{http://www.w3.org/2000/svg}", "#0072B2"
 
 
 class Reader(HTMLParser):
@@ -42,6 +47,14 @@ def figures(page: Path) -> list[str]:
     return re.findall(r'class="figure"[^>]*>(.*?)</script>', page.read_text(encoding="utf-8"), re.DOTALL)
 
 
+def rows(plot: Plot) -> list[dict]:
+    return plot.spec["data"]["values"]
+
+
+def texts(svg: Path) -> list[str]:
+    return ["".join(text.itertext()) for text in ElementTree.parse(svg).iter(f"{SVG}text")]
+
+
 def copy_run(folder: RunFolder, to: Path) -> RunFolder:
     shutil.copytree(folder.path, to, ignore=shutil.ignore_patterns("report.html", "curves.*", "checkpoints"))
     return RunFolder(to)
@@ -57,7 +70,7 @@ def test_run_page_has_metrics_roles_and_curves_and_loads_nothing(single: RunFold
     assert f"{result['metrics']['accuracy']:.4f}" in reader.text
     assert {"query", "value", "head", "learning rate", "loss"} <= set(reader.text)
     assert reader.addresses == ["data:,"]
-    assert single.report.read_text(encoding="utf-8").count("plotly.js v") == 1
+    assert single.report.read_text(encoding="utf-8").count("window.vegaEmbed=") == 1
 
 
 def test_sizes_of_updates_are_drawn_when_they_were_logged(single: RunFolder, tmp_path: Path) -> None:
@@ -65,22 +78,23 @@ def test_sizes_of_updates_are_drawn_when_they_were_logged(single: RunFolder, tmp
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     prefixes = ("update/", "step/", "output/")
     lines = [{name: v for name, v in line.items() if not name.startswith(prefixes)} for line in lines]
-    assert len(draw_curves(lines, "accuracy").get_axes()) == 3
+    assert len(run_charts(lines, "accuracy")) == 3
     for line in lines:
         line |= {"update/query": 1e-3 * line["step"], "update/value": 4e-3}
         line |= {"output/query": 1e-4, "output/key": 1e-5, "output/query_key": 2e-4, "output/value": 2e-3}
     lines[1]["warnings"] = {"value": f"the value starves {EVIL}"}
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    updates, outputs = draw_curves(lines, "accuracy").get_axes()[3:]
-    assert [line.get_label() for line in updates.get_lines()] == ["query", "value"]
-    assert [line.get_label() for line in outputs.get_lines()] == ["key", "query", "query and key", "value"]
-    assert list(outputs.get_lines()[3].get_ydata()) == [2e-3] * len(lines)
-    assert updates.get_yscale() == outputs.get_yscale() == "log"
-    updates.figure.canvas.draw()
-    labels = [label.get_text() for axes in (updates, outputs) for label in axes.get_yticklabels(which="both")]
-    assert any(labels)
-    assert not any("$" in label for label in labels)
+    updates, outputs = [draw_chart(chart) for chart in run_charts(lines, "accuracy")[3:]]
+    assert [row["series"] for row in rows(updates)] == ["query", "value"]
+    assert [row["series"] for row in rows(outputs)] == ["key", "query", "query and key", "value"]
+    assert rows(outputs)[3]["y"] == [2e-3] * len(lines)
+    assert {layer["encoding"]["y"]["scale"]["type"] for plot in (updates, outputs) for layer in plot.spec["layer"]} == {
+        "log"
+    }
     write_report(folder.path)
+    labels = texts(folder.path / "curves.svg")
+    assert {"change of the weights", "query and key", "1e-3"} <= set(labels)
+    assert not any("$" in label for label in labels)
     text = Reader(folder.report).text
     assert {"change of the weights", "change of the output in a step", f"the value starves {EVIL}"} <= set(text)
 
@@ -91,7 +105,7 @@ def test_a_loss_that_is_no_number_leaves_a_gap(single: RunFolder, tmp_path: Path
     with open(folder.metrics, "a") as file:
         file.write('{"step": 15, "loss": NaN}\n')
     write_report(folder.path)
-    loss = json.loads(figures(folder.report)[0])["data"][0]
+    loss = json.loads(figures(folder.report)[0])["data"]["values"][0]
     assert (loss["x"][-1], loss["y"][-1]) == (15, None)
     assert all(isinstance(value, float) for value in loss["y"][:-1])
 
@@ -196,16 +210,18 @@ def test_comparison_page_has_the_table_and_escapes_it(comparison: Store) -> None
     reader = Reader(comparison.report)
     assert "Summary" in reader.text
     assert "0.75" in reader.text
-    assert reader.tags.count("script") == 3 + 4 + 2  # plotly, colours and ours; four curves; two of parameters
+    assert reader.tags.count("script") == 3 + 4 + 2  # Vega, colours and ours; four curves; two of parameters
     assert f"{EVIL}; one GPU" in reader.text
     assert EVIL in reader.text
     page = comparison.report.read_text(encoding="utf-8")
     assert "<script>alert" not in page
-    # Of the figures: plotly reads tags in names, so these are escaped once more for it.
+    # In a picture it is text, and nothing in the page around it can take it for a tag.
     found = figures(comparison.report)
-    names = [trace["name"] for f in found for trace in json.loads(f)["data"] if "name" in trace]
-    assert any("&lt;script&gt;alert" in name for name in names)
-    assert not any("<script" in name for name in names)
+    names = [row["series"] for f in found for row in json.loads(f)["data"]["values"]]
+    assert any("<script>alert" in name for name in names)
+    assert not any("<" in f for f in found)
+    assert any("<script>alert" in text for text in texts(comparison.path / "curves.svg"))
+    assert "<script" not in (comparison.path / "curves.svg").read_text(encoding="utf-8")
 
 
 def test_reproduction_page(comparison: Store, tmp_path: Path) -> None:
@@ -249,7 +265,7 @@ def test_what_learned_nothing_is_not_the_best(make) -> None:
     ]
 
 
-def test_page_without_pictures_carries_no_plotly(tmp_path: Path) -> None:
+def test_page_without_pictures_carries_no_libraries(tmp_path: Path) -> None:
     table = Table(EVIL, [EVIL], [[Entry(EVIL)]], sortable=True)
     (tmp_path / "x.html").write_text(render(Page(EVIL, [EVIL], [EVIL], [table, Details(EVIL, EVIL)])), encoding="utf-8")
     reader = Reader(tmp_path / "x.html")
@@ -257,12 +273,33 @@ def test_page_without_pictures_carries_no_plotly(tmp_path: Path) -> None:
     assert (tmp_path / "x.html").stat().st_size < 20_000
 
 
+def test_several_pictures_share_what_draws_them_and_ask_nobody() -> None:
+    chart = Chart("x", "x", "y", [Series(EVIL, [1.0, 2.0], [1.0, 2.0])])
+    sizes = []
+    for number in (1, 5):
+        page = render(Page("x", [], [], [Pictures("x", [draw_chart(chart)] * number)]))
+        sizes.append(len(page))
+        assert page.count("window.vegaEmbed=") == 1
+        assert re.findall(r"(?:src|href)=[\"']?https?:", page) == []
+    assert max(sizes) < 1_000_000
+
+
+def test_pictures_of_a_page_are_its_files(tmp_path: Path) -> None:
+    plots = [draw_chart(Chart(title, "x", "y", [Series("a", [1.0, 2.0], [1.0, 2.0])])) for title in ("one", "two")]
+    page = Page("x", [], [], [Pictures("x", plots, name="both"), Pictures("y", plots[:1])])
+    assert [path.name for path in write_page(tmp_path, page)] == ["report.html", "both.png", "both.svg"]
+    assert {"one", "two"} <= set(texts(tmp_path / "both.svg"))
+    before = (tmp_path / "both.svg").read_bytes()
+    write_page(tmp_path, page)
+    assert (tmp_path / "both.svg").read_bytes() == before
+
+
 def test_a_figure_does_not_end_its_script(tmp_path: Path) -> None:
     figure = {"layout": {"title": "</script><img src=x><!--<script>"}}
     page = Page("x", [], [], [Pictures("x", [Plot("x", "x", figure)])])
     (tmp_path / "x.html").write_text(render(page), encoding="utf-8")
     assert "img" not in Reader(tmp_path / "x.html").tags
-    assert json.loads(figures(tmp_path / "x.html")[0]) == figure
+    assert json.loads(figures(tmp_path / "x.html")[0]) == figure | {"width": "container", "height": 250}
 
 
 def test_entries_sort_as_numbers() -> None:
@@ -279,12 +316,16 @@ def test_curves_draw_what_was_logged() -> None:
         {"step": 2, "loss": 0.6, "lr/query": 5e-5, "lr/value": 2e-4},
         {"step": 2, "eval_loss": 0.65, "eval_accuracy": 0.75},
     ]
-    loss, score, rate = draw_curves(records, "accuracy").get_axes()
-    assert [line.get_xydata().tolist() for line in loss.get_lines()] == [[[1, 0.7], [2, 0.6]], [[2, 0.65]]]
-    assert score.get_lines()[0].get_xydata().tolist() == [[2, 0.75]]
-    assert {line.get_label(): line.get_ydata()[0] for line in rate.get_lines()} == {"query": 1e-4, "value": 4e-4}
+    loss, score, rate = [rows(draw_chart(chart)) for chart in run_charts(records, "accuracy")]
+    assert [(row["x"], row["y"]) for row in loss] == [([1, 2], [0.7, 0.6]), ([2], [0.65])]
+    assert [(row["x"], row["y"]) for row in score] == [([2], [0.75])]
+    assert {row["series"]: row["y"][0] for row in rate} == {"query": 1e-4, "value": 4e-4}
 
 
-def test_a_single_point_can_be_seen() -> None:
-    _, score, _ = draw_curves([{"step": 3, "eval_accuracy": 0.75}], "accuracy").get_axes()
-    assert score.get_lines()[0].get_marker() == "o"
+def test_a_single_point_can_be_seen(tmp_path: Path) -> None:
+    score = draw_chart(run_charts([{"step": 3, "eval_accuracy": 0.75}], "accuracy")[1])
+    save_plots(tmp_path / "score", [score], 1)
+    symbols = [
+        path for path in ElementTree.parse(tmp_path / "score.svg").iter(f"{SVG}path") if path.get("fill") == BLUE
+    ]
+    assert len(symbols) == 2  # the point, and its name below

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from qvtune.report.bands import MOST_SERIES, band_charts, band_over_seeds
-from qvtune.report.chart import Chart, Series, draw_charts, plot_chart
+from qvtune.report.chart import Chart, Series, log_ticks
 from qvtune.report.labels import describe, label_text, mean_sd, value_ratio, varied
+from qvtune.report.lines import draw_chart
 from qvtune.report.parameters import label_charts, parameter_charts
 from qvtune.report.reach import not_drawn, reach_charts, times_to_reach
 
@@ -175,36 +176,77 @@ def test_metric_by_the_one_label_that_varies(make):
     assert label_charts(two) == []
 
 
-def test_chart_is_drawn_alike_by_both_libraries():
+def layer(plot, kind, field):
+    parts = [part for part in plot.for_file()["layer"] if part["mark"]["type"] == kind]
+    (found,) = [part for part in parts if part["encoding"]["y"]["field"] == field]
+    return found
+
+
+def test_a_definition_has_the_points_and_their_crosses():
     name = "<b>x</b> $_^ " + "long " * 12
     chart = Chart(
         "t", "λ", "y", [Series(name, [1, 2, 4], [3, 5, 4], crossed=[False, True, False])], log_x=True, x_ticks=[1, 2, 4]
     )
-    axes = draw_charts([chart]).get_axes()[0]
-    cross, line = axes.get_lines()
-    assert line.get_xydata().tolist() == [[1, 3], [2, 5], [4, 4]]
-    assert cross.get_xydata().tolist() == [[2, 5]]
-    assert axes.get_xscale() == "log"
-    figure = plot_chart(chart)
-    line, cross = figure["data"]
-    assert (line["x"], line["y"], cross["x"], cross["y"]) == ([1, 2, 4], [3, 5, 4], [2], [5])
-    assert line["name"].startswith("&lt;b&gt;x&lt;/b&gt; $_^ long")
-    assert "<br>" in line["name"]
+    plot = draw_chart(chart)
+    (row,) = plot.spec["data"]["values"]
+    assert (row["x"], row["y"], row["crossed"]) == ([1, 2, 4], [3, 5, 4], [False, True, False])
+    crosses = [part for part in plot.spec["layer"] if part.get("transform") == [{"filter": "datum.crossed"}]]
+    assert [part["mark"]["type"] for part in crosses] == ["point"]
+    assert {part["encoding"]["x"]["scale"]["type"] for part in plot.spec["layer"]} == {"log"}
+    assert row["series"].startswith("<b>x</b> $_^ long")
+    assert "\n" in row["series"]
 
 
 def test_ticks_that_would_overlap_are_left_out_and_one_is_kept():
     ratios = [0.1, 0.9, 1.0, 1.1, 100.0]
     chart = Chart("t", "λ", "y", [Series("x", ratios, ratios)], log_x=True, x_ticks=ratios)
-    assert plot_chart(chart)["layout"]["xaxis"]["tickvals"] == [0.1, 1.0, 100.0]
+    assert layer(draw_chart(chart), "line", "y")["encoding"]["x"]["axis"]["values"] == [0.1, 1.0, 100.0]
 
 
 def test_a_fit_and_a_range_are_drawn():
     series = Series("law", [1.0, 10.0, 100.0], [2.0, 20.0, 200.0], fit=[1.0, 10.0, 100.0], line=False)
     chart = Chart("t", "x", "y", [series], log_x=True, log_y=True, y_range=(0.1, 1e4))
-    (axes,) = draw_charts([chart]).axes
-    assert axes.get_ylim() == (0.1, 1e4)
-    assert [list(line.get_ydata()) for line in axes.get_lines()] == [series.fit, series.y]
-    figure = plot_chart(chart)
-    assert figure["layout"]["yaxis"]["range"] == pytest.approx([-1, 4])
-    assert [list(trace["y"]) for trace in figure["data"]] == [series.y, series.fit]
-    assert figure["data"][1]["line"]["color"] == figure["data"][0]["line"]["color"]
+    plot = draw_chart(chart)
+    fit, points = layer(plot, "line", "fit"), layer(plot, "point", "y")
+    assert fit["encoding"]["y"]["scale"]["domain"] == points["encoding"]["y"]["scale"]["domain"] == [0.1, 1e4]
+    (row,) = plot.spec["data"]["values"]
+    assert (row["y"], row["fit"]) == (series.y, series.fit)
+    assert fit["encoding"]["color"]["scale"] == points["encoding"]["color"]["scale"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (8e-7, 0.2, [1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.1]),
+        (8e-9, 12, [1e-8, 1e-6, 1e-4, 0.01, 1]),
+        (0.01, 2, [0.01, 0.03, 0.1, 0.3, 1]),
+        (0.04, 0.7, [0.05, 0.1, 0.2, 0.5]),
+        (1.5, 1.9, []),
+    ],
+)
+def test_numbers_of_a_logarithmic_axis_are_round_and_few(low, high, ticks):
+    assert log_ticks(low, high) == ticks
+
+
+def test_what_a_logarithmic_axis_has_no_place_for_does_not_stretch_it():
+    chart = Chart("t", "x", "y", [Series("a", [1.0, 2.0, 3.0], [0.0, float("nan"), 0.01])], log_y=True)
+    low, high = layer(draw_chart(chart), "line", "y")["encoding"]["y"]["scale"]["domain"]
+    assert 0 < low < 0.01 < high < 1
+
+
+def test_a_file_has_what_the_page_has_but_for_pointing():
+    bands = [Series(name, [1.0, 2.0], [3.0, 4.0], [2.0, 3.0], [4.0, 5.0]) for name in ("a", "b")]
+    plot = draw_chart(Chart("t", "x", "y", bands))
+    page, file = plot.for_page(), plot.for_file()
+    assert file["data"] == page["data"]
+    assert [part["mark"] for part in file["layer"]] == [part["mark"] for part in page["layer"][:-1]]
+    assert page["layer"][-1]["encoding"]["tooltip"]["field"] == "details"
+    assert "params" not in file
+    assert not any("condition" in channel for part in file["layer"] for channel in part["encoding"].values())
+
+
+def test_every_series_has_its_own_place_in_colour_and_symbol():
+    series = [Series("a", [1.0], [1.0], line=False, place=3), Series("b", [2.0], [1.0], line=False)]
+    points = layer(draw_chart(Chart("t", "x", "y", series)), "point", "y")["encoding"]
+    assert points["color"]["scale"] == {"domain": ["a", "b"], "range": ["#CC79A7", "#D55E00"]}
+    assert points["shape"]["scale"] == {"domain": ["a", "b"], "range": ["diamond", "square"]}

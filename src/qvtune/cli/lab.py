@@ -10,8 +10,8 @@ from qvtune.amounts import count, format_seconds
 from qvtune.errors import RunError
 from qvtune.lab.cells import Cell
 from qvtune.lab.execution import Execution
+from qvtune.lab.meter import describe
 from qvtune.lab.outcome import FINISHED, PENDING, STOPPED, UNLEARNED, Outcome, read_outcome
-from qvtune.lab.progress import describe
 from qvtune.lab.store import Store
 
 MOST_ROWS = 20

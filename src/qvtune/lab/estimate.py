@@ -11,7 +11,7 @@ from rich.console import Console
 from qvtune.errors import QVTuneError
 from qvtune.lab.cells import Cell
 from qvtune.lab.execution import Execution
-from qvtune.lab.progress import describe
+from qvtune.lab.meter import describe
 from qvtune.training.callbacks import Callback, Progress
 from qvtune.training.config import TrainConfig
 from qvtune.training.timetable import epochs_between_evaluations

@@ -15,8 +15,8 @@ from qvtune.lab.axes import check_axes, combinations
 from qvtune.lab.cells import Cell, check_distinct, given_options, make_cell
 from qvtune.lab.execution import DEFAULT_EXECUTION, Execution
 from qvtune.lab.executors import EXECUTORS, POLL_SECONDS, threads_of
+from qvtune.lab.meter import RunsProgress
 from qvtune.lab.outcome import FINISHED, PENDING, Outcome, read_outcome, results_table
-from qvtune.lab.progress import RunsProgress
 from qvtune.lab.store import SWEEP, Store
 from qvtune.lab.work import BUSY, LOST, make_job
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.amounts import count, join_words
-from qvtune.files import write_json, write_text
+from qvtune.files import write_json
 from qvtune.lab.gap import Gap, MeasuredBound
-from qvtune.report.chart import Chart, Series, draw_charts
-from qvtune.report.document import Page, Pictures, Table, entry, render
-from qvtune.report.page import save_figures
-from qvtune.report.run_page import plot, text_table
+from qvtune.report.chart import Chart, Series
+from qvtune.report.document import Page, Pictures, Table, entry
+from qvtune.report.lines import draw_chart
+from qvtune.report.page import write_page
+from qvtune.report.run_page import text_table
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.layouts import ROLES
 from qvtune.theory.bound import FULL, LORA, Bound, generalization_bound
@@ -107,7 +108,8 @@ class BoundReport:
         parts: list[Any] = [_symbols(self.bound), _roles(self.bound)]
         if self.measured is not None:
             parts.insert(0, _measured(self.measured))
-        parts += [Pictures("The bound over N, r and q", [plot(chart) for chart in self.charts], caption)]
+        plots = [draw_chart(chart) for chart in self.charts]
+        parts += [Pictures("The bound over N, r and q", plots, caption, "bound")]
         parts += [_terms(self.bound)]
         return Page(f"Theorem 1 on {self.model}", self.sentences(), self.notes(), parts)
 
@@ -119,8 +121,7 @@ class BoundReport:
         """
         check_free(path, RECORD)
         write_json(path / RECORD, self.to_dict())
-        write_text(path / "report.html", render(self.page()))
-        return [path / RECORD, path / "report.html", *save_figures(path, {"bound": draw_charts(self.charts)})]
+        return [path / RECORD, *write_page(path, self.page())]
 
     def _at(self, **changes: Any) -> float:
         bound = self.bound

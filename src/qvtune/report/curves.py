@@ -2,13 +2,11 @@
 
 import statistics
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from qvtune.report.chart import Chart, Series, draw_charts
+from qvtune.report.chart import Chart, Series
 from qvtune.training.balance import BLOWN, MOVED, STARVED, USUAL, USUAL_MOVED, WINDOW
 from qvtune.training.output_change import QUERY_KEY
 from qvtune.training.telemetry import OUTPUT, STEP, UPDATE
@@ -51,16 +49,6 @@ def run_charts(records: list[dict[str, Any]], metric: str) -> list[Chart]:
         if series := _prefixed(records, prefix):
             charts.append(Chart(title, "step", "relative change", series, log_y=True, caption=what))
     return charts
-
-
-def draw_curves(records: list[dict[str, Any]], metric: str) -> Figure:
-    """Draw the logged steps of a run; the arguments are those of `run_charts`."""
-    return draw_charts(run_charts(records, metric))
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Save a figure as PNG or SVG, by the suffix."""
-    figure.savefig(path, dpi=110)
 
 
 def _losses(records: list[dict[str, Any]]) -> list[Series]:

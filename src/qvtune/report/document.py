@@ -11,7 +11,8 @@ from typing import Any
 from jinja2 import Environment
 
 from qvtune.report.labels import label_text
-from qvtune.report.theme import layouts
+from qvtune.report.plot import Plot, javascript
+from qvtune.report.theme import page_configs
 
 # Up to so many classes the columns of a matrix are headed by lines of text, and up to so many its cells are large.
 FEW, MANY = 4, 20
@@ -52,6 +53,11 @@ class Table:
         return " ".join(name for name in ("sortable", "named", "stacked") if getattr(self, name))
 
     @property
+    def is_small(self) -> bool:
+        """Whether others may stand beside it."""
+        return len(self.rows) <= 12 and not any(cell.is_long for row in self.rows for cell in row)
+
+    @property
     def numeric(self) -> set[int]:
         """Places of the columns that hold numbers alone."""
         columns = range(len(self.columns))
@@ -75,6 +81,11 @@ class Matrix:
     text: str = ""
 
     @property
+    def is_small(self) -> bool:
+        """Whether others may stand beside it."""
+        return len(self.labels) <= MANY // 2
+
+    @property
     def kind(self) -> str:
         """How its columns are headed, and how large its cells are, by the number of classes."""
         return "few" if len(self.labels) <= FEW else "many" if len(self.labels) <= MANY else "many dense"
@@ -85,30 +96,22 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Plot:
-    """One plotly figure.
+class Pictures:
+    """Pictures that belong together, and the text below them.
 
     Attributes:
-        title: heading above it; none where empty.
-        alternative: what a reader hears who cannot see it.
-        figure: `to_plotly_json` of the figure.
-        width: what it needs at least, in rem; it scrolls where there is less.
+        heading: above them.
+        plots: the pictures.
+        text: below them.
+        name: of their files, PNG and SVG; none are written where it is empty.
+        columns: how many stand beside each other in the files.
     """
 
-    title: str
-    alternative: str
-    figure: dict[str, Any]
-    width: float = 0
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Figures that belong together, and the text below them."""
-
     heading: str
-    charts: list[Plot]
+    plots: list[Plot]
     text: str = ""
-    wide: bool = False
+    name: str = ""
+    columns: int = 3
 
 
 @dataclass(frozen=True)
@@ -130,21 +133,19 @@ class Page:
     warnings: list[str] = field(default_factory=list)
 
     @property
-    def has_charts(self) -> bool:
-        """Whether plotly is needed."""
-        return any(isinstance(part, Pictures) for part in self.parts)
+    def pictures(self) -> list[Pictures]:
+        """The parts that are pictures."""
+        return [part for part in self.parts if isinstance(part, Pictures)]
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML, with plotly.js in it once; all text is escaped."""
-    from plotly.offline import get_plotlyjs
-
+    """Return the page as HTML, with what draws its pictures in it once; all text is escaped."""
     return _template().render(
         page=page,
         style=_static("page.css"),
         script=_static("page.js"),
-        layouts=layouts(),
-        plotly=get_plotlyjs() if page.has_charts else "",
+        configs=page_configs(),
+        libraries=javascript() if page.pictures else "",
     )
 
 
@@ -171,17 +172,8 @@ def _template() -> Any:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     # Within a script element nothing is unescaped, and "</script>" or "<!--" would end it or hide its end.
-    environment.filters["figure"] = lambda figure: Markup(json.dumps(_finite(figure)).replace("<", "\\u003c"))
+    environment.filters["json"] = lambda value: Markup(json.dumps(value, allow_nan=False).replace("<", "\\u003c"))
     return environment.from_string(_static("page.html"))
-
-
-def _finite(value: Any) -> Any:
-    """Return a figure with null, which JSON has, in the place of NaN and infinity, which it has not."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _static(name: str) -> str:

@@ -1,40 +1,45 @@
-"""The heat map over two labels, η_QK and η_V above all: as PNG and SVG by matplotlib, on the page by plotly."""
+"""The heat map over two labels, η_QK and η_V above all, as Vega-Lite."""
 
+import json
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from qvtune.amounts import count
 from qvtune.lab.outcome import FINISHED, UNLEARNED
-from qvtune.report.cells import Cell, Grid
+from qvtune.report.grid import Grid, Square
 from qvtune.report.labels import LR, LR_RATIO, VALUE_LR, axis_title, describe, label_text, mean_text
-from qvtune.report.theme import ACCENT, COLOUR_MAP, NEUTRAL, as_it_stands, plain
+from qvtune.report.plot import HOVER, Plot, to_spec
+from qvtune.report.theme import ACCENT, NEUTRAL, ink
+
+if TYPE_CHECKING:
+    import altair as alt
 
 # The line λ = 1 leaves the middle of a cell, where the value is written, free: half its width and height.
 FREE = (0.34, 0.24)
 HATCHES = 5
+EDGE = 0.49
+# Pixels of a cell, in a file and, its height, on a page.
+CELL_WIDTH, CELL_HEIGHT = 62, 44
 
 
-def draw_heatmaps(grids: Sequence[Grid]) -> Figure:
-    """Draw grids as panels, two in a row."""
-    columns = min(len(grids), 2)
-    rows = -(-len(grids) // columns)
-    width = max(0.85 * max(len(grid.xs) for grid in grids) + 2.4, 4.5)
-    height = max(0.62 * max(len(grid.ys) for grid in grids) + 1.6, 3.0)
-    with as_it_stands():
-        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axes, grid in zip(panels, grids, strict=False):
-            _draw(figure, axes, grid, colour_range(grid, grids))
-        for axes in panels[len(grids) :]:
-            axes.remove()
-    return figure
+def draw_heatmap(grid: Grid, limits: tuple[float, float]) -> Plot:
+    """Return a grid for pages and files, coloured from the lowest to the highest of `limits`."""
+    import altair as alt
+
+    layers = [
+        _cells(grid, limits), _hatches(grid), *_line(grid), *_frames(grid), *_texts(grid), _hovered(grid),
+    ]  # fmt: skip
+    spec = to_spec(alt.layer(*layers, data=alt.Data(values=_rows(grid, limits))))
+    best = "; ".join(cell_details(grid, grid.cells[place]).replace("\n", ", ") for place in grid.best)
+    axes = f"{axis_title(grid.x_name)} from left to right and {axis_title(grid.y_name)} upwards"
+    text = f"Heat map of {grid.metric} with {axes}. Best: {best or 'none yet'}. The table of runs has all numbers."
+    return Plot(
+        describe(grid.labels), text, spec, height=CELL_HEIGHT * len(grid.ys), width=5 + 3.6 * len(grid.xs),
+        file_width=max(CELL_WIDTH * len(grid.xs), 250),
+    )  # fmt: skip
 
 
 def colour_range(grid: Grid, grids: Sequence[Grid]) -> tuple[float, float]:
@@ -45,7 +50,7 @@ def colour_range(grid: Grid, grids: Sequence[Grid]) -> tuple[float, float]:
     return (low, high) if high > low else (low - 0.005, high + 0.005)
 
 
-def cell_text(cell: Cell) -> str:
+def cell_text(cell: Square) -> str:
     """Return what is written in a cell: its mean and number of seeds, or why it has none."""
     runs = sum(cell.statuses.values())
     if cell.mean is None:
@@ -54,7 +59,7 @@ def cell_text(cell: Cell) -> str:
     return f"{'' if cell.learned else f'{UNLEARNED} '}{cell.mean:.3f}" + (f"\n{seeds}" if runs > 1 else "")
 
 
-def cell_details(grid: Grid, cell: Cell) -> str:
+def cell_details(grid: Grid, cell: Square) -> str:
     """Return everything about a cell, in lines: rates, λ, mean ± sd, seeds, and why runs did not finish."""
     at = describe({grid.x_name: cell.x, grid.y_name: cell.y})
     if (grid.x_name, grid.y_name) == (LR, VALUE_LR):
@@ -85,138 +90,122 @@ def visible_line(grid: Grid) -> tuple[list[float | None], list[float | None]]:
     return xs, ys
 
 
-def _draw(figure: Figure, axes: Any, grid: Grid, limits: tuple[float, float]) -> None:
-    image = axes.imshow(_means(grid), cmap=COLOUR_MAP, vmin=limits[0], vmax=limits[1], origin="lower", aspect="auto")
-    figure.colorbar(image, ax=axes, label=grid.metric.replace("_", " "))
-    for (column, row), cell in grid.cells.items():
-        ink = NEUTRAL if cell.mean is None else _ink(cell.mean, limits)
-        if cell.mean is None:
-            corner = (column - 0.5, row - 0.5)
-            axes.add_patch(Rectangle(corner, 1, 1, hatch="///", edgecolor="#c0c0c0", facecolor="none", linewidth=0))
-            ink = "#303030"
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if cell.mean is None else None
-        star = "★ " if (column, row) in grid.best else ""
-        axes.text(column, row, star + cell_text(cell), ha="center", va="center", color=ink, fontsize=9, bbox=box)
-    for column, row in grid.best:
-        frame = Rectangle((column - 0.46, row - 0.46), 0.92, 0.92, fill=False, edgecolor=ACCENT, linewidth=3)
-        axes.add_patch(frame)
-    if grid.diagonal:
-        xs, ys = (np.array(part, dtype=float) for part in visible_line(grid))
-        axes.plot(xs, ys, color="white", linewidth=4, solid_capstyle="butt")
-        axes.plot(xs, ys, color="black", linewidth=1.6, label="λ = 1")
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, fontsize=9)
-    axes.set_xlim(-0.5, len(grid.xs) - 0.5)
-    axes.set_ylim(-0.5, len(grid.ys) - 0.5)
-    axes.set_xticks(range(len(grid.xs)), [label_text(x) for x in grid.xs])
-    axes.set_yticks(range(len(grid.ys)), [label_text(y) for y in grid.ys])
-    axes.set_xlabel(axis_title(grid.x_name))
-    axes.set_ylabel(axis_title(grid.y_name))
-    axes.set_title(describe(grid.labels), loc="left", fontsize=10)
+def _rows(grid: Grid, limits: tuple[float, float]) -> list[dict[str, Any]]:
+    """Return a row per place of the grid: its corners, what it shows, and what is said when it is pointed at."""
+    rows = []
+    for row in range(len(grid.ys)):
+        for column in range(len(grid.xs)):
+            at: dict[str, Any] = {"x": column, "y": row, "left": column - EDGE, "right": column + EDGE}
+            at |= {"low": row - EDGE, "high": row + EDGE}
+            cell = grid.cells.get((column, row))
+            if cell is None:
+                rows.append(at | {"details": "no run"})
+                continue
+            best = (column, row) in grid.best
+            at |= {"mean": cell.mean, "best": best, "text": ("★ " if best else "") + cell_text(cell)}
+            if cell.mean is not None:
+                at["ink"] = ink((cell.mean - limits[0]) / (limits[1] - limits[0]))
+            rows.append(at | {"details": cell_details(grid, cell)})
+    return rows
 
 
-def plot_heatmap(grid: Grid, limits: tuple[float, float]) -> dict[str, Any]:
-    """Return a grid as a plotly figure whose hover shows `cell_details`, without the page's colours."""
-    import plotly.graph_objects as go
+def _axis(name: str, values: list[float], channel: Any, field: str) -> Any:
+    import altair as alt
 
-    means = _means(grid)
-    details = [
-        [
-            _lines(cell_details(grid, grid.cells[i, j])) if (i, j) in grid.cells else "no run"
-            for i in range(len(grid.xs))
-        ]
-        for j in range(len(grid.ys))
+    # An axis counts places; its labels are the values there.
+    texts = json.dumps([label_text(value) for value in values])
+    axis = alt.Axis(
+        values=list(range(len(values))), labelExpr=f"{texts}[datum.value]", grid=False, ticks=False, domain=False
+    )
+    scale = alt.Scale(domain=[-0.5, len(values) - 0.5], nice=False, zero=False)
+    return channel(f"{field}:Q", scale=scale, axis=axis, title=axis_title(name))
+
+
+def _layer(
+    grid: Grid, corners: tuple[str, str] | None = None, *, fields: tuple[str, str] = ("x", "y"), **mark: Any
+) -> "alt.Chart":
+    """Return a layer at places of the grid, or between them and the fields of the other corner."""
+    import altair as alt
+
+    x, y = _axis(grid.x_name, grid.xs, alt.X, fields[0]), _axis(grid.y_name, grid.ys, alt.Y, fields[1])
+    layer = alt.Chart(mark=alt.MarkDef(**mark)).encode(x=x, y=y)
+    return layer if corners is None else layer.encode(x2=corners[0], y2=corners[1])
+
+
+def _rectangles(grid: Grid, **mark: Any) -> "alt.Chart":
+    return _layer(grid, ("right", "high"), fields=("left", "low"), type="rect", **mark)
+
+
+def _cells(grid: Grid, limits: tuple[float, float]) -> "alt.Chart":
+    import altair as alt
+
+    legend = alt.Legend(
+        orient="top", direction="horizontal", titleOrient="left", gradientThickness=10, gradientLength=160, offset=18,
+        tickCount=4,
+    )  # fmt: skip
+    scale = alt.Scale(scheme="viridis", domain=list(limits), clamp=True)
+    colour = alt.Color("mean:Q", scale=scale, legend=legend, title=grid.metric.replace("_", " "))
+    return _rectangles(grid).transform_filter("isValid(datum.mean)").encode(color=colour)
+
+
+def _hatches(grid: Grid) -> "alt.Chart":
+    """Return slanted lines over the cells that have runs and no value."""
+    import altair as alt
+
+    side = 2 * EDGE
+    offsets = [part * side / HATCHES for part in range(1, 2 * HATCHES)]
+    lines = [
+        {
+            "x": column - EDGE + max(o - side, 0),
+            "y": row - EDGE + min(o, side),
+            "x2": column - EDGE + min(o, side),
+            "y2": row - EDGE + max(o - side, 0),
+        }
+        for (column, row), cell in grid.cells.items()
+        if cell.mean is None
+        for o in offsets
     ]
-    heat = {
-        "type": "heatmap",
-        "x": list(range(len(grid.xs))),
-        "y": list(range(len(grid.ys))),
-        "z": [[None if np.isnan(mean) else float(mean) for mean in row] for row in means],
-        "zmin": limits[0],
-        "zmax": limits[1],
-        "colorscale": COLOUR_MAP.capitalize(),
-        "xgap": 2,
-        "ygap": 2,
-        "hovertext": details,
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "hoverongaps": True,
-        "colorbar": {"title": {"text": plain(grid.metric.replace("_", " ")), "side": "right"}, "thickness": 12},
-    }
-    layout = {
-        "margin": {"l": 60, "r": 8, "t": 30, "b": 50},
-        "height": 46 * len(grid.ys) + 150,
-        "xaxis": _axis(grid.x_name, grid.xs),
-        "yaxis": _axis(grid.y_name, grid.ys),
-        "shapes": _shapes(grid),
-        "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},
-        "template": "none",
-        "dragmode": False,
-    }
-    return go.Figure([heat, *_line(grid), *_texts(grid, limits)], layout).to_plotly_json()
+    layer = _layer(grid, ("x2", "y2"), type="rule", color=NEUTRAL, opacity=0.4, strokeWidth=1)
+    return layer.properties(data=alt.Data(values=lines))
 
 
-def _line(grid: Grid) -> list[dict[str, Any]]:
+def _line(grid: Grid) -> "list[alt.Chart]":
+    """Return the line λ = 1, dark on white so that it can be seen on every colour, and its name at its end."""
+    import altair as alt
+
     if not grid.diagonal:
         return []
     xs, ys = visible_line(grid)
-    line = {"type": "scatter", "mode": "lines", "x": xs, "y": ys, "hoverinfo": "skip", "name": "λ = 1"}
-    # Dark on white, so that it can be seen on every colour and on both backgrounds.
-    return [
-        line | {"line": {"color": "white", "width": 6}, "showlegend": False},
-        line | {"line": {"color": "black", "width": 2}, "showlegend": False},
-        line | {"line": {"color": NEUTRAL, "width": 3}, "x": [None], "y": [None], "showlegend": True},
+    points = [{"at": at, "x": x, "y": y} for at, (x, y) in enumerate(zip(xs, ys, strict=True))]
+    data = alt.Data(values=points)
+    lines = [
+        _layer(grid, type="line", color=colour, strokeWidth=width).encode(order="at:O").properties(data=data)
+        for colour, width in (("white", 5), ("black", 2))
     ]
+    x, y = grid.diagonal[-1]
+    aside: dict[str, Any] = {"align": "left", "dx": 4} if x > len(grid.xs) - 0.51 else {"baseline": "bottom", "dy": -4}
+    name = _layer(grid, type="text", text="λ = 1", **aside).properties(data=alt.Data(values=[{"x": x, "y": y}]))
+    return [*lines, name]
 
 
-def _texts(grid: Grid, limits: tuple[float, float]) -> list[dict[str, Any]]:
-    text = {"type": "scatter", "mode": "text", "hoverinfo": "skip", "showlegend": False}
-    traces = []
-    for known in (True, False):
-        cells = {place: cell for place, cell in grid.cells.items() if (cell.mean is not None) == known}
-        trace = text | {
-            "x": [column for column, _ in cells],
-            "y": [row for _, row in cells],
-            "text": [("★ " if place in grid.best else "") + _lines(cell_text(cell)) for place, cell in cells.items()],
-            "textfont": {"size": 11},
-        }
-        if known:  # the others take the page's colour
-            trace["textfont"] = {
-                "size": 11,
-                "color": [_ink(c.mean, limits) for c in cells.values() if c.mean is not None],
-            }
-        traces += [trace] if cells else []
-    return traces
+def _frames(grid: Grid) -> "list[alt.Chart]":
+    if not grid.best:
+        return []
+    return [_rectangles(grid, filled=False, stroke=ACCENT, strokeWidth=3).transform_filter("datum.best")]
 
 
-def _shapes(grid: Grid) -> list[dict[str, Any]]:
-    shapes: list[dict[str, Any]] = []
-    for (column, row), cell in grid.cells.items():
-        if cell.mean is not None:
-            continue
-        left, low = column - 0.47, row - 0.47
-        offsets = [part * 0.94 / HATCHES for part in range(1, 2 * HATCHES)]
-        lines = [
-            f"M {left + max(o - 0.94, 0)} {low + min(o, 0.94)} L {left + min(o, 0.94)} {low + max(o - 0.94, 0)}"
-            for o in offsets
-        ]
-        hatch = {"line": {"color": NEUTRAL, "width": 1}, "opacity": 0.45, "layer": "below"}
-        shapes.append({"type": "path", "path": " ".join(lines), **hatch})
-    for column, row in grid.best:
-        corner = {"x0": column - 0.47, "x1": column + 0.47, "y0": row - 0.46, "y1": row + 0.46}
-        shapes.append({"type": "rect", **corner, "line": {"color": ACCENT, "width": 3}})
-    return shapes
+def _texts(grid: Grid) -> "list[alt.Chart]":
+    import altair as alt
+
+    two = "length(split(datum.text, '\\n')) > 1 ? -6 : 0"
+    texts = _layer(grid, type="text", lineBreak="\n", dy=alt.expr(two), fontSize=11)
+    # What has no value takes the page's colour.
+    known = texts.transform_filter("isValid(datum.mean)").encode(text="text:N", color=alt.Color("ink:N", scale=None))
+    return [known, texts.transform_filter("!isValid(datum.mean) && isValid(datum.text)").encode(text="text:N")]
 
 
-def _axis(name: str, values: list[float]) -> dict[str, Any]:
-    return {
-        "title": {"text": plain(axis_title(name)), "standoff": 10},
-        "tickvals": list(range(len(values))),
-        "ticktext": [label_text(value) for value in values],
-        "range": [-0.5, len(values) - 0.5],
-        "showgrid": False,
-        "fixedrange": True,
-        "automargin": True,
-        "tickangle": 0,
-    }
+def _hovered(grid: Grid) -> "alt.Chart":
+    return _rectangles(grid, opacity=0).encode(tooltip="details:N").properties(name=HOVER)
 
 
 def caption(grids: Sequence[Grid], left_out: int) -> str:
@@ -236,22 +225,3 @@ def caption(grids: Sequence[Grid], left_out: int) -> str:
     skipped = sum(grid.skipped for grid in grids)
     text += f" {count(skipped, 'run')} without a value on one of the axes left out." if skipped else ""
     return text + (f" {count(left_out, 'further panel')} left out." if left_out else "")
-
-
-def _means(grid: Grid) -> Any:
-    means = np.full((len(grid.ys), len(grid.xs)), np.nan)
-    for (column, row), cell in grid.cells.items():
-        if cell.mean is not None:
-            means[row, column] = cell.mean
-    return means
-
-
-def _ink(value: float, limits: tuple[float, float]) -> str:
-    """Return black or white, whichever stands out on the colour of `value`."""
-    shade = to_hex(colormaps[COLOUR_MAP]((value - limits[0]) / (limits[1] - limits[0])))
-    red, green, blue = (int(shade[start : start + 2], 16) for start in (1, 3, 5))
-    return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "#ffffff"
-
-
-def _lines(text: str) -> str:
-    return "<br>".join(plain(line) for line in text.splitlines())

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from qvtune.errors import RunError
-from qvtune.report.chart import Chart, plot_chart
 from qvtune.report.class_parts import class_parts, mistakes_table
 from qvtune.report.curves import run_charts
-from qvtune.report.document import Details, Entry, Page, Pictures, Plot, Table
+from qvtune.report.document import Details, Entry, Page, Pictures, Table
+from qvtune.report.lines import draw_chart
 from qvtune.report.records import read_mistakes, read_records
 from qvtune.training.balance import list_warnings
 from qvtune.training.folder import RunFolder
@@ -38,7 +38,7 @@ def run_page(folder: RunFolder) -> Page:
         charts = [chart for chart in run_charts(records, main_metric(result, plan)) if chart.series]
         if charts:
             text = "Over the steps of training. " + " ".join(chart.caption for chart in charts)
-            parts.append(Pictures("Curves", [plot(chart) for chart in charts], text.strip()))
+            parts.append(Pictures("Curves", [draw_chart(chart) for chart in charts], text.strip(), "curves"))
         parts += mistakes_table(read_mistakes(folder)) if result else []
         parts += [_trained(plan)] if plan else []
         parts += [_cost(result)] if result else []
@@ -53,13 +53,6 @@ def run_page(folder: RunFolder) -> Page:
     name = f"{plan['model']} on {result.get('task') or plan['task']['name']}" if plan else str(folder.path.name)
     warnings = dict.fromkeys([*list_warnings(records, ended=bool(result)), *result.get("warnings", [])])
     return Page(name, sentences, plan.get("notes", []), parts, list(warnings))
-
-
-def plot(chart: Chart) -> Plot:
-    """Return a chart for a page."""
-    names = ", ".join(series.name for series in chart.series)
-    alternative = f"Chart: {chart.y_title} over {chart.x_title}, for {names}. {chart.caption}"
-    return Plot(chart.title, alternative.strip(), plot_chart(chart))
 
 
 def text_table(caption: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:

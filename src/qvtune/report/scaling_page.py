@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from qvtune.files import write_json, write_text
 from qvtune.lab.formats import to_markdown
-from qvtune.report.chart import Chart, Series, draw_charts
-from qvtune.report.document import Entry, Page, Pictures, Table, render
-from qvtune.report.page import save_figures
-from qvtune.report.run_page import plot
+from qvtune.report.chart import Chart, Series
+from qvtune.report.document import Entry, Page, Pictures, Table
+from qvtune.report.lines import draw_chart
+from qvtune.report.page import write_page
 from qvtune.report.scaling_tables import (
     FAMILY_NAMES,
     METHOD_NAMES,
@@ -49,16 +48,13 @@ def write_scaling(result: ScalingResult, path: Path) -> Path:
     check_free(path, RECORD)
     data = result.to_dict()
     toy, blocks = toy_tables(data), block_tables(data)
-    pictures, figures = _pictures(result)
     write_json(path / RECORD, data)
     write_text(path / "scaling.csv", pd.DataFrame(result.records()).to_csv(index=False, lineterminator="\n"))
     write_text(
         path / "table.md", "\n".join(f"## {t.title}\n\n{t.text}\n\n{to_markdown(t.table)}\n" for t in [*toy, *blocks])
     )
-    page = Page(_title(result), headline(data), [], [*map(_table, toy), *pictures, *map(_table, blocks)])
-    write_text(path / "report.html", render(page))
-    save_figures(path, figures)
-    return path / "report.html"
+    page = Page(_title(result), headline(data), [], [*map(_table, toy), *_pictures(result), *map(_table, blocks)])
+    return write_page(path, page)[0]
 
 
 def _title(result: ScalingResult) -> str:
@@ -71,15 +67,17 @@ def _table(titled: Titled) -> Table:
     return Table(titled.title, list(titled.table.header), rows, text=titled.text)
 
 
-def _pictures(result: ScalingResult) -> tuple[list[Pictures], dict[str, Figure]]:
+def _pictures(result: ScalingResult) -> list[Pictures]:
     charts = {"toy": _toy_charts(result)}
     headings = {"toy": TOY_TITLES["linear", "factor"]}
     if result.blocks:
         charts |= {"blocks": _block_charts(result), "ratio": [_ratio_chart(result)]}
         headings |= {"blocks": "Real blocks: coordinate check", "ratio": "Real blocks: value to query/key"}
-    pictures = [Pictures(headings[name], [plot(c) for c in of], of[0].caption) for name, of in charts.items()]
     columns = {"blocks": 2}  # a row for each family
-    return pictures, {name: draw_charts(of, columns.get(name, 3)) for name, of in charts.items()}
+    return [
+        Pictures(headings[name], [draw_chart(c) for c in of], of[0].caption, name, columns.get(name, 3))
+        for name, of in charts.items()
+    ]
 
 
 def _toy_charts(result: ScalingResult) -> list[Chart]:

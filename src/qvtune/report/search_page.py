@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from qvtune.files import write_text
-from qvtune.report.chart import FEW_POINTS, Chart, Series, draw_charts
-from qvtune.report.document import Page, Pictures, Table, entry, render
+from qvtune.report.chart import FEW_POINTS, Chart, Series
+from qvtune.report.document import Page, Pictures, Table, entry
 from qvtune.report.labels import AXIS_TITLES, LR, VALUE_LR, label_text
-from qvtune.report.page import save_figures
-from qvtune.report.run_page import plot
+from qvtune.report.lines import draw_chart
+from qvtune.report.page import write_page
 from qvtune.search.ranges import ENDS, LEAST_DROP, RISES, RangeTest
 from qvtune.search.suggestion import Suggestion
 from qvtune.search.trials import Trial, not_told_apart
@@ -86,16 +85,15 @@ class SearchReport:
         ranges, trials = self.suggestion.ranges, self.suggestion.trials
         parts: list[Any] = []
         if self.charts:
-            parts.append(Pictures("Range tests and trials", [plot(chart) for chart in self.charts], text))
+            plots = [draw_chart(chart) for chart in self.charts]
+            parts.append(Pictures("Range tests and trials", plots, text, "search", columns=2))
         parts += [_range_table(ranges)] if ranges else []
         parts += [_trial_table(trials)] if trials else []
         return Page(f"Rates for {self.name}", self.sentences(), list(self.suggestion.notes), parts)
 
     def write(self, path: Path) -> list[Path]:
         """Write `report.html` and the picture `search` into a folder that exists, and return their paths."""
-        write_text(path / "report.html", render(self.page()))
-        figures = {"search": draw_charts(self.charts, columns=2)} if self.charts else {}
-        return [path / "report.html", *save_figures(path, figures)]
+        return write_page(path, self.page())
 
 
 def _range_chart(test: RangeTest, rate: float) -> Chart:

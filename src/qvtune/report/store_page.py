@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from qvtune.amounts import count
 from qvtune.errors import RunError
 from qvtune.lab.outcome import FINISHED, UNLEARNED, Outcome, results_table
 from qvtune.lab.store import Store
 from qvtune.report.bands import TASK, band_charts
-from qvtune.report.cells import Grid, make_grids
-from qvtune.report.chart import draw_charts
-from qvtune.report.document import Details, Entry, Page, Pictures, Plot, Table, entry
-from qvtune.report.heatmap import caption, cell_details, colour_range, draw_heatmaps, plot_heatmap
+from qvtune.report.chart import Chart
+from qvtune.report.document import Details, Entry, Page, Pictures, Table, entry
+from qvtune.report.grid import make_grids
+from qvtune.report.heatmap import caption, colour_range, draw_heatmap
 from qvtune.report.labels import (
     SEED,
-    axis_title,
     describe,
     finished,
     grouped,
@@ -30,9 +28,9 @@ from qvtune.report.labels import (
     mean_text,
     varied,
 )
+from qvtune.report.lines import draw_chart
 from qvtune.report.parameters import label_charts, metrics, parameter_charts
 from qvtune.report.reach import not_drawn, reach_charts
-from qvtune.report.run_page import plot
 
 # More panels than this are a wall.
 MOST_PANELS = 12
@@ -42,25 +40,24 @@ COUNTS |= {"best_step"}
 SUMMARY = "table.csv"
 
 
-def store_page(store: Store, target: float | None = None) -> tuple[Page, dict[str, Figure]]:
-    """Make the page of a store, and its pictures for files by name.
+def store_page(store: Store, target: float | None = None) -> Page:
+    """Make the page of a store.
 
     Args:
         store: the folder.
         target: the metric of the picture of steps and seconds; what λ = 1 reaches when left out.
     """
     manifest, outcomes = store.read(), store.outcomes()
-    pictures, figures = _pictures(outcomes, target)
     details = {name: value for name, value in manifest["details"].items() if value not in ("", [], {}, None)}
     rest = {name: value for name, value in details.items() if not _is_plain(value)}
     facts = [[Entry(name.replace("_", " ")), _fact(value)] for name, value in details.items() if name not in rest]
     parts: list[Any] = [*_unfinished(outcomes), *_summary(store.path / SUMMARY)]
     parts += [Table("Details", ["what", "value"], facts)] if facts else []
-    parts += [*pictures, _runs(outcomes)]
+    parts += [*_pictures(outcomes, target), _runs(outcomes)]
     parts += [Details("Further details", json.dumps(rest, indent=2, ensure_ascii=False))] if rest else []
     title = f"{manifest['kind'].capitalize()} {store.path.absolute().name}"
     reason = not_drawn(outcomes) if target is None else None
-    return Page(title, _sentences(manifest, outcomes), [reason] if reason else [], parts), figures
+    return Page(title, _sentences(manifest, outcomes), [reason] if reason else [], parts)
 
 
 def _sentences(manifest: dict[str, Any], outcomes: Sequence[Outcome]) -> list[str]:
@@ -179,34 +176,21 @@ def _entry(column: str, value: Any) -> Entry:
     return entry(plain_value)
 
 
-def _pictures(outcomes: Sequence[Outcome], target: float | None) -> tuple[list[Pictures], dict[str, Figure]]:
-    pictures, figures = [], {}
-    grids = make_grids(outcomes)
-    if grids:
+def _pictures(outcomes: Sequence[Outcome], target: float | None) -> list[Pictures]:
+    pictures = []
+    if grids := make_grids(outcomes):
         shown = grids[:MOST_PANELS]
         text = caption(shown, len(grids) - len(shown))
-        plots = [_heatmap(grid, shown) for grid in shown]
-        pictures.append(Pictures("Heat map", plots, text, wide=True))
-        figures["heatmap"] = draw_heatmaps(shown)
-    kinds: Mapping[str, tuple[str, Any]] = {
+        plots = [draw_heatmap(grid, colour_range(grid, shown)) for grid in shown]
+        pictures.append(Pictures("Heat map", plots, text, "heatmap", columns=2))
+    kinds: Mapping[str, tuple[str, list[Chart]]] = {
         "metric": ("Metric by label", label_charts(outcomes)),
         "curves": ("Learning curves", band_charts(outcomes)),
         "reach": ("Time to reach a metric", reach_charts(outcomes, target)),
         "parameters": ("Metric by trained parameters", parameter_charts(outcomes)),
     }
-    for name, (heading, charts) in kinds.items():
-        if charts:
-            pictures.append(Pictures(heading, [plot(chart) for chart in charts], charts[0].caption, wide=True))
-            figures[name] = draw_charts(charts, columns=2)
-    return pictures, figures
-
-
-def _heatmap(grid: Grid, grids: Sequence[Grid]) -> Plot:
-    best = "; ".join(cell_details(grid, grid.cells[place]).replace("\n", ", ") for place in grid.best)
-    axes = f"{axis_title(grid.x_name)} from left to right and {axis_title(grid.y_name)} upwards"
-    alternative = (
-        f"Heat map of {grid.metric} with {axes}. Best: {best or 'none yet'}. The table of runs has all numbers."
-    )
-    return Plot(
-        describe(grid.labels), alternative, plot_heatmap(grid, colour_range(grid, grids)), 7 + 3.9 * len(grid.xs)
-    )
+    return pictures + [
+        Pictures(heading, [draw_chart(chart) for chart in charts], charts[0].caption, name, columns=2)
+        for name, (heading, charts) in kinds.items()
+        if charts
+    ]

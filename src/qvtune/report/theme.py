@@ -1,21 +1,16 @@
-"""Colours of all pictures, light and dark, and text that a picture shows as it stands."""
+"""Colours, symbols and letters of all pictures, light and dark."""
 
-import html
-from contextlib import AbstractContextManager
 from typing import Any
-
-from matplotlib import rc_context
 
 # Okabe and Ito, Color Universal Design (2008), without black and yellow: each vanishes on one of the backgrounds.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-# matplotlib's marker and plotly's of the same shape, and the same for lines: colour is never the only difference.
-# Colours and markers have no common number, so that many pairs differ.
-MARKERS = (
-    ("o", "circle"), ("s", "square"), ("^", "triangle-up"), ("D", "diamond"), ("v", "triangle-down"), ("P", "cross"),
-    ("*", "star"),
-)  # fmt: skip
-DASHES = (("-", "solid"), ("--", "dash"), (":", "dot"))
-COLOUR_MAP = "viridis"
+# Colour is never the only difference. Colours and markers have no common number, so that many pairs differ.
+STAR = "M0,-1.4L.34,-.45L1.33,-.43L.53,.17L.83,1.13L0,.56L-.83,1.13L-.53,.17L-1.33,-.43L-.34,-.45Z"
+MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", STAR)
+DASHES = ([1, 0], [7, 4], [2, 3])
+CROSS = "M-.7,-.7L.7,.7M-.7,.7L.7,-.7"
+# From this part of viridis on black is read better than white.
+BRIGHT_FROM = 0.625
 NEUTRAL = "#808080"
 ACCENT = "#D55E00"
 
@@ -25,34 +20,44 @@ def colour(place: int) -> str:
     return PALETTE[place % len(PALETTE)]
 
 
-def translucent(hexadecimal: str, alpha: float) -> str:
-    """Return "#0072B2" as "rgba(0, 114, 178, 0.2)"."""
-    red, green, blue = (int(hexadecimal[start : start + 2], 16) for start in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, {alpha})"
+def marker(place: int) -> str:
+    """Return the symbol of a picture's series by its place."""
+    return MARKERS[place % len(MARKERS)]
 
 
-def plain(text: str) -> str:
-    """Return text that plotly shows as it stands; it reads a subset of HTML."""
-    return html.escape(text, quote=False)
+def dash(place: int) -> list[int]:
+    """Return lengths of dashes and gaps of a picture's series by its place."""
+    return DASHES[place // len(PALETTE) % len(DASHES)]
 
 
-def as_it_stands() -> AbstractContextManager[Any]:
-    """Within it matplotlib takes no $ for mathematics, and leaves the text of an SVG as text."""
-    return rc_context({"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "qvtune"})
+def ink(part: float) -> str:
+    """Return the colour of text on that part of viridis, from 0 to 1."""
+    return "#000000" if part > BRIGHT_FROM else "#ffffff"
 
 
-def layouts() -> dict[str, dict[str, Any]]:
-    """Return what a plotly layout takes from the page's colours: "light" and "dark"."""
-    return {"light": _layout("#1a1a1a", "#d8d8d8", "#ffffff"), "dark": _layout("#e6e6e6", "#444444", "#1e1e1e")}
+def page_configs() -> dict[str, dict[str, Any]]:
+    """Return Vega-Lite's configuration for pages: "light" and "dark"."""
+    font = "system-ui, sans-serif"
+    return {"light": _config("#1a1a1a", "#dcdcdc", font), "dark": _config("#e6e6e6", "#444444", font)}
 
 
-def _layout(text: str, grid: str, box: str) -> dict[str, Any]:
-    axis = {"gridcolor": grid, "linecolor": grid, "zerolinecolor": grid, "tickcolor": grid, "zeroline": False}
+def file_config() -> dict[str, Any]:
+    """Return Vega-Lite's configuration for PNG and SVG."""
+    return _config("#1a1a1a", "#dcdcdc", "sans-serif") | {"background": "white", "padding": 8}
+
+
+def _config(text: str, grid: str, font: str) -> dict[str, Any]:
+    letters = {"labelColor": text, "titleColor": text, "labelFontSize": 11, "titleFontSize": 12}
     return {
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"color": text, "family": "system-ui, sans-serif"},
-        "hoverlabel": {"bgcolor": box, "bordercolor": grid, "font": {"color": text}, "align": "left"},
-        "xaxis": axis,
-        "yaxis": axis,
-    }
+        "background": None,
+        "font": font,
+        "aria": False,
+        "axis": {
+            **letters, "titleFontWeight": "normal", "gridColor": grid, "domainColor": grid, "tickColor": grid,
+            "labelOverlap": "greedy", "labelSeparation": 6, "titlePadding": 8,
+        },
+        "legend": {**letters, "titleFontWeight": "normal", "labelLimit": 0},
+        "title": {"color": text, "anchor": "start", "fontSize": 13, "offset": 8},
+        "text": {"color": text},
+        "view": {"stroke": None},
+    }  # fmt: skip

@@ -25,10 +25,10 @@ from qvtune.training.folder import RunFolder
 from qvtune.training.log import RunLog
 from qvtune.training.prepare import Prepared
 from qvtune.training.processes import accelerator_for
-from qvtune.training.progress import ProgressReport
 from qvtune.training.seeds import stream_seed
 from qvtune.training.selection import Selection
 from qvtune.training.setup import make_batches, make_selection, make_step
+from qvtune.training.shown import ProgressReport
 from qvtune.training.state import load_state, rates_by_group, save_state
 from qvtune.training.step import StepResult
 from qvtune.training.telemetry import RoleTelemetry

@@ -1,21 +1,49 @@
 "use strict";
 (() => {
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  const known = document.getElementById("layouts");
-  const layouts = known ? JSON.parse(known.textContent) : {};
-  const colours = () => ({ layout: layouts[dark.matches ? "dark" : "light"] });
-  // Dragging zooms with a mouse; a finger scrolls the page.
-  const fine = matchMedia("(pointer: fine)").matches;
-  const plots = [];
-  for (const script of document.querySelectorAll("script.figure")) {
-    const figure = JSON.parse(script.textContent);
-    const plot = document.getElementById(script.dataset.plot);
-    const layout = { ...figure.layout, template: colours() };
-    layout.dragmode ??= fine ? "zoom" : false;
-    Plotly.newPlot(plot, figure.data, layout, { responsive: true, displayModeBar: false });
-    plots.push(plot);
-  }
-  dark.addEventListener("change", () => plots.forEach((plot) => Plotly.relayout(plot, { template: colours() })));
+  const known = document.getElementById("configs");
+  const configs = known ? JSON.parse(known.textContent) : {};
+  const tip = document.createElement("div");
+  tip.className = "tip";
+  tip.hidden = true;
+  document.body.append(tip);
+  // Beside the pointer, and within the window. The nearest point is found by an area around it, whose datum it is.
+  const explain = (handler, event, item, value) => {
+    const text = value == null ? "" : (item.datum.datum ?? item.datum).details;
+    tip.hidden = !text;
+    if (!text) return;  // and there may be no event, as when a picture is drawn anew
+    tip.textContent = text;
+    const { width, height } = tip.getBoundingClientRect();
+    tip.style.left = `${Math.max(4, Math.min(event.clientX + 12, document.documentElement.clientWidth - width - 4))}px`;
+    tip.style.top = `${event.clientY + (event.clientY + 16 + height > innerHeight ? -10 - height : 16)}px`;
+  };
+  addEventListener("scroll", () => { tip.hidden = true; }, { capture: true, passive: true });
+  const pictures = [...document.querySelectorAll("script.figure")].map((script) => ({
+    spec: JSON.parse(script.textContent),
+    // Within the element that has words for the picture: Vega writes its own on the one that it draws in.
+    place: document.getElementById(script.dataset.plot).firstElementChild,
+  }));
+  // Of the width of a picture, what numbers and title of the vertical axis take.
+  const AXIS = 70;
+  // One after the other: a picture may be drawn anew before it has been drawn.
+  const draw = (picture) => {
+    picture.drawn = Promise.resolve(picture.drawn).then((before) => {
+      before?.finalize();
+      const { spec, place } = picture;
+      picture.width = place.clientWidth;
+      for (const param of spec.params ?? []) if (param.name === "room") param.value = picture.width - AXIS;
+      return vegaEmbed(place, spec, {
+        mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false,
+        config: configs[dark.matches ? "dark" : "light"], tooltip: explain,
+      });
+    });
+  };
+  pictures.forEach(draw);
+  // Names below a picture take other lines where it has another width.
+  const redraw = () => pictures.filter(({ place, width }) => place.clientWidth !== width).forEach(draw);
+  let waiting;
+  addEventListener("resize", () => { clearTimeout(waiting); waiting = setTimeout(redraw, 150); });
+  dark.addEventListener("change", () => pictures.forEach(draw));
 
   const value = (row, column) => {
     const cell = row.cells[column];

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from qvtune.report.cells import diagonal, make_grids, place
+from qvtune.report.grid import diagonal, make_grids, place
 
 RATES = [1e-5, 1e-4, 1e-3]
 

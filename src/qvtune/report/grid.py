@@ -16,7 +16,7 @@ Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Cell:
+class Square:
     """The runs of one pair of values.
 
     Attributes:
@@ -75,7 +75,7 @@ class Grid:
     y_name: str
     xs: list[float]
     ys: list[float]
-    cells: dict[tuple[int, int], Cell]
+    cells: dict[tuple[int, int], Square]
     best: list[tuple[int, int]]
     diagonal: list[Point]
     skipped: int
@@ -127,11 +127,11 @@ def _grid(labels: dict[str, Any], runs: list[Outcome], x_name: str, y_name: str)
     )
 
 
-def _cell(x: float, y: float, runs: list[Outcome]) -> Cell:
+def _cell(x: float, y: float, runs: list[Outcome]) -> Square:
     values = tuple(run.metric for run in finished(runs) if run.metric is not None)
     reasons = tuple(dict.fromkeys(run.reason for run in runs if run.reason))
     unlearned = sum(run.learned is False for run in finished(runs))
-    return Cell(x, y, values, dict(Counter(run.status for run in runs)), reasons, unlearned)
+    return Square(x, y, values, dict(Counter(run.status for run in runs)), reasons, unlearned)
 
 
 def _line_of_equal_rates(x_name: str, y_name: str, xs: list[float], ys: list[float]) -> list[Point]:

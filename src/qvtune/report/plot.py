@@ -1,0 +1,126 @@
+"""`Plot`: one picture as Vega-Lite, on a page by the JavaScript in it, in PNG and SVG files by vl-convert."""
+
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from qvtune.files import write_bytes
+from qvtune.report.theme import file_config
+
+# Name of the layer of a picture that shows what is pointed at, which a file has no use for.
+HOVER = "hover"
+# Parameter of a picture: how much room the names below it have, in pixels.
+ROOM = "room"
+FILE_WIDTH = 310
+TITLE_WIDTH = 48
+# Pixels of a PNG per unit of the picture.
+SCALE = 1.5
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One picture.
+
+    Attributes:
+        title: heading above it; none where empty.
+        alternative: what a reader hears who cannot see it.
+        spec: its definition in Vega-Lite, without a size, and with all text and numbers in its data.
+        height: of what is between the axes, in pixels.
+        width: what it needs at least on a page, in rem; it scrolls where there is less.
+        file_width: of what is between the axes, in pixels of a file.
+    """
+
+    title: str
+    alternative: str
+    spec: dict[str, Any]
+    height: int = 250
+    width: float = 0
+    file_width: int = FILE_WIDTH
+
+    def for_page(self) -> dict[str, Any]:
+        """Return what a page draws, as wide as there is room."""
+        return _plain({**self.spec, "width": "container", "height": self.height})
+
+    def for_file(self) -> dict[str, Any]:
+        """Return what stands in a file: nothing there is pointed at or chosen."""
+        layers = [
+            {**layer, "encoding": {c: of for c, of in layer["encoding"].items() if "condition" not in of}}
+            for layer in self.spec["layer"]
+            if layer.get("name") != HOVER
+        ]
+        title = {"text": textwrap.wrap(self.title, TITLE_WIDTH)} if self.title else None
+        size = {"width": self.file_width, "height": self.height, "title": title}
+        return _plain({name: of for name, of in self.spec.items() if name != "params"} | {"layer": layers} | size)
+
+
+def to_spec(picture: Any) -> dict[str, Any]:
+    """Return a picture of Altair as plain values, without the address of its schema and a configuration of its own."""
+    return {name: part for name, part in picture.to_dict().items() if name not in ("$schema", "config")}
+
+
+def side_by_side(plots: Sequence[Plot], columns: int) -> dict[str, Any]:
+    """Return plots as one picture of a file, so many in a row."""
+    own = dict.fromkeys(("color", "shape", "strokeDash", "strokeWidth"), "independent")
+    return {
+        "params": [{"name": ROOM, "value": FILE_WIDTH}],
+        "concat": [plot.for_file() for plot in plots],
+        "columns": columns,
+        "spacing": 30,
+        "resolve": {"scale": own},
+    }
+
+
+def save_plots(stem: Path, plots: Sequence[Plot], columns: int) -> list[Path]:
+    """Write plots as STEM.png and STEM.svg, and return the paths."""
+    spec = side_by_side(plots, columns)
+    return [save_spec(stem.with_name(f"{stem.name}.{suffix}"), spec) for suffix in ("png", "svg")]
+
+
+def save_spec(path: Path, spec: dict[str, Any]) -> Path:
+    """Write a picture in Vega-Lite as PNG or SVG, by the suffix, and return the path."""
+    import vl_convert
+
+    # Nothing in a picture has an address; with none allowed, none could be asked for.
+    options: dict[str, Any] = {"vl_version": _version(), "config": file_config(), "allowed_base_urls": []}
+    if path.suffix == ".svg":
+        content = _numbered(vl_convert.vegalite_to_svg(spec, **options)).encode()
+    else:
+        content = vl_convert.vegalite_to_png(spec, scale=SCALE, **options)
+    write_bytes(path, content)
+    return path
+
+
+def _numbered(svg: str) -> str:
+    """Return an SVG whose parts are numbered from 0: Vega counts on, and the same picture would be another file."""
+    known: dict[str, str] = {}
+    of = re.compile(r'((?:id="|url\(#)(?:clip|gradient_))(\d+)')
+    return of.sub(lambda found: found[1] + known.setdefault(found[2], str(len(known))), svg)
+
+
+@cache
+def javascript() -> str:
+    """Return what draws pictures on a page: Vega, Vega-Lite and Vega-Embed in one script, which asks nobody."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_version())
+
+
+def _version() -> str:
+    """Return the version of Vega-Lite that Altair writes, as vl-convert names it."""
+    from altair import SCHEMA_VERSION
+
+    return ".".join(SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+
+
+def _plain(value: Any) -> Any:
+    """Return a picture with null, which JSON has, in the place of NaN and infinity, which it has not."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
