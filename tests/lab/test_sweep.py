@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rich.console import Console
+from tiny import write_reviews
 
 from qvtune.cli.main import main
 from qvtune.errors import ConfigError, DataError, Interrupted, RunError
@@ -299,7 +300,7 @@ def test_halving_gives_hopeless_runs_up(options: dict, tmp_path: Path) -> None:
     # A rate at which the model learns comes first, so that runs at rates that do nothing fall behind.
     runs = [{"lr": lr, "head_lr": lr} for lr in (1e-2, 1e-9, 1e-10, 1e-11)]
     learning = {name: value for name, value in options.items() if name != "head_lr"}
-    learning |= {"epochs": 8, "head_start": "random"}
+    learning |= {"epochs": 8, "head_start": "random", "data": str(write_reviews(tmp_path.parent / "more.csv", 240))}
     table = sweep(learning, runs, out=tmp_path, execution=execution(halving=True), console=QUIET)
     assert table["status"][0] == "finished"
     stopped = table[table["status"] == "stopped"]

@@ -69,20 +69,21 @@ CLASSES, VALUES = torch.tensor([0, 2, 1, 1, 0, 2, 2]), torch.randn(7, generator=
 
 @pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.25]], ids=["alike", "weighted"])
 def test_the_loss_of_classes_is_torchs_and_its_parts_add_up(weights):
-    total, count = TASK.loss({"logits": LOGITS}, {"labels": CLASSES}, weights)
+    total, count = TASK.loss({"logits": LOGITS}, {"labels": CLASSES}, weights), TASK.count({"labels": CLASSES}, weights)
     weight = None if weights is None else torch.tensor(weights)
     assert torch.equal(total, torch.nn.functional.cross_entropy(LOGITS, CLASSES, weight, reduction="sum"))
     assert total / count == pytest.approx(float(torch.nn.functional.cross_entropy(LOGITS, CLASSES, weight)), rel=1e-6)
     assert count.dtype == total.dtype == torch.float32
-    parts = [TASK.loss({"logits": LOGITS[p]}, {"labels": CLASSES[p]}, weights) for p in (slice(0, 2), slice(2, 7))]
-    assert sum(part for part, _ in parts) == pytest.approx(float(total), rel=1e-6)
-    assert sum(number for _, number in parts) == count
+    halves = (slice(0, 2), slice(2, 7))
+    parts = [TASK.loss({"logits": LOGITS[p]}, {"labels": CLASSES[p]}, weights) for p in halves]
+    assert sum(parts) == pytest.approx(float(total), rel=1e-6)
+    assert sum(TASK.count({"labels": CLASSES[p]}, weights) for p in halves) == count
     assert count == (7 if weights is None else 2 * 0.5 + 2 * 2.0 + 3 * 1.25)
 
 
 def test_the_loss_of_numbers_is_their_squared_error():
     outputs = SequenceClassifierOutput(logits=LOGITS[:, :1].bfloat16())
-    total, count = NUMBERS.loss(outputs, {"labels": VALUES})
+    total, count = NUMBERS.loss(outputs, {"labels": VALUES}), NUMBERS.count({"labels": VALUES})
     assert float(total) == pytest.approx(float(((LOGITS[:, 0].bfloat16().float() - VALUES) ** 2).sum()), rel=1e-6)
     assert float(count) == 7
     kept = NUMBERS.outputs(SimpleNamespace(logits=outputs.logits))

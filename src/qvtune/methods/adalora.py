@@ -42,6 +42,14 @@ class AdaLora(PeftMethod):
         }
         return AdaLoraConfig(**common, **options, **_schedule(total_steps))
 
+    def apply(self, inner: "nn.Module", adaptation: Adaptation, total_steps: int | None) -> "nn.Module":
+        """Add the triplets; the count of a module's ranks, which PEFT makes a parameter of, does not train."""
+        adapted = super().apply(inner, adaptation, total_steps)
+        for name, parameter in adapted.named_parameters():
+            if ".ranknum." in name:  # which trains where PEFT has moved it to another device
+                parameter.requires_grad_(False)
+        return adapted
+
     def begin(self, model: "nn.Module", total_steps: int) -> None:
         """Share the ranks out over the steps."""
         plan_steps(model, total_steps)
