@@ -11,7 +11,7 @@ from qvtune.methods.adapted import Adapted, adaptation_of, detach, holder_of
 from qvtune.methods.fitting import check_present
 from qvtune.methods.heads import callable_parts, head_modules
 from qvtune.methods.method import Adaptation, Batches, ParameterCounts
-from qvtune.methods.options import check_layers, check_supplies, resolve_options
+from qvtune.methods.resolve import check_layers, check_supplies, resolve_options
 from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap, parse_roles
 from qvtune.roles.find import find_attention

@@ -13,12 +13,12 @@ from qvtune.search.trials import (
     centre,
     chosen,
     compass_search,
-    course,
     paired_difference,
     probability_below,
     rivals,
     shrinkage,
     trial_length,
+    trial_schedule,
 )
 
 EXAMPLES = 400
@@ -107,15 +107,15 @@ def test_a_fixed_rate_does_not_move() -> None:
 
 
 def test_a_trial_keeps_its_rates_and_then_lets_them_fall() -> None:
-    factors = course(20, 0.1, decays=True)
+    factors = trial_schedule(20, 0.1, decays=True)
     assert factors[:2] == [0.5, 1.0]
     assert factors[2:16] == [1.0] * 14
     assert factors[16:] == [1.0, 0.75, 0.5, 0.25]
-    assert course(20, 0.0, decays=False) == [1.0] * 20
+    assert trial_schedule(20, 0.0, decays=False) == [1.0] * 20
 
 
 def test_a_run_gets_the_rate_at_which_a_random_walk_goes_as_far() -> None:
-    trial, run = course(100, 0.0, decays=True), [1 - step / 500 for step in range(500)]
+    trial, run = trial_schedule(100, 0.0, decays=True), [1 - step / 500 for step in range(500)]
     generator = np.random.default_rng(0)
     # The end of a random walk whose steps add up as factors do: their number, of steps of one size.
     walks = [np.abs(generator.choice([-1.0, 1.0], (4000, round(sum(f)))).sum(1)).mean() for f in (trial, run)]

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from qvtune.cli.options import positive
+from qvtune.cli.parser import positive
 from qvtune.training.config import TrainConfig
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from qvtune import __version__
-from qvtune.cli.options import Parser
+from qvtune.cli.parser import Parser
 from qvtune.errors import ConfigError, DivergedError, Interrupted, QVTuneError
 from qvtune.interrupts import answering_signals
 from qvtune.options import UNWRITABLE

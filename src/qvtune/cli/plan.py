@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from qvtune.cli.options import add_options, given
+from qvtune.cli.parser import add_options, given
 from qvtune.training.config import TrainConfig, make_config, read_config
 
 

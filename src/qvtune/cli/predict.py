@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.cli.evaluate import add_device, add_run_options, add_text_column, check_paths
-from qvtune.cli.options import positive
+from qvtune.cli.parser import positive
 from qvtune.errors import ConfigError
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qvtune.cli.options import add_options, add_words, given, given_words
+from qvtune.cli.parser import add_options, add_words, given, given_words
 from qvtune.training.config import TrainConfig, read_config
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from qvtune.cli.options import add_options, add_words, given, given_words
+from qvtune.cli.parser import add_options, add_words, given, given_words
 from qvtune.lab.execution import Execution
 from qvtune.options import parse_options
 from qvtune.training.config import TrainConfig, read_config

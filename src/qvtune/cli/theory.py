@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from qvtune.cli.options import Parser
+from qvtune.cli.parser import Parser
 
 VERBS = ("bound", "scaling")
 

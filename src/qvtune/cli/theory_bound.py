@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from qvtune.cli.evaluate import add_device
-from qvtune.cli.options import add_options, given
+from qvtune.cli.parser import add_options, given
 from qvtune.errors import ConfigError
 from qvtune.options import Options, option_name, parse_options
 from qvtune.training.config import AdaptOptions

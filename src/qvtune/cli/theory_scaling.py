@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from qvtune.cli.options import add_options, given
+from qvtune.cli.parser import add_options, given
 from qvtune.theory.options import ScalingOptions
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.cli.auto import find_auto
-from qvtune.cli.options import add_options, add_words, given, given_words
+from qvtune.cli.parser import add_options, add_words, given, given_words
 from qvtune.errors import ConfigError
 from qvtune.training.config import TrainConfig, make_config
 

@@ -32,13 +32,13 @@ from qvtune.search.trials import (
     centre,
     chosen,
     compass_search,
-    course,
     not_told_apart,
     probability_below,
     rivals,
     rounded,
     shrinkage,
     trial_length,
+    trial_schedule,
 )
 
 # Range tests of a side, each over other batches.
@@ -219,12 +219,12 @@ class Finder:
     def _trial(self, rates: RateByName, steps: int, number: int) -> list[float]:
         self.runner.restore(self._start)
         by_group = {group: rates[side.rate] * factor for side in self.sides for group, factor in side.groups.items()}
-        losses = self.runner.train(by_group, steps, number, schedule=self._course(steps))
+        losses = self.runner.train(by_group, steps, number, schedule=self._schedule(steps))
         return self.runner.validate() if math.isfinite(losses[-1]) else []
 
-    def _course(self, steps: int) -> list[float]:
+    def _schedule(self, steps: int) -> list[float]:
         recipe = self.runner.recipe
-        return course(steps, recipe.warmup, decays=recipe.schedule != "constant")
+        return trial_schedule(steps, recipe.warmup, decays=recipe.schedule != "constant")
 
     def _choose(self, ranges: Sequence[RangeTest], trials: Sequence[Trial], balance: float | None) -> Suggestion:
         best = chosen(trials) if trials else Trial(self.default | self.fixed, 0, ())
@@ -235,7 +235,9 @@ class Finder:
             )
         # The method's own rates, of the first trial, are for whole runs.
         own = not trials or best is trials[0]
-        shrunk = 1.0 if own else shrinkage(self._course(best.steps), self.runner.full_schedule(self.budget.full_steps))
+        shrunk = (
+            1.0 if own else shrinkage(self._schedule(best.steps), self.runner.full_schedule(self.budget.full_steps))
+        )
         rates = {name: rounded(rate * shrunk) if name in self.free else rate for name, rate in best.rates.items()}
         value = rates.get(VALUE_LR)
         rate = rates.get(LR, value if value is not None else rates.get(HEAD_LR))

@@ -1,4 +1,4 @@
-"""What a search trains and judges by: batches of a configuration's examples."""
+"""What a search trains on and compares trials by: batches of a configuration's examples."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ FEWEST_HELD_OUT, FEWEST_BATCHES = 32, 4
 
 @dataclass(frozen=True)
 class Material:
-    """Training batches by pass, validation batches, and the objective and the judge of the task."""
+    """Training batches by pass, validation batches, and the objective and the validation losses of the task."""
 
     train: list[dict[str, Any]]
     lengths: np.ndarray
@@ -52,7 +52,7 @@ class Material:
                 if config.batch_tokens is not None or len(chosen) == config.batch_size:
                     yield dict(self.collate([self.train[i] for i in chosen]))
 
-    def judge(self, model: nn.Module, batches: Sequence[Batch]) -> list[float]:
+    def validation_losses(self, model: nn.Module, batches: Sequence[Batch]) -> list[float]:
         """Return the loss of every example after the best affine map of the outputs."""
         scores = np.concatenate(evaluate(model, self.task, batches))
         if not np.isfinite(scores).all():

@@ -26,8 +26,8 @@ from qvtune.training.schedule import make_schedule, schedule_factors
 from qvtune.training.seeds import kept_random_state, stream_seed
 from qvtune.training.step import Share, Step, StepResult
 
-# Says how bad a model in evaluation mode is on validation batches: a number per example or per batch.
-Judge = Callable[[nn.Module, Sequence[Batch]], Sequence[float]]
+# Returns the losses of a model in evaluation mode on validation batches: one per example, or one per batch.
+ValidationLosses = Callable[[nn.Module, Sequence[Batch]], Sequence[float]]
 # Batches without end, from the number of the pass: the same number gives the same batches.
 Supply = Callable[[int], Iterator[Batch]]
 
@@ -65,7 +65,7 @@ class TrialRunner:
         validation: batches that say how good a state is.
         objective: what training makes small.
         recipe: how the run trains.
-        judge: says how bad a model is on the validation batches; their objective when None.
+        validation_losses: of a model on the validation batches; their objective when None.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class TrialRunner:
         validation: Sequence[Batch],
         objective: Objective,
         recipe: Recipe,
-        judge: Judge | None = None,
+        validation_losses: ValidationLosses | None = None,
     ) -> None:
         adaptation = adaptation_of(model)
         assert adaptation is not None, "a trial trains what adapt returned"
@@ -83,7 +83,7 @@ class TrialRunner:
         self.cost = Cost()
         self.spent: Callable[[float], None] = lambda steps: None
         self.method = METHODS[adaptation.method]
-        self._judge = judge or self._mean_losses
+        self._validation_losses = validation_losses or self._mean_losses
         self._supply, self._validation = supply, validation
         self._device = device_of(model)
 
@@ -160,11 +160,11 @@ class TrialRunner:
 
     @torch.no_grad()
     def validate(self) -> list[float]:
-        """Return what the judge says of the model in evaluation mode; nothing where its outputs are not finite."""
+        """Return the losses on the validation batches, in evaluation mode; nothing where one is not finite."""
         self.model.eval()
         batches = [send_to_device(batch, self._device) for batch in self._validation]
         with self._accelerator() as accelerator, accelerator.autocast():
-            losses = [float(loss) for loss in self._judge(self.model, batches)]
+            losses = [float(loss) for loss in self._validation_losses(self.model, batches)]
         self._pay(forwards=len(self._validation) / self.recipe.accumulation)
         return losses if np.isfinite(losses).all() else []
 

@@ -95,7 +95,7 @@ def suggest(
         if "b_lr_ratio" in METHODS[config.method].defaults:
             recipe = replace(recipe, b_lr_ratio=config.b_lr_ratio)
         runner = TrialRunner(
-            prepared.model, material.supply, material.validation, material.objective, recipe, material.judge
+            prepared.model, material.supply, material.validation, material.objective, recipe, material.validation_losses
         )
         try:
             found = _search(runner, limit, fixed, ratio, journal, console)

@@ -211,7 +211,7 @@ def paired_difference(one: Trial, other: Trial) -> tuple[float, float]:
     return float(differences.mean()), math.hypot(within, between)
 
 
-def course(steps: int, warmup: float, *, decays: bool) -> list[float]:
+def trial_schedule(steps: int, warmup: float, *, decays: bool) -> list[float]:
     """Return the factors of a trial's rates by step: up over the warmup, then 1, and down to zero at the end.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 
 from qvtune.errors import AdaptError, ConfigError
 from qvtune.methods.fitting import check_present, check_rank
-from qvtune.methods.options import check_layers, resolve_options
+from qvtune.methods.resolve import check_layers, resolve_options
 from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionLayer, AttentionMap, parse_roles
 from qvtune.roles.layouts import ROLES

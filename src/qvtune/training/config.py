@@ -13,7 +13,7 @@ from qvtune.amounts import join_words
 from qvtune.documents import load_yaml, read_document
 from qvtune.errors import ConfigError, nearest
 from qvtune.methods.method import OPTIONS, Method
-from qvtune.methods.options import MOST_RANK
+from qvtune.methods.resolve import MOST_RANK
 from qvtune.methods.table import METHODS
 from qvtune.options import OneOf, Options, option_name, parse_options
 from qvtune.rates import Rates
@@ -149,7 +149,7 @@ class OptimizationOptions(Options):
         "texts holds more of them. In one process.",
     )
     accumulation: int = Field(1, ge=1, description="Forward passes per step: gradients add up before an update.")
-    schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="Course of the rates after warmup.")
+    schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="Shape of the rates after warmup.")
     warmup: float = Field(0.0, ge=0, lt=1, description="Part of the steps over which the rates rise from zero.")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay; biases and norms are spared.")
     adam_beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's β₁.")
@@ -202,7 +202,9 @@ class MachineOptions(Options):
         description="Log also, for each role, how far its weights have moved and what a step changes in the outputs of "
         "attention layers, and warn of sides that starve or blow up.",
     )
-    report_to: list[str] = Field([], description="Trackers of transformers: tensorboard, wandb, trackio, mlflow, ...")
+    report_to: list[str] = Field(
+        [], description="Trackers of Accelerate: tensorboard, wandb, trackio, mlflow, comet_ml, clearml, ..."
+    )
 
 
 # pydantic lists the fields of the last base first.

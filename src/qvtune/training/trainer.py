@@ -189,7 +189,10 @@ class Trainer(transformers.Trainer):
             save_adapter(self.model, output_dir or str(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint beside its place and rename it when it is whole."""
+        """Write a checkpoint beside its place and rename it when it is whole.
+
+        Private to transformers: its public event, `on_save`, comes when the files stand under their name.
+        """
         self.store_flos()
         folder = self._get_output_dir(trial=trial)
         step = self.state.global_step
@@ -226,6 +229,7 @@ class Trainer(transformers.Trainer):
                 self.state.stateful_callbacks[name] = state
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        # Private to transformers: the public save_model gathers what is sharded first, and calls this for the files.
         if self._method is not None and self._method.checkpoint == "trained":
             self._save_trained(output_dir or str(self.args.output_dir))
             return
@@ -245,6 +249,8 @@ class Trainer(transformers.Trainer):
         if self.processing_class is not None:
             self.processing_class.save_pretrained(folder)
 
+    # Both are private to transformers, which has no public place where a checkpoint's weights are read.
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if not self._load_trained(resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -261,6 +267,7 @@ class Trainer(transformers.Trainer):
         return True
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        # Private to transformers: no event comes between the state of the optimizer and the first step with it.
         wanted = group_summaries(self.optimizer)
         super()._load_optimizer_and_scheduler(checkpoint)
         found = group_summaries(self.optimizer)
