@@ -167,14 +167,15 @@ class Loop:
             self.loss += result.loss
             self.shown.step(progress)
             self._tell("on_step_end")
-            due = self.timetable.due(progress.step, is_stopping=self.stop.requested)
+            is_stopping = self._is_stopping()  # once: a request that comes from here on waits for the next step
+            due = self.timetable.due(progress.step, is_stopping=is_stopping)
             if due.log:
                 self._log(result)
             if due.evaluate:
                 self._evaluate()
             if due.save:
                 self._save()
-            if self.stop.requested:
+            if is_stopping:
                 raise Interrupted(
                     f"stopped at step {progress.step} of {progress.steps}; the state is saved. "
                     "Give the same command again to go on."
@@ -210,6 +211,14 @@ class Loop:
         samples = (self.progress.epoch - self.first_epoch) * len(self.prepared.train)
         speed = samples / own_seconds if samples and own_seconds > 0 else None
         return Fitted(self.progress, self.selection, self.best_step, evaluation, seconds, speed)
+
+    def _is_stopping(self) -> bool:
+        """Whether to stop after this step: where there are several processes, all of them or none."""
+        if self.accelerator.num_processes == 1:
+            return self.stop.requested
+        if self.stop.requested:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
 
     def _tell(self, event: str, *values: Any) -> None:
         for callback in self.callbacks:
@@ -251,13 +260,7 @@ class Loop:
         best = None
         if self.best_step not in (None, self.progress.step) and self.saved is not None:
             best = self.saved, "trained" if self.saved.step == self.best_step else "best"
-        progress = self.progress
-        state = {
-            "step": progress.step,
-            "epoch": progress.epoch,
-            "records": progress.records,
-            "best_step": self.best_step,
-        }
+        state = self.progress.to_dict() | {"best_step": self.best_step}
         self.saved = save_state(self.checkpoints, state, self.model, self.step, self.accelerator, best)
         self.aside_seconds += time.perf_counter() - started
 
