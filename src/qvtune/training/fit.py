@@ -16,11 +16,12 @@ from qvtune.errors import DivergedError, Interrupted
 from qvtune.fast.cpu.memory import kept_memory
 from qvtune.fast.precision import widen
 from qvtune.interrupts import Stop
-from qvtune.methods.state import load_trained, trained_state
+from qvtune.methods.state import load_trained
 from qvtune.training.callbacks import Callback, Progress
 from qvtune.training.checkpoint import Checkpoint, Checkpoints
 from qvtune.training.config import TrainConfig
-from qvtune.training.evaluate import Evaluation, Evaluator, NotFinite
+from qvtune.training.evaluate import Evaluation, Evaluator
+from qvtune.training.finite import NotFinite, check_training
 from qvtune.training.folder import RunFolder
 from qvtune.training.log import RunLog
 from qvtune.training.prepare import Prepared
@@ -226,7 +227,7 @@ class Loop:
 
     def _log(self, result: StepResult) -> None:
         """Log the mean loss since the last time, the rates of this step, and what each role did."""
-        self._check_finite()
+        check_training(self.loss, self.model)
         values = {
             "loss": float(self.loss) / (self.progress.step - self.logged_step),
             "grad_norm": float(result.gradient_norm),
@@ -263,13 +264,6 @@ class Loop:
         state = self.progress.to_dict() | {"best_step": self.best_step}
         self.saved = save_state(self.checkpoints, state, self.model, self.step, self.accelerator, best)
         self.aside_seconds += time.perf_counter() - started
-
-    def _check_finite(self) -> None:
-        if not torch.isfinite(self.loss):
-            raise NotFinite("the loss")
-        for name, value in trained_state(self.model).items():
-            if not torch.isfinite(value).all():
-                raise NotFinite(f"the parameter {name}")
 
     def diverged(self, what: NotFinite) -> DivergedError:
         """Return the error of a run in which something is not finite."""
