@@ -8,6 +8,7 @@ from rich.console import Console
 
 from qvtune import progress
 from qvtune.progress import Meter, track
+from qvtune.training.callbacks import Progress
 from qvtune.training.shown import ProgressReport
 
 
@@ -85,18 +86,16 @@ def test_parts_of_steps_count(now: SimpleNamespace) -> None:
 def test_training_and_its_evaluations(terminal: bool, now: SimpleNamespace) -> None:
     out = console(terminal=terminal)
     report = ProgressReport(out, 4)
-    state = SimpleNamespace(is_world_process_zero=True, max_steps=20, global_step=0, epoch=0.5)
-    report.on_train_begin(None, state, None)
-    report.on_log(None, state, None, logs={"loss": 0.25})
-    now.seconds, state.global_step = 10, 5
-    report.on_step_end(None, state, None)
+    run = Progress(steps=20, epochs=2.0, metric="eval_accuracy", epoch=0.5)
+    report.begin(run)
+    report.logged(0.25)
+    now.seconds, run.step = 10, 5
+    report.step(run)
     for _ in range(2):  # each counts its own batches
-        for _ in range(3):
-            report.on_prediction_step(None, state, None, eval_dataloader=[0] * 4)
-            now.seconds += 5
-        report.on_predict(None, state, None, {})
-    report.on_evaluate(None, state, None, metrics={"eval_accuracy": 0.75})
-    report.on_train_end(None, state, None)
+        for place, _ in enumerate(report.evaluating(iter("abcd"), 4), 1):
+            now.seconds += 5 * (1 < place < 4)
+    report.evaluated(run, {"accuracy": 0.75})
+    report.close()
     lines = [line.removeprefix("\x1b[2K") for line in out.file.getvalue().splitlines()]
     assert lines.count("evaluating, batch 3/4, 5.0 s left") == 2
     assert "epoch 0.50, step 5: accuracy 0.7500" in lines

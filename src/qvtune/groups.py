@@ -9,7 +9,7 @@ from qvtune.adaptation import Adaptation, adaptation_of, dead_copies
 from qvtune.arguments import check_number
 from qvtune.errors import RateError
 from qvtune.methods.table import METHODS
-from qvtune.rates import B_FACTORS, GROUPS, HEAD, NO_DECAY, Rates
+from qvtune.rates import B_FACTORS, GROUPS, HEAD, NO_DECAY, Rates, check_rate
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
@@ -64,6 +64,7 @@ def param_groups(
     """
     adaptation = adaptation_of(model)
     method = METHODS[adaptation.method] if adaptation else None
+    check_rate("lr", lr)
     rates = Rates.resolve(
         method,
         lr=lr,

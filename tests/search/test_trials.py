@@ -8,7 +8,7 @@ import pytest
 
 from qvtune.search.ranges import RangeTest
 from qvtune.search.trials import (
-    Rates,
+    RateByName,
     Trial,
     centre,
     chosen,
@@ -24,11 +24,11 @@ from qvtune.search.trials import (
 EXAMPLES = 400
 
 
-def bowl(best: Rates, noise: float = 0.0, breaks: float = math.inf) -> Callable[[Rates], Trial]:
+def bowl(best: RateByName, noise: float = 0.0, breaks: float = math.inf) -> Callable[[RateByName], Trial]:
     """Trials whose loss is quadratic in the logarithms of the rates; those above `breaks` diverge."""
     spread = np.random.default_rng(0).normal(size=EXAMPLES)
 
-    def run(rates: Rates) -> Trial:
+    def run(rates: RateByName) -> Trial:
         if max(rates.values()) > breaks:
             return Trial(dict(rates), 10, ())
         loss = sum(math.log10(rate / best[name]) ** 2 for name, rate in rates.items())
@@ -39,7 +39,7 @@ def bowl(best: Rates, noise: float = 0.0, breaks: float = math.inf) -> Callable[
 
 
 @pytest.mark.parametrize("best", [{"lr": 1e-3, "value_lr": 4e-3}, {"lr": 2e-2, "value_lr": 5e-4}])
-def test_it_ends_near_the_best_rates(best: Rates) -> None:
+def test_it_ends_near_the_best_rates(best: RateByName) -> None:
     free = ["lr", "value_lr"]
     trials = compass_search(({"lr": 3e-3, "value_lr": 3e-3}, {"lr": 1e-3, "value_lr": 3e-3}), free, 25, bowl(best))
     found = chosen(trials).rates

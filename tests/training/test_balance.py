@@ -177,10 +177,11 @@ def test_nothing_that_moves() -> None:
 
 def test_the_page_has_the_limits() -> None:
     text = " ".join((Path(__file__).resolve().parents[2] / "docs" / "rates.md").read_text(encoding="utf-8").split())
-    assert f"up to {USUAL:g} of the output's norm in a step, and up to {USUAL_MOVED:g} of the weights' norm" in text
+    assert f"changes the output by at most {USUAL:g} of its norm" in text
+    assert f"moves the weights by at most {USUAL_MOVED:g} of theirs" in text
     assert f"changed the output less than 1/{1 / STARVED:.0f} as much as the other" in text
     assert f"changed the output by more than {BLOWN:g} of its norm" in text
-    assert f"three times in a row, to {GROWN:g} or more" in text
+    assert f"three times in a row, to at least {GROWN:g}" in text
     assert f"change the output by less than {STILL:g} of its norm" in text
     assert (WINDOW, GROWTH, MOVED) == (3, 1.5, 1)  # which it has in words
 

@@ -124,6 +124,7 @@ def test_the_norm_is_clipped_and_the_schedule_moves_on() -> None:
 
 
 def test_accelerate_is_left_as_it_was_found() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
     own = Accelerator(cpu=True, mixed_precision="bf16")
     with accelerator_for(CPU, "fp32") as inner:
         assert inner.mixed_precision == "no"

@@ -313,10 +313,13 @@ def test_two_sets_are_taken_together(place: Path, tmp_path: Path) -> None:
 
 def test_the_page_has_the_limits() -> None:
     text = " ".join((Path(__file__).resolve().parents[2] / "docs" / "train.md").read_text(encoding="utf-8").split())
-    assert "all examples, five at least, are called the same" in text
-    assert f"less than {NEAR:g} of the way" in text
-    assert f"below {CHANCE_REACHES:g} of its standard deviations under guessing, with {FEWEST_TO_TEST} examples" in text
+    assert "all examples, at least five, get the same prediction" in text
+    assert f"it has come less than {NEAR:g}" in text
+    assert (
+        f"below {CHANCE_REACHES:g} of its standard deviations under guessing, with at least {FEWEST_TO_TEST} examples"
+        in text
+    )
     assert f"spread less than {FLAT:g} of what the labels do" in text
-    assert f"{FEWEST} or more examples have the label" in text
+    assert f"at least {FEWEST} examples have the label" in text
     assert f"its validation loss moved by less than {STILL_LOSS:g} too" in text
     assert (FEWEST, EVALUATIONS) == (5, 3)  # which it has in words

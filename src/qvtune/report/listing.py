@@ -53,7 +53,7 @@ class Filter:
         return self.sign == "=" and plain_text(have) == self.value
 
 
-def list_runs(paths: Sequence[Path]) -> list[Row]:
+def list_runs(paths: Sequence[str | Path]) -> list[Row]:
     """Return a row per run in or below `paths`, by path; the runs of a store in the order of the store.
 
     A row has every option of the run's configuration, its metrics by name, its labels, and `path`, `task`, `metric`,
@@ -64,7 +64,7 @@ def list_runs(paths: Sequence[Path]) -> list[Row]:
         RunError: if a path does not exist or is a file, or a store's manifest is damaged.
     """
     rows: dict[Path, Row] = {}
-    for path in paths:
+    for path in map(Path, paths):
         if not path.is_dir():
             what = "is a file" if path.exists() else "does not exist"
             raise RunError(f"{path}: {what}. Give a folder of runs.")

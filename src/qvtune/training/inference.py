@@ -168,6 +168,11 @@ def evaluate_run(
         `metrics`, `examples` by split, `task`, `data`, `run`, `notes` on what the numbers are worth, and `warnings`
         where they say that the model has learned nothing; of a classification also `classes` and `confusion`, see
         `Task.class_table`, of MNLI over both sets together; `mistakes`, see `worst_mistakes`, if any were asked for.
+
+    Raises:
+        ConfigError: for an option that does not go with the data.
+        DataError: if the data cannot be read or do not fit the run.
+        RunError, ModelError: if the run or its model cannot be loaded.
     """
     run = _opened(run)
     splits, notes = _evaluation_sets(run, data, glue_dir, text_columns, label_column)
@@ -289,6 +294,10 @@ def _check_free(out: Path, overwrite: bool) -> None:
 
 def merge_run(run: TrainedRun | str | Path, out: str | Path) -> None:
     """Write a run's model as a plain transformers checkpoint, with an adapter added to the weights.
+
+    Args:
+        run: what `load_run` returned, or a run folder.
+        out: a new or empty folder.
 
     Raises:
         RunError: if `out` exists and is not empty.
