@@ -15,9 +15,11 @@ from qvtune.cli.main import main
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> None:
+# 7 to evaluate, which two do not divide; and 64 to train on, or 65, where one process has none of the last batch.
+@pytest.mark.parametrize(("rows", "steps"), [(71, 16), (72, 18)])
+def test_two_processes_train_like_one_with_twice_the_batch(rows: int, steps: int, tmp_path: Path) -> None:
     save_tiny_bert(tmp_path / "bert")
-    write_reviews(tmp_path / "reviews.csv", 71)  # 64 to train on and 7 to evaluate, which two do not divide
+    write_reviews(tmp_path / "reviews.csv", rows)
     words = (
         f"train --model {tmp_path}/bert --data {tmp_path}/reviews.csv --epochs 2 --lr 1e-2 --dropout 0 "
         "--precision fp32 "
@@ -41,10 +43,31 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path: Path) -> No
     for name in one:
         assert torch.allclose(one[name], two[name], atol=1e-4), name
     results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("one", "two")]
-    assert results[0]["steps"] == results[1]["steps"] == 16
+    assert results[0]["steps"] == results[1]["steps"] == steps
     assert results[0]["metrics"]["accuracy"] == results[1]["metrics"]["accuracy"]
-    # Seven examples are eight to two processes, one of them twice.
+    # Of seven examples one process has four and the other three; none counts twice.
     assert results[0]["metrics"]["loss"] == pytest.approx(results[1]["metrics"]["loss"], abs=1e-6)
+    logged = [read_losses(tmp_path / name) for name in ("one", "two")]
+    assert logged[0] == pytest.approx(logged[1], rel=1e-4)
     rates = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     assert all(r["lr/value"] == 4 * r["lr/query"] for r in rates if "loss" in r)
     assert done.stdout.count("measured on the model") == 1
+
+
+def read_losses(run: Path) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.mark.slow
+def test_a_launch_that_shards_is_refused(tmp_path: Path) -> None:
+    save_tiny_bert(tmp_path / "bert")
+    write_reviews(tmp_path / "reviews.csv", 40)
+    words = f"train --model {tmp_path}/bert --data {tmp_path}/reviews.csv --out {tmp_path}/run".split()
+    env = os.environ | {"ACCELERATE_USE_FSDP": "true"}
+    done = subprocess.run(
+        [sys.executable, "-m", "qvtune", *words], capture_output=True, text=True, env=env, check=False
+    )
+    assert done.returncode == 2
+    assert "the launch asks for FSDP" in done.stderr
+    assert not (tmp_path / "run").exists()

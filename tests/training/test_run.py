@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny import GOOD, make_reviews, save_tiny_bert, save_tiny_gpt2, write_reviews
 
 from qvtune.errors import Interrupted, RunError
-from qvtune.interrupts import stopping_on_signals
+from qvtune.interrupts import Stop, stopping_on_signals
 from qvtune.training.callbacks import Callback, Progress
 from qvtune.training.checkpoint import Checkpoints
 from qvtune.training.config import make_config
@@ -23,6 +23,7 @@ from qvtune.training.prepare import prepare
 from qvtune.training.run import run
 from qvtune.training.seeds import stream_seed
 from qvtune.training.selection import Selection
+from qvtune.training.timetable import Timetable
 
 QUIET = Console(quiet=True)
 # A head that has yet to learn what a probe knows at once, and the best checkpoint of few examples.
@@ -313,3 +314,20 @@ def test_a_run_that_is_stopped_at_its_last_step_takes_no_further_one(
     assert later["steps"] == straight["steps"]
     assert later["metrics"] == straight["metrics"]
     assert all(value.equal(weights(tmp_path / "run")[name]) for name, value in weights(tmp_path / "straight").items())
+
+
+def test_a_stop_that_is_asked_for_while_a_step_is_logged_comes_after_the_next(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, due = Stop(), Timetable.due
+
+    def asking(self, step: int, **kwargs: bool):
+        found = due(self, step, **kwargs)
+        stop.requested = step >= 2
+        return found
+
+    monkeypatch.setattr(Timetable, "due", asking)
+    settings = {"model": str(place / "bert"), "data": str(place / "reviews.csv"), "out": str(tmp_path / "run")}
+    with pytest.raises(Interrupted, match="stopped at step 3 of"):
+        run(make_config(settings | {"batch_size": 8}), QUIET, stop=stop)
+    assert [checkpoint.step for checkpoint in Checkpoints(tmp_path / "run" / "checkpoints").all()] == [3]

@@ -17,6 +17,7 @@ from qvtune.tasks.load import TUNING
 from qvtune.tasks.metrics import combine_splits
 from qvtune.tasks.task import Task
 from qvtune.training.batches import Collate, EvaluationBatches
+from qvtune.training.finite import check_outputs
 from qvtune.training.objective import Batch
 from qvtune.training.seeds import kept_random_state
 
@@ -96,10 +97,6 @@ def measure(task: Task, scores: Mapping[str, NDArray], labels: Mapping[str, NDAr
     return Evaluation(step, metrics, dict(scores), dict(labels))
 
 
-class NotFinite(ArithmeticError):
-    """A computed value is no longer finite; the text says which."""
-
-
 class Evaluator:
     """Evaluates a model on a run's sets; with several processes, each evaluates its share.
 
@@ -135,8 +132,7 @@ class Evaluator:
         with kept_random_state(self.accelerator.device), self.accelerator.autocast():
             for split, batches in self.batches.items():
                 scores[split] = self._scores(model, batches)
-                if not np.isfinite(scores[split]).all():
-                    raise NotFinite(f"an output on the {split} set")
+                check_outputs(scores[split], split)
         return measure(self.task, scores, self.labels, step)
 
     def _scores(self, model: nn.Module, batches: EvaluationBatches) -> NDArray[np.float32]:

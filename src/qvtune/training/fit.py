@@ -16,11 +16,12 @@ from qvtune.errors import DivergedError, Interrupted
 from qvtune.fast.cpu.memory import kept_memory
 from qvtune.fast.precision import widen
 from qvtune.interrupts import Stop
-from qvtune.methods.state import load_trained, trained_state
+from qvtune.methods.state import load_trained
 from qvtune.training.callbacks import Callback, Progress
 from qvtune.training.checkpoint import Checkpoint, Checkpoints
 from qvtune.training.config import TrainConfig
-from qvtune.training.evaluate import Evaluation, Evaluator, NotFinite
+from qvtune.training.evaluate import Evaluation, Evaluator
+from qvtune.training.finite import NotFinite, check_training
 from qvtune.training.folder import RunFolder
 from qvtune.training.log import RunLog
 from qvtune.training.prepare import Prepared
@@ -167,14 +168,15 @@ class Loop:
             self.loss += result.loss
             self.shown.step(progress)
             self._tell("on_step_end")
-            due = self.timetable.due(progress.step, is_stopping=self.stop.requested)
+            is_stopping = self._is_stopping()  # once: a request that comes from here on waits for the next step
+            due = self.timetable.due(progress.step, is_stopping=is_stopping)
             if due.log:
                 self._log(result)
             if due.evaluate:
                 self._evaluate()
             if due.save:
                 self._save()
-            if self.stop.requested:
+            if is_stopping:
                 raise Interrupted(
                     f"stopped at step {progress.step} of {progress.steps}; the state is saved. "
                     "Give the same command again to go on."
@@ -211,13 +213,21 @@ class Loop:
         speed = samples / own_seconds if samples and own_seconds > 0 else None
         return Fitted(self.progress, self.selection, self.best_step, evaluation, seconds, speed)
 
+    def _is_stopping(self) -> bool:
+        """Whether to stop after this step: where there are several processes, all of them or none."""
+        if self.accelerator.num_processes == 1:
+            return self.stop.requested
+        if self.stop.requested:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
+
     def _tell(self, event: str, *values: Any) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self.progress, *values)
 
     def _log(self, result: StepResult) -> None:
         """Log the mean loss since the last record, the rates of this step, and what each role did."""
-        self._check_finite()
+        check_training(self.loss, self.model)
         values = {
             "loss": float(self.loss) / (self.progress.step - self.logged_step),
             "grad_norm": float(result.gradient_norm),
@@ -251,22 +261,9 @@ class Loop:
         best = None
         if self.best_step not in (None, self.progress.step) and self.saved is not None:
             best = self.saved, "trained" if self.saved.step == self.best_step else "best"
-        progress = self.progress
-        state = {
-            "step": progress.step,
-            "epoch": progress.epoch,
-            "records": progress.records,
-            "best_step": self.best_step,
-        }
+        state = self.progress.to_dict() | {"best_step": self.best_step}
         self.saved = save_state(self.checkpoints, state, self.model, self.step, self.accelerator, best)
         self.aside_seconds += time.perf_counter() - started
-
-    def _check_finite(self) -> None:
-        if not torch.isfinite(self.loss):
-            raise NotFinite("the loss")
-        for name, value in trained_state(self.model).items():
-            if not torch.isfinite(value).all():
-                raise NotFinite(f"the parameter {name}")
 
     def diverged(self, what: NotFinite) -> DivergedError:
         """Return the error for a run in which a value is not finite."""
