@@ -163,7 +163,7 @@ class Checkpoints:
         accelerator.wait_for_everyone()
 
     def _tidy(self, step: int) -> None:
-        """Remove what comes after `step`, which is damaged since the run went back before it, and all but the last."""
+        """Remove all but the last two checkpoints, and damaged ones after `step`, which the run went back before."""
         for checkpoint in self.all():
             if checkpoint.step > step:
                 shutil.rmtree(checkpoint.path)
