@@ -126,7 +126,7 @@ def apply(
     split(inner, adaptation.attention, adaptation.projections)
     record, adapted = Adapted(adaptation), inner
     try:
-        record.weights = method.keep(inner, adaptation)
+        record.weights = method.snapshot(inner, adaptation)
         adapted = method.apply(inner, adaptation, total_steps)
         record.attach(adapted)
         if start:
@@ -181,7 +181,7 @@ def _undo(adapted: nn.Module, record: Adapted, *, merge: bool) -> nn.Module:
     adaptation = record.adaptation
     inner = METHODS[adaptation.method].undo(adapted, adaptation, merge)
     if not merge:
-        record.put_back(inner)
+        record.restore(inner)
     join(inner)
     return inner
 

@@ -47,11 +47,11 @@ def put(target: nn.Module, source: nn.Module, name: str, place: str, index: int,
             if getattr(here, kind) is None:
                 continue
             to, of = getattr(here, kind).data, getattr(there, kind).data
-            turned = kind == "weight" and type(here).__name__ == "Conv1D"
-            rows = fused.parts(torch.arange(len(to.T if turned else to))[:, None])
+            transposed = kind == "weight" and type(here).__name__ == "Conv1D"
+            rows = fused.parts(torch.arange(len(to.T if transposed else to))[:, None])
             for role, part in zip("qkv", rows, strict=True):
                 if role in roles:
-                    (to.T if turned else to)[part.flatten()] = (of.T if turned else of)[part.flatten()]
+                    (to.T if transposed else to)[part.flatten()] = (of.T if transposed else of)[part.flatten()]
     else:
         names = dict(zip("qkvo", BY_ID[name].names, strict=True))
         for role in set(roles) & set("qkv"):

@@ -34,7 +34,7 @@ class Adapted:
         """Make this the record of a model."""
         adapted.__dict__[_ATTRIBUTE] = self
 
-    def put_back(self, inner: nn.Module) -> None:
+    def restore(self, inner: nn.Module) -> None:
         """Give a transformers model, without adapters, the parameters that it had."""
         for name, weight in self.weights.items():
             parameter = inner.get_parameter(name)

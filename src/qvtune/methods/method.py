@@ -160,7 +160,7 @@ class Method:
         if adaptation.rank is not None and self.rank_is_bound:
             check_rank(adaptation.rank, adaptation.projections)
 
-    def keep(self, inner: "nn.Module", adaptation: Adaptation) -> "dict[str, Tensor]":
+    def snapshot(self, inner: "nn.Module", adaptation: Adaptation) -> "dict[str, Tensor]":
         """Return copies of the parameters that training changes in place and `restore(merge=False)` puts back."""
         return {}
 

@@ -24,7 +24,7 @@ class BitFit(Method):
                 )
         super().check(adaptation, inner)
 
-    def keep(self, inner: "nn.Module", adaptation: Adaptation) -> "dict[str, Tensor]":
+    def snapshot(self, inner: "nn.Module", adaptation: Adaptation) -> "dict[str, Tensor]":
         """Keep the biases."""
         return {name: inner.get_parameter(name).data.clone() for name in _all_biases(adaptation)}
 

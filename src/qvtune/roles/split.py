@@ -60,8 +60,8 @@ class Split(nn.Module):
             keys = [f"{prefix}{self.names[role]}.{kind}" for role in self.rows]
             if all(key in state for key in keys):
                 joined = self._joined([state.pop(key) for key in keys])
-                turned = kind == "weight" and isinstance(self.fused, Conv1D)
-                state[f"{prefix}{self.prefix}{kind}"] = joined.T.contiguous() if turned else joined
+                transposed = kind == "weight" and isinstance(self.fused, Conv1D)
+                state[f"{prefix}{self.prefix}{kind}"] = joined.T.contiguous() if transposed else joined
 
     def from_fused(self, state: dict[str, Tensor], prefix: str) -> None:
         """Put the parts' weights and biases into a state dict in place of the fused ones."""

@@ -69,8 +69,12 @@ class Checkpoint:
                 raise DamagedError(f"{file} has {file.stat().st_size:,} bytes, and {expected['bytes']:,} were written")
             if digest(file) != expected["sha256"]:
                 raise DamagedError(f"{file} is not what was written: its digest is another")
-        if self.state()["step"] != self.step:
-            raise DamagedError(f"{self.path} holds the state of step {self.state()['step']}")
+        state = self.state()
+        if state["step"] != self.step:
+            raise DamagedError(f"{self.path} holds the state of step {state['step']}")
+        for part in state["parts"]:
+            if f"{part}.safetensors" not in files:
+                raise DamagedError(f"{self.path / MANIFEST} does not list {part}.safetensors")
 
     def state(self) -> dict[str, Any]:
         """Return everything that is not a tensor."""

@@ -156,9 +156,10 @@ def save_state(
             write_tensors(folder, "optimizer", tensors)
             if best is not None:
                 write_tensors(folder, "best", best[0].tensors(best[1]))
-            write_state(
-                folder, state | {"optimizer": plain, "schedule": pack_schedule(step.schedule), "scaler": scaler}
-            )
+            randoms = [f"random-{process}" for process in range(accelerator.num_processes)]
+            parts = ["trained", *(["optimizer"] if tensors else []), *(["best"] if best else []), *randoms]
+            beside = {"optimizer": plain, "schedule": pack_schedule(step.schedule), "scaler": scaler, "parts": parts}
+            write_state(folder, state | beside)
     return Checkpoint(checkpoints.folder / f"{PREFIX}{state['step']}")
 
 
