@@ -220,7 +220,7 @@ def draw_grid(grid: pd.DataFrame, task: str, found: dict[str, Any]) -> dict[str,
         layer(cells, type="text", fontSize=10).encode(
             text=alt.Text("metric:Q", format=".3f"), color=alt.Color("ink:N", scale=None)
         ),
-        layer([rates], type="point", shape=STAR, filled=True, size=90, color=ACCENT, stroke="white", clip=True),
+        layer([rates], type="point", shape=STAR, size=160, fill=ACCENT, stroke="white", opacity=1, clip=True),
     ]
     return to_spec(alt.layer(*layers).properties(title=task, width=260, height=240))
 

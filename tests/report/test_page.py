@@ -294,6 +294,21 @@ def test_pictures_of_a_page_are_its_files(tmp_path: Path) -> None:
     assert (tmp_path / "both.svg").read_bytes() == before
 
 
+def test_panels_of_a_file_have_their_own_data(tmp_path: Path) -> None:
+    def shapes(name: str, plots: list[Plot]) -> set[str]:
+        save_plots(tmp_path / name, plots, 2)
+        paths = ElementTree.parse(tmp_path / f"{name}.svg").iter(f"{SVG}path")
+        return {path.get("d") for path in paths if path.get("fill") == BLUE or path.get("stroke") == BLUE}
+
+    plots = [
+        draw_chart(Chart("t", "x", "y", [Series("a", xs, xs, [0.5] * len(xs), [high] * len(xs))], y_range=(0.0, 30.0)))
+        for high, xs in ((21.0, [float(x) for x in range(20)]), (25.0, [float(x) for x in range(15)]))
+    ]
+    apart = [shapes(str(number), [plot]) for number, plot in enumerate(plots)]
+    assert len(apart[0] - apart[1]) == len(apart[1] - apart[0]) == 2  # the band and the line
+    assert shapes("both", plots) == apart[0] | apart[1]
+
+
 def test_a_figure_does_not_end_its_script(tmp_path: Path) -> None:
     figure = {"layout": {"title": "</script><img src=x><!--<script>"}}
     page = Page("x", [], [], [Pictures("x", [Plot("x", "x", figure)])])

@@ -20,7 +20,8 @@ LETTER, BESIDE_NAME = 6.2, 44
 PER_POINT = ("x", "y", "low", "high", "fit", "crossed", "hover")
 # So much of a logarithmic axis is left free at each end, and so many pixels of another.
 MARGIN, PADDING = 0.05, 12
-FAINT = 0.1
+# What is left of the others where one series is chosen.
+FAINT = 0.15
 # Numbers as `label_text` writes them, and those of parameters as 147k and 14M.
 NUMBER = (
     "{0} == 0 ? '0' : abs({0}) >= 1e6 ? format({0} / 1e6, '.3~g') + 'M' : abs({0}) >= 1e4 ? "
@@ -48,7 +49,8 @@ def draw_chart(chart: Chart) -> Plot:
     if chart.has_names:
         chosen = alt.selection_point(name="chosen", fields=["series"], bind="legend")
         for layer in layers:
-            layer.encoding.opacity = alt.when(chosen).then(alt.value(layer.mark.opacity)).otherwise(alt.value(FAINT))
+            full = layer.mark.opacity
+            layer.encoding.opacity = alt.when(chosen).then(alt.value(full)).otherwise(alt.value(full * FAINT))
         layers[0] = layers[0].add_params(chosen)
     data = alt.Data(values=[_row(series, at) for at, series in _placed(chart)])
     picture = alt.layer(*layers, _hovered(chart), data=data).transform_flatten(list(PER_POINT))

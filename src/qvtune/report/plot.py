@@ -48,11 +48,12 @@ class Plot:
 
     def for_file(self) -> dict[str, Any]:
         """Return what stands in a file: nothing there is pointed at or chosen."""
-        layers = [
-            {**layer, "encoding": {c: of for c, of in layer["encoding"].items() if "condition" not in of}}
-            for layer in self.spec["layer"]
-            if layer.get("name") != HOVER
-        ]
+        layers = []
+        for layer in self.spec["layer"]:
+            if layer.get("name") != HOVER:
+                channels = {c: of for c, of in layer["encoding"].items() if "condition" not in of}
+                # Of two layers of one name, in panels beside each other, both would get the data of one.
+                layers.append({name: of for name, of in layer.items() if name != "name"} | {"encoding": channels})
         title = {"text": textwrap.wrap(self.title, TITLE_WIDTH)} if self.title else None
         size = {"width": self.file_width, "height": self.height, "title": title}
         return _plain({name: of for name, of in self.spec.items() if name != "params"} | {"layer": layers} | size)

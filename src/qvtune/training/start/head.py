@@ -15,9 +15,8 @@ from transformers import PreTrainedTokenizerBase
 from qvtune.adaptation import adaptation_of
 from qvtune.data.samples import stratified_sample
 from qvtune.methods.method import Adaptation
-from qvtune.tasks.load import TUNING
-from qvtune.tasks.metrics import combine_splits
 from qvtune.tasks.task import Task
+from qvtune.training.evaluate import measure
 from qvtune.training.start.even import attend_evenly, take_back
 from qvtune.training.start.features import HeadLayers, Reader, head_layers
 from qvtune.training.start.probe import Probe, fit_probe, root_mean_square
@@ -187,9 +186,8 @@ def _measure(
     probe: Probe, task: Task, layers: HeadLayers, reader: Reader, splits: Mapping[str, Dataset]
 ) -> dict[str, float]:
     """Return the metrics of a run with this head and no steps."""
-    by_split = {}
-    for split, tokens in splits.items():
-        scores = probe.scores(reader.inputs_of(layers.output, layers.output, tokens))
-        by_split[split] = task.metrics(scores, np.asarray(tokens["labels"]))
-    tuning = by_split.pop(TUNING, {})
-    return combine_splits(task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
+    scores = {
+        split: probe.scores(reader.inputs_of(layers.output, layers.output, tokens)) for split, tokens in splits.items()
+    }
+    labels = {split: np.asarray(tokens["labels"]) for split, tokens in splits.items()}
+    return measure(task, scores, labels).task_metrics
