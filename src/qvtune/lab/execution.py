@@ -8,7 +8,7 @@ from qvtune.options import Options
 
 
 class Execution(Options):
-    """Where the runs are trained, and which ones."""
+    """Where the runs are trained, and which of them."""
 
     executor: Literal["local", "workers", "ray", "slurm"] = Field(
         "local",

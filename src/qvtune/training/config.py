@@ -52,7 +52,7 @@ def _others(option: str) -> str:
 
 
 class AdaptOptions(Options):
-    """Which model, and which parts of it train."""
+    """Which model, and what of it trains."""
 
     model: str = Field(
         description="A model folder, a name on the Hugging Face hub, pkg:minilm or pkg:smollm2 (packages of the "
