@@ -50,7 +50,7 @@ class Draw:
         return self.tokens.shape[1]
 
     def features(self, value: Value) -> Tensor:
-        """Return what the trained value contracts over: m features z = x Aᵀ, or the n inputs themselves."""
+        """Return what the trained value contracts over: the m features z = x Aᵀ, or the n inputs themselves."""
         return self.tokens @ self.factor.T if value == "factor" else self.tokens
 
 
