@@ -64,7 +64,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
-    """Return the kind of a device; for a GPU also its name and the version that driver and torch share."""
+    """Return the kind and name of a device; for a GPU also its memory, compute capability and CUDA version."""
     if device.type != "cuda":
         return {"kind": device.type, "name": device.type, "count": 1}
     major, minor = torch.cuda.get_device_capability(device)

@@ -10,9 +10,9 @@ from qvtune.training.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig
 
 # Options whose values may contain commas, so semicolons separate their values.
 LISTS = ("layers", "text_column", "target")
-# Words of the command line that stand for other options.
+# Words of the command line for other options.
 WORDS = {"task": "data", "target": "roles"}
-# Pairs of options that set the same thing, and then also the words that stand for options.
+# Pairs of options that set the same thing, and then also the words for options.
 ALTERNATIVES = (("lr_ratio", "value_lr"), ("batch_size", "batch_tokens"))
 RIVALS = (*ALTERNATIVES, *((option, word) for word, option in WORDS.items()))
 

@@ -21,8 +21,8 @@ class Adapted:
 
     Attributes:
         adaptation: what was done to it.
-        weights: parameters as they were before, by their name once what is fused is split; `restore(merge=False)` puts
-            them back.
+        weights: parameters before training, by their name after fused modules are split; `restore(merge=False)`
+            restores them.
         factors: the A and B at the start of training, by module, if their product was subtracted from the weights.
     """
 

@@ -7,8 +7,7 @@ For one attention layer with context c = softmax(f(q, k)) v, the input of the ou
 - a change of k at position j moves c at other positions too, and c is not linear in k.
 
 A change of one row of q moves the channels of one head; a change of one row of k moves those of all heads that share
-it.
-Positions are those of all sequences, images or windows of a batch, one after another.
+it. Positions are those of all sequences, images or windows of a batch, one after another.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -61,7 +61,7 @@ class Finder:
 
     Args:
         runner: trains the model, within `borrowed`.
-        budget: what may be spent.
+        budget: what the search may spend.
         default: the rates without a search: "lr", "value_lr" and "head_lr".
         fixed: the rates among them that are given and not searched.
         lr_ratio: λ, if it is given and the rate of query and key is not.

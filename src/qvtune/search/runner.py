@@ -1,4 +1,4 @@
-"""`TrialRunner`: train an adapted model for a few steps at any rates, and give it back as it was."""
+"""`TrialRunner`: train an adapted model for a few steps at any rates, and restore it afterwards."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

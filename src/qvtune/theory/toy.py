@@ -1,9 +1,8 @@
 """A toy attention layer of any width, and the change of its output by a step through each side (Theorem 2).
 
 There are L tokens of width n, and each is also a query. Scores s = (x W_q)(x W_k)ᵀ / √d contract over the n inputs.
-Values v = x w₀ + z b are frozen values plus a factor b, zero at the start, over m features z of each
-token. The output is
-f = s v / L, or softmax(s) v; the loss is ½ mean (f − y)². All numbers are float64.
+Values v = x w₀ + z b are frozen values plus a factor b, zero at the start, over m features z of each token.
+The output is f = s v / L, or softmax(s) v; the loss is ½ mean (f − y)². All numbers are float64.
 """
 
 from dataclasses import dataclass

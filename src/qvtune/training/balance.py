@@ -20,8 +20,8 @@ SIDES = {QUERY_KEY: ("query and key", "", "they", "them"), VALUE: ("the value", 
 ROLES_OF = {QUERY_KEY: ("query", "key"), VALUE: ("value",)}
 
 # The limits below come from runs of MiniLM (docs/rates.md). At rates that train, most steps change the output by less
-# than 0.03 of its norm, and all by less than 0.12. The value changes it up to 280 times as much as query and key, at λ
-# = 8.
+# than 0.03 of its norm, and all by less than 0.12. At λ = 8 the value changes it up to 280 times as much as query and
+# key.
 # This many logged steps in a row have to show that a side starves, or that nothing moves.
 WINDOW = 3
 # A side starves if it changes the output by less than this fraction of what the other side does.

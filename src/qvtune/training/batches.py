@@ -61,7 +61,7 @@ class TrainingBatches:
         order: which examples form a batch; each batch is divided among the processes.
         accumulation: forward passes per step; the last step of an epoch may have fewer.
         process: number of this process.
-        processes: how many there are.
+        processes: number of processes.
         workers: processes that prepare batches.
         pin_memory: keep batches where a GPU can copy them from.
     """

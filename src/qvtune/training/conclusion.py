@@ -53,7 +53,7 @@ def conclude(
     records: Sequence[Mapping[str, Any]],
     head_start: Mapping[str, Any] | None = None,
 ) -> Conclusion:
-    """Judge a run by the evaluation of the weights that it ends with.
+    """Return a run's conclusion from the evaluation of its final weights.
 
     Args:
         config: the run's.

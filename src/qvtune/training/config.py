@@ -33,7 +33,7 @@ NOT_IN_FINGERPRINT = {
 # Options that were added after the first stores were written, each with the value that means what runs did before. Only
 # another value counts in a run's name, so a new option does not rename the runs of older stores.
 LATER: dict[str, Any] = {}
-# Options that mean nothing where no role trains.
+# Options that mean nothing if no role trains.
 ROLE_OPTIONS = ("roles", "layers", "lr_ratio", *(f"{name}_lr" for name in ROLES.values()))
 # A range is expanded to a list; a typing error must not fill the memory.
 MOST_LAYERS = 10_000

@@ -108,7 +108,7 @@ def load_run(path: str | Path, *, model: str | None = None, device: str = "auto"
     Raises:
         ConfigError: if there is no such device.
         RunError: if there is no finished run.
-        ModelError: if the base model is not where it was.
+        ModelError: if the base model is no longer in its place.
     """
     place_of_model = choose_device(device)
     folder = RunFolder(Path(path))

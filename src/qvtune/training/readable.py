@@ -52,7 +52,7 @@ def check_ends(config: Any, tokenizer: PreTrainedTokenizerBase, dataset: Dataset
         return
     rows = dataset["input_ids"]
     counts = [ids.count(end) for ids in rows]
-    usual = min(counts, default=0)  # two of them stand between two texts
+    usual = min(counts, default=0)  # two of them separate two texts
     odd = next((ids for ids, count in zip(rows, counts, strict=True) if count > usual), None)
     if odd is not None:
         start = tokenizer.decode(odd[:SHOWN], skip_special_tokens=True)

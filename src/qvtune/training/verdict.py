@@ -51,8 +51,8 @@ def judge_predictions(
 
     Args:
         found: the predictions.
-        config: of the run; it names the options to change.
-        records: its log, as in `metrics.jsonl`: rates are to be lowered where the loss has risen.
+        config: the run's; the warnings name its options.
+        records: its log, as in `metrics.jsonl`: the advice is lower rates if the loss has risen.
     """
     if len(found) < FEWEST or np.ptp(found.labels) == 0:
         return {}
@@ -70,8 +70,8 @@ def judge_run(
     """Return the warnings at the end of a run, by subject.
 
     Args:
-        found: predictions of the checkpoint that the run ends with, on the sets that it reports.
-        config: of the run.
+        found: predictions of the final checkpoint, on the sets that the run reports.
+        config: the run's.
         records: its log.
         metrics: what the run reports.
         head_start: the head before the first step: `metrics` of the probe under the names of `metrics`.
