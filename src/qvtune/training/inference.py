@@ -168,6 +168,13 @@ def evaluate_run(
         `metrics`, `examples` by split, `task`, `data`, `run`, and `notes` on how far to trust the numbers. `warnings`
         if the numbers say that the model has learned nothing. For a classification also `classes` and `confusion`, see
         `Task.class_table`; for MNLI over both sets together. `mistakes`, see `worst_mistakes`, if any were asked for.
+
+    Raises:
+        ConfigError: for column options without a file, or a GLUE task with other classes.
+        DataError: if the data cannot be read, lack a column, have labels that the run does not know, or have changed
+            since the run.
+        ModelError: if the model cannot be loaded.
+        RunError: if there is no finished run, or its files are missing or damaged.
     """
     run = _opened(run)
     splits, notes = _evaluation_sets(run, data, glue_dir, text_columns, label_column)
@@ -289,6 +296,10 @@ def _check_free(out: Path, overwrite: bool) -> None:
 
 def merge_run(run: TrainedRun | str | Path, out: str | Path) -> None:
     """Write a run's model as a plain transformers checkpoint; an adapter is merged into the weights.
+
+    Args:
+        run: what `load_run` returned, or a run folder.
+        out: a new or empty folder for the checkpoint.
 
     Raises:
         RunError: if `out` exists and is not empty.
