@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# torch and transformers take seconds to import, so each name is fetched when it is first used: from a module, under the
-# same name or the one after the colon.
+# torch and transformers take seconds to import, so each name is imported when it is first used: from this module, under
+# the same name or the one after the colon.
 _HOMES = {
     "Adaptation": "qvtune.adaptation",
     "AttentionLayer": "qvtune.roles.attention",

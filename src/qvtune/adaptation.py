@@ -1,4 +1,4 @@
-"""`adapt`: decide which parameters of a model train, by role and method, and make it so."""
+"""`adapt`: choose the parameters of a model that train, by role and method, and make them trainable."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from qvtune.roles.fused import join, misfit, split, split_modules
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.unwrap import unwrap
 
-# The attribute under which what changed the model further leaves a function that undoes it, which `restore` calls.
+# Other code that changes the model leaves a function to undo it in this attribute; `restore` calls it.
 UNDO = "qvtune_undo"
 
 
@@ -38,13 +38,12 @@ def adapt(
     total_steps: int | None = None,
     batches: Batches | None = None,
 ) -> nn.Module:
-    """Make the chosen roles of `model`'s attention trainable, and freeze the rest but for its head.
+    """Make the chosen roles of `model`'s attention and its head trainable, and freeze the rest.
 
     "lora" adds low-rank factors through PEFT, W + (alpha / rank) B A with A of shape (rank, inputs), B of shape
-    (outputs, rank) and B zero at the start; "full" trains the projections themselves, biases included; the page
-    on methods lists the others. A matrix that holds several roles is split into a linear layer for each, which
-    `restore` makes one again. Everything is checked before anything is touched: a call that raises leaves the model
-    as it was.
+    (outputs, rank) and B zero at the start; "full" trains the projections themselves, biases included; the page on
+    methods lists the others. A matrix that holds several roles is split into a linear layer for each role; `restore`
+    joins them again. Everything is checked before anything is changed: a call that raises leaves the model as it was.
 
     Args:
         model: a transformers model with its weights loaded, changed in place.
@@ -55,11 +54,11 @@ def adapt(
         dropout: probability of dropping an input of the factors, in [0, 1).
         density: fraction of a projection's entries that "sift" trains, in (0, 1].
         layers: indices of the layers to adapt, negative ones from the end; all when None.
-        head: names of modules to train in full beside the roles. When None, the parameters that were newly
-            initialised on loading, and for models without a language-model head everything outside the base model.
-        attention: a map found earlier or declared by hand; found and verified here when None.
+        head: names of modules to train in full beside the roles. When None, the parameters that were newly initialised
+            on loading and, for models without a language-model head, everything outside the base model.
+        attention: an attention map that was found earlier or declared by hand; found and verified here when None.
         total_steps: how many steps training will take, for "adalora".
-        batches: keyword arguments of forward passes, for "eva" and "sift", which needs labels among them.
+        batches: keyword arguments of forward passes, for "eva" and "sift"; "sift" needs labels among them.
 
     Returns:
         The adapted model: a `peft.PeftModel` for PEFT's methods, the same object for the others.
@@ -95,7 +94,7 @@ def adapt(
 def _find_parts(
     model: nn.Module, attention: AttentionMap | None, head: Sequence[str] | None
 ) -> tuple[AttentionMap, tuple[str, ...]]:
-    """Return where the projections are, and the names of what trains as the head."""
+    """Return the attention map, and the names of the modules that train as the head."""
     inner = unwrap(model)
     if head is not None:
         check_names("head", head)
@@ -113,10 +112,10 @@ def apply(
     batches: Batches | None = None,
     start: bool = True,
 ) -> nn.Module:
-    """Do to a model what an adaptation says; `start=False` leaves what a method does before the first step undone.
+    """Apply an adaptation to a model; `start=False` skips what a method does before the first step.
 
     Raises:
-        RoleError, AdaptError: as `adapt` does, with the model as it was.
+        RoleError, AdaptError: as from `adapt`; the model is unchanged.
     """
     inner, method = unwrap(model), METHODS[adaptation.method]
     check_present(adaptation.roles, adaptation.projections)
@@ -138,11 +137,11 @@ def apply(
 
 
 def take_off(adapted: nn.Module, record: Adapted, trainable: Collection[str]) -> None:
-    """Leave a transformers model as it was before `apply`, also where that did part of it only.
+    """Restore a transformers model to its state before `apply`, also if that did only a part of its work.
 
     Args:
-        adapted: what the method made of the model so far.
-        record: what was kept of it.
+        adapted: the model as the method has changed it so far.
+        record: qvtune's record of it.
         trainable: names of the parameters that required gradients.
     """
     if holder_of(adapted) is adapted:
@@ -157,9 +156,9 @@ def restore(model: nn.Module, *, merge: bool = True) -> nn.Module:
 
     Args:
         model: what `adapt` returned, trained or not.
-        merge: add what was trained to the weights; without, take the adapters off and leave the projections as they
-            were before `adapt`. Where the weights themselves trained ("full", "galore") they are what they are. A
-            trained head stays either way, in the precision that the model was loaded in.
+        merge: add the trained change to the weights. Without it, remove the adapters and leave the projections as they
+            were before `adapt`. If the weights themselves trained ("full", "galore"), they stay as trained. A trained
+            head stays in both cases, in the precision in which the model was loaded.
 
     Raises:
         AdaptError: if the model was not adapted.
@@ -170,14 +169,14 @@ def restore(model: nn.Module, *, merge: bool = True) -> nn.Module:
         undo(model)
     holder = holder_of(model)
     if holder is None and join(unwrap(model)):
-        return unwrap(model).requires_grad_(True)  # adapters were taken off by PEFT alone
+        return unwrap(model).requires_grad_(True)  # only PEFT removed the adapters
     if holder is None:
         raise AdaptError("this model was not adapted by qvtune, so there is nothing to restore.")
     return _undo(holder, detach(holder), merge=merge).requires_grad_(True)
 
 
 def _undo(adapted: nn.Module, record: Adapted, *, merge: bool) -> nn.Module:
-    """Take off what a method put on a model, whole or in part, and return the transformers model."""
+    """Remove what a method added to a model, fully or in part, and return the transformers model."""
     adaptation = record.adaptation
     inner = METHODS[adaptation.method].undo(adapted, adaptation, merge)
     if not merge:
@@ -187,9 +186,9 @@ def _undo(adapted: nn.Module, record: Adapted, *, merge: bool) -> nn.Module:
 
 
 def count_parameters(model: nn.Module) -> ParameterCounts:
-    """Count the parameters that take part in the forward pass, trainable ones by role.
+    """Count the parameters that the forward pass uses, and the trainable ones by role.
 
-    The copy of the head that PEFT keeps beside the trained one is not counted, nor what AdaLoRA has pruned.
+    PEFT's untrained copy of the head is not counted, nor what AdaLoRA has pruned.
 
     Raises:
         AdaptError: if the model was not adapted.
@@ -218,7 +217,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
 
 
 def dead_copies(inner: Any) -> set[int]:
-    """Return the ids of parameters that PEFT keeps as the untrained original of a module trained in full."""
+    """Return the ids of parameters in PEFT's untrained copies of modules that are trained in full."""
     return {
         id(parameter)
         for module in inner.modules()

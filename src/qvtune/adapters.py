@@ -1,4 +1,4 @@
-"""Save what `adapt` trained as an ordinary PEFT adapter, and load it back as it was."""
+"""Save what `adapt` trained as an ordinary PEFT adapter, and load it unchanged."""
 
 import json
 import math
@@ -36,18 +36,18 @@ model = qvtune.load_adapter(model, "path/of/this/folder")
 
 
 def save_adapter(model: nn.Module, folder: str | Path) -> None:
-    """Save what `adapt` trained beside the model: as an adapter that plain PEFT loads, wherever PEFT can express it.
+    """Save what `adapt` trained as an adapter. Plain PEFT can load it if PEFT can express it.
 
-    On a fused projection the LoRAs of its roles become one: with rank r and n trained roles, A is theirs stacked,
-    (n r, inputs), B is block-wise, (rows, n r), zero for rows of roles that did not train, and the scale stays. What
-    started elsewhere than at zero ("pissa", "olora") becomes a LoRA of twice the rank, B A less the product that it
-    started with, which fits the model as it was. On XLNet's raw parameters PEFT has no low-rank form for what the
-    factors do, and what is saved of each is as large as the parameter. What plain PEFT cannot load (`loads_in_peft`) is
-    kept as it is, for `load_adapter`. `qvtune.json` beside it tells that what trained.
+    On a fused projection the LoRAs of its roles become one. With rank r and n trained roles, the roles' A are stacked
+    to (n r, inputs). B is (rows, n r), with a block per role and zero rows for roles that did not train. The scale
+    stays. A LoRA that did not start at zero ("pissa", "olora") is saved with twice the rank, as B A minus its first
+    product, which fits the original model. For XLNet's raw parameters PEFT has no low-rank form, so the saved change of
+    each is as large as the parameter. What plain PEFT cannot load (`loads_in_peft`) is saved in its own form, for
+    `load_adapter`. `qvtune.json` beside it tells `load_adapter` what trained.
 
     Args:
-        model: what `adapt` returned, of a method that does not save the whole model.
-        folder: where to write; made if it is not there.
+        model: what `adapt` returned, for a method that does not save the whole model.
+        folder: where to write; created if it does not exist.
 
     Raises:
         AdaptError: if the model was not adapted by such a method, or in a way that PEFT does not compute.
@@ -66,14 +66,14 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
 
 
 def loads_in_peft(model: nn.Module) -> bool:
-    """Whether plain PEFT loads what `save_adapter` saves of an adapted model, on the model in its original shape."""
+    """Whether plain PEFT can load what `save_adapter` saves, on the model in its original shape."""
     adaptation = adaptation_of(model)
     assert adaptation is not None
     return METHODS[adaptation.method].loads_in_peft(model, adaptation)
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
-    """Put an adapter that `save_adapter` wrote on a model, ready to be used or trained on.
+    """Load an adapter that `save_adapter` wrote onto a model, ready for use or further training.
 
     Args:
         model: the transformers model that it was trained on, changed in place.
@@ -83,7 +83,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
         What `adapt` returned when the adapter was made, with its weights.
 
     Raises:
-        ModelError: if the folder holds no adapter of qvtune's, or one for another model; the text names what differs.
+        ModelError: if the folder holds no adapter from qvtune, or one for another model; the text names the difference.
         AdaptError: if the model is adapted already.
     """
     check_model(model)
@@ -101,25 +101,25 @@ def load_adapter(model: nn.Module, folder: str | Path) -> nn.Module:
     _check_head(inner, recorded, weights, folder)
     trainable = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
     try:
-        # The number of steps means nothing to an adapter whose ranks are shared out.
+        # The number of steps does not matter for an adapter whose ranks are already allocated.
         adapted = apply(model, recorded, total_steps=2, start=False)
-    except (AdaptError, RoleError, ValueError) as error:  # the last is PEFT's, of an option
+    except (AdaptError, RoleError, ValueError) as error:  # ValueError is PEFT's, for an option
         raise ModelError(f"{folder / ADAPTATION_FILE}: is damaged, or was edited: {error} {SAVE_AGAIN}") from error
     _fill(adapted, weights, trainable, folder)
     return adapted
 
 
 def _fill(adapted: nn.Module, weights: dict[str, Tensor], trainable: set[str], folder: Path) -> None:
-    """Give an adapted model its weights, or leave the model as it was before.
+    """Load the weights into an adapted model, or restore the model if that fails.
 
     Raises:
-        ModelError: naming the first parameter that trains and that the weights do not give, or what else is wrong.
+        ModelError: if something is wrong; the text says what, or names the first trained parameter without weights.
     """
     record, inner = record_of(adapted), unwrap(adapted)
     assert record is not None
     before = {name: p.detach().clone() for name, p in inner.named_parameters() if p.requires_grad}
     try:
-        # No file holds such numbers, so what has them afterwards was not in it, whatever the method's format.
+        # No file holds such numbers. A parameter that still has them afterwards was not in the file, in any format.
         with torch.no_grad():
             for parameter in (p for p in inner.parameters() if p.requires_grad):
                 parameter.fill_(math.nan)
@@ -129,7 +129,7 @@ def _fill(adapted: nn.Module, weights: dict[str, Tensor], trainable: set[str], f
                 raise other_weights(folder, f"'{name}' is missing.")
     except BaseException:
         for name, parameter in inner.named_parameters():
-            if name in before and parameter.shape == before[name].shape:  # AdaLoRA's are resized
+            if name in before and parameter.shape == before[name].shape:  # AdaLoRA's parameters are resized
                 parameter.data = before[name]
         take_off(adapted, record, trainable)
         raise
@@ -151,11 +151,11 @@ def _read_adaptation(folder: Path) -> Adaptation:
 
 
 def _other_layers(inner: nn.Module, attention: AttentionMap) -> str | None:
-    """Say how a model's layers differ from a map's in number or heads, where they can be found."""
+    """Say how a model's layers differ from a map's in number or heads, if the layers can be found."""
     try:
         found = locate(inner)
     except RoleError:
-        return None  # its roles were declared by hand
+        return None  # the roles were declared by hand
     sizes = [{(layer.name, layer.heads, layer.kv_heads) for layer in m} for m in (found, attention)]
     if sizes[0] == sizes[1] or "declared" in {layer.layout for layer in attention}:
         return None

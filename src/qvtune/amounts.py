@@ -14,7 +14,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_bytes(size: int) -> str:
-    """Return "512 KiB", or "1,835 MiB" from ten mebibytes on."""
+    """Return "512 KiB", or from ten mebibytes on "1,835 MiB"."""
     return f"{size / 2**20:,.0f} MiB" if size >= 10 * 2**20 else f"{size / 2**10:,.0f} KiB"
 
 

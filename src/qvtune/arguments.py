@@ -1,4 +1,4 @@
-"""Checks of what is given to the public calls: what is of another type than it should be is named at once."""
+"""Checks of the arguments of public calls: an argument of a wrong type is named at once."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def check_model(model: Any, error: type[Exception] = AdaptError) -> None:
     Raises:
         AdaptError, or `error`: if it is not.
     """
-    from torch import nn  # which takes seconds to import, and the command line's options need the other checks
+    from torch import nn  # takes seconds to import, and the command line needs only the other checks
 
     if not isinstance(model, nn.Module):
         raise error(f"model is a {type(model).__name__}; load it first, as with AutoModel.from_pretrained.")
@@ -33,7 +33,7 @@ def check_names(name: str, value: Any) -> None:
 
 
 def check_number(name: str, value: Any, error: type[Exception]) -> None:
-    """Check that an argument is a number, and no truth value.
+    """Check that an argument is a number, and not a truth value.
 
     Raises:
         error: if it is not.
@@ -46,7 +46,7 @@ def checked_folder(folder: Any) -> Path:
     """Return a folder's path.
 
     Raises:
-        AdaptError: if it is none.
+        AdaptError: if it is not a path.
     """
     if not isinstance(folder, (str, os.PathLike)):
         raise AdaptError(f"folder is {folder!r}, a {type(folder).__name__}; it must be a path.")

@@ -1,4 +1,4 @@
-"""Files that can be made again, token ids and compiled kernels: kept whole, checked, and nobody else's."""
+"""Files that can be made again, such as token ids and kernels: whole, checked, and only their owner can write them."""
 
 import hashlib
 import logging
@@ -14,16 +14,17 @@ logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Return the folder for files that can be made again: QVTUNE_CACHE, or qvtune below the user's cache folder."""
+    """Return the folder for files that can be made again: QVTUNE_CACHE, or qvtune in the user's cache folder."""
     if "QVTUNE_CACHE" in os.environ:
         return Path(os.environ["QVTUNE_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "qvtune"
 
 
 def writable_cache(name: str) -> Path | None:
-    """Return the cache's folder `name`, made if need be, if nobody but its owner can write into it.
+    """Return the cache's folder `name`, created if needed, if only its owner can write into it.
 
-    None, and a warning, where nothing can be written, or where others could put files that a process would run or read.
+    Return None, with a warning, if nothing can be written, or if others could add files that a process would run or
+    read.
     """
     root = cache_folder()
     folder = root / name
@@ -31,7 +32,7 @@ def writable_cache(name: str) -> Path | None:
         for path in (root, folder):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if (reason := _why_not_ours(path)) is not None:
-                # A cache saves time and nothing else: a run goes on without it.
+                # A cache only saves time: a run goes on without it.
                 logger.warning("%s: nothing is cached: %s. Give QVTUNE_CACHE a folder of your own.", path, reason)
                 return None
         with tempfile.TemporaryFile(dir=folder):
@@ -42,19 +43,19 @@ def writable_cache(name: str) -> Path | None:
 
 
 def cached_file(name: str, key: str, suffix: str, make: Callable[[Path], Path]) -> Path | None:
-    """Return a file of the cache, made if it is not there or is not what was written.
+    """Return a file of the cache; make it if it is missing or differs from what was written.
 
-    A file is called KEY-DIGEST and its suffix, with the first 16 hexadecimal digits of the SHA-256 of its content: it
-    appears by one renaming, after it has reached the disk, and one that was cut or edited is known by its name.
+    The name of a file is KEY-DIGEST and its suffix, with the first 16 hexadecimal digits of the SHA-256 of its content.
+    It appears by one renaming, after it is on the disk. A file that was cut or edited no longer matches its name.
 
     Args:
-        name: of the cache's folder.
-        key: of what the content follows from.
-        suffix: of the file, as in ".so".
-        make: writes the content into the folder that it is given, and returns the file.
+        name: name of the cache's folder.
+        key: key of everything that determines the content.
+        suffix: suffix of the file, such as ".so".
+        make: writes the content into a given folder, and returns the file.
 
     Returns:
-        The file, or None, after a warning, where nothing can be kept.
+        The file, or None, after a warning, if nothing can be stored.
     """
     folder = writable_cache(name)
     if folder is None:
@@ -83,9 +84,9 @@ def _is_whole(path: Path) -> bool:
 
 
 def _why_not_ours(path: Path) -> str | None:
-    """Say what lets others change a file or folder, or None."""
+    """Return what lets others change a file or folder, or None."""
     if not hasattr(os, "geteuid"):
-        return None  # where a folder below one's home is one's own
+        return None  # a folder in the user's home is the user's own
     found = path.stat()
     if found.st_uid != os.geteuid():
         return "it belongs to another user"

@@ -23,17 +23,17 @@ def train(
 ) -> "TrainedRun":
     """Train as `qvtune train` does, and return the finished run.
 
-    A run that was stopped goes on from its last checkpoint, and one that has finished is found. Signals are left to the
-    caller.
+    A stopped run goes on from its last checkpoint, and a finished one is returned. Signals are left to the caller.
 
     Args:
-        options: of `qvtune train`, `out` among them.
+        options: options of `qvtune train`, with `out` among them.
         console: where progress goes; standard error when None.
-        callbacks: watch the training; what they raise ends the run.
-        stop: saves and stops the run after the step that it is in, once `stop.requested` is true.
+        callbacks: watch the training; an exception from one ends the run.
+        stop: saves and stops the run after the current step, once `stop.requested` is true.
 
     Returns:
-        The run: `run.result` is what `result.json` has; model and tokenizer are loaded when they are first asked for.
+        The run: `run.result` has the contents of `result.json`; model and tokenizer are loaded when they are first
+            used.
 
     Raises:
         QVTuneError: for anything wrong with options, data, model or folder; DivergedError if the loss stops being
@@ -49,10 +49,10 @@ def train(
 
 
 def plan(options: Mapping[str, Any]) -> "Plan":
-    """Return what `qvtune plan` shows: what would train, and what a step costs. No weights are loaded.
+    """Return the plan of `qvtune plan`: what would train, and what a step costs. No weights are loaded.
 
     Args:
-        options: of `qvtune train`; `data` and `out` may be left out.
+        options: options of `qvtune train`; `data` and `out` may be left out.
 
     Raises:
         QVTuneError: for anything wrong with options, data or model.

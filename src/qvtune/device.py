@@ -1,4 +1,4 @@
-"""Which device computes: decided here for every command, and a model is placed there before all else."""
+"""Choose the device for every command. A model is placed there before anything else."""
 
 import os
 from typing import Any, TypeVar
@@ -18,14 +18,15 @@ M = TypeVar("M", bound=nn.Module)
 def choose_device(wanted: str = "auto") -> torch.device:
     """Return the device of this process.
 
-    Of several of one kind a process that `torchrun` or `accelerate launch` started has the one with its number on its
-    machine, LOCAL_RANK; any other process has the current one, the first of those that CUDA_VISIBLE_DEVICES names.
+    If there are several of one kind, a process started by `torchrun` or `accelerate launch` gets the one with the
+    process's number on its machine, LOCAL_RANK. Any other process gets the current device, the first in
+    CUDA_VISIBLE_DEVICES.
 
     Args:
-        wanted: "cpu", "cuda", "mps", or "auto" for the accelerator that torch finds here, the CPU where it finds none.
+        wanted: "cpu", "cuda", "mps", or "auto" for the accelerator that torch finds, or the CPU if it finds none.
 
     Raises:
-        ConfigError: for another name, or where that device is not here.
+        ConfigError: for another name, or if there is no such device.
     """
     if wanted not in DEVICES:
         known = ", ".join(DEVICES)
@@ -36,7 +37,7 @@ def choose_device(wanted: str = "auto") -> torch.device:
     if found is None or wanted not in ("auto", found.type):
         raise ConfigError(f"--device {wanted}: {_why_missing(wanted)} Give --device auto for what there is.")
     if found.type == "mps":
-        return found  # the only one, which has no number
+        return found  # the only device has no number
     here = torch.accelerator.device_count()
     number = int(os.environ.get("LOCAL_RANK", torch.accelerator.current_device_index()))
     if number >= here:
@@ -50,20 +51,20 @@ def choose_device(wanted: str = "auto") -> torch.device:
 def place(model: M, device: torch.device) -> M:
     """Move a model to a device, and return it.
 
-    One that transformers has spread over several devices stays, and so does one whose weights FSDP or DeepSpeed will
-    share out: a device need not hold all of them.
+    A model that transformers has spread over several devices stays there. So does a model whose weights FSDP or
+    DeepSpeed will shard, since one device need not hold all of them.
     """
     is_spread = getattr(model, "hf_device_map", None) is not None
     return model if is_spread or _is_shared_out() else model.to(device)
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return where a model's parameters are; of one in several places, where the first is."""
+    """Return the device of a model's parameters; if they are on several, that of the first."""
     return next(model.parameters()).device
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
-    """Return what kind of device it is, with a GPU's name and what its driver and torch agree on."""
+    """Return the kind and name of a device; for a GPU also its memory, compute capability and CUDA version."""
     if device.type != "cuda":
         return {"kind": device.type, "name": device.type, "count": 1}
     major, minor = torch.cuda.get_device_capability(device)
@@ -85,5 +86,5 @@ def _why_missing(wanted: str) -> str:
 
 
 def _is_shared_out() -> bool:
-    # `accelerate launch` says so to the processes that it starts.
+    # `accelerate launch` tells this to the processes that it starts.
     return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1") for name in ("FSDP", "DEEPSPEED"))

@@ -1,4 +1,4 @@
-"""The small YAML files that a user writes: read without waiting for a pipe, and bounded in what they unfold to."""
+"""Read small YAML files that a user writes, without waiting for a pipe and with a limit on their expanded size."""
 
 import errno
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-# What the aliases of a file may unfold to, in keys and values; nine lines of nine aliases each unfold to 387 million.
+# The most keys and values after aliases are expanded; nine lines of nine aliases each expand to 387 million.
 MOST_NODES = 100_000
 
 
@@ -14,7 +14,7 @@ def read_document(path: Path) -> str:
     """Return the text of a file.
 
     Raises:
-        OSError: if it is not there or no file; a pipe is refused, since nobody may ever write into it.
+        OSError: if it is missing or not a file; a pipe is refused, since nobody may ever write into it.
         UnicodeDecodeError: if it is not UTF-8.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
@@ -23,22 +23,22 @@ def read_document(path: Path) -> str:
 
 
 def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """Return what a YAML text holds.
+    """Return the value of a YAML text.
 
     Raises:
-        YAMLError: if it is no YAML, nested too deeply, unfolds to too much, or has a number of too many digits.
+        YAMLError: if it is not YAML, is nested too deeply, expands to too much, or has a number with too many digits.
     """
     try:
         _count(yaml.compose(text, loader), {})
         return yaml.load(text, loader)  # a kind of SafeLoader
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply.") from None
-    except ValueError as error:  # int() ends at 4,300 digits
+    except ValueError as error:  # int() refuses more than 4,300 digits
         raise yaml.YAMLError(str(error)) from None
 
 
 def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """Return the number of keys and values in a node, those behind an alias as often as it occurs."""
+    """Return the number of keys and values in a node, counting those of an alias as often as it occurs."""
     if node is None or isinstance(node, yaml.ScalarNode):
         return 1
     if known.get(id(node)) == 0:

@@ -1,4 +1,4 @@
-"""The errors that a user can cause. Each text says what was got, what was wanted and what to do next."""
+"""The errors that a user can cause. Each text says what was found, what was expected and what to do next."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ class QVTuneError(Exception):
 
 
 class RoleError(QVTuneError, ValueError):
-    """The query, key, value or output projections of a model are not what was asked for, or cannot be told."""
+    """The query, key, value or output projections of a model are not what was asked for, or cannot be found."""
 
 
 class AdaptError(QVTuneError, ValueError):
@@ -49,6 +49,6 @@ class Interrupted(QVTuneError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" for the closest of `known`, or an empty string where none is close."""
+    """Return " Did you mean 'x'?" for the closest of `known`, or an empty string if none is close."""
     close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
     return f" Did you mean '{close[0]}'?" if close else ""

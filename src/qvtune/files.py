@@ -13,9 +13,9 @@ from typing import Any
 from qvtune.errors import QVTuneError, RunError
 
 NUMBERS = re.compile(r"\[\n\s*((?:-?[0-9][0-9.eE+-]*,\n\s*)*-?[0-9][0-9.eE+-]*)\n\s*\]")
-# What is under construction; it gets its name when it is whole.
+# Prefix of unfinished files and folders; they get their own name when they are whole.
 STAGING = ".writing-"
-# Of the names that `tempfile` gives.
+# The form of names from `tempfile`.
 RANDOM_LETTERS = 8
 
 
@@ -25,9 +25,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def format_json(value: Any) -> str:
-    """Return JSON with an entry a line, and a list of numbers, as a row of a matrix, in one line."""
+    """Return JSON with one entry per line; a list of numbers, such as a row of a matrix, is one line."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    # No text within quotes has a line break of its own.
+    # Quoted text in JSON contains no line breaks.
     return NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
@@ -37,10 +37,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file beside its place and rename it.
+    """Write a file beside its place, then rename it.
 
     Raises:
-        RunError: if it cannot be written, as on a full disk; nothing is left behind then.
+        RunError: if it cannot be written, for example on a full disk; then nothing is left behind.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what those who wrote a file left beside it when they were killed; for whoever alone may write it now."""
+    """Remove what killed writers of a file left beside it. Only the one process that may write it may call this."""
     for leftover in path.parent.glob(f".{path.name}.{'?' * RANDOM_LETTERS}"):
         leftover.unlink()
 
@@ -66,7 +66,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
     """Give an empty folder to write into, and rename it to `path` when the block ends without an error.
 
     Raises:
-        RunError: if something cannot be written; nothing is left behind then.
+        RunError: if something cannot be written; then nothing is left behind.
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
         try:
             os.chmod(staging, 0o777 & ~_umask())
             yield staging
-            for file in staging.rglob("*"):  # safetensors writes files that their owner alone can read
+            for file in staging.rglob("*"):  # safetensors writes files that only their owner can read
                 os.chmod(file, (0o777 if file.is_dir() else 0o666) & ~_umask())
             staging.rename(path)
         except BaseException:
@@ -84,7 +84,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write, whichever library meets it, into one readable error."""
+    """Turn a failure to write, in any library, into one readable error."""
     try:
         yield
     except QVTuneError:
@@ -101,13 +101,13 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def missing_target(path: Path) -> str | None:
-    """Say which part of a path is a link to what is not there, or None."""
+    """Return the part of a path that is a link to something missing, or None."""
     link = next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
     return f"{link} is a link to {link.readlink()}, which is not there" if link else None
 
 
 def _is_write_failure(error: Exception) -> bool:
-    # torch and safetensors report a full disk as errors of their own.
+    # torch and safetensors report a full disk with their own errors.
     text = str(error)
     return isinstance(error, OSError) or "os error" in text or "failed writing file" in text or "unexpected pos" in text
 

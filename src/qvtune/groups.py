@@ -32,35 +32,34 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Sort the trainable parameters of `model` into named groups for any torch optimizer.
 
-    The rate of query, key and output is η_QK = `lr`, that of value is η_V = λ η_QK with λ = `lr_ratio`
-    (Yao et al., IJCAI 2025), and the head's is `lr` unless `head_lr` is given. A parameter belongs to the role of the
-    module that owns it, biases and adapter factors included. One-dimensional parameters (biases, norms) form groups
-    of their own, named with "_no_decay", which weight decay spares. No group is empty. With η_B / η_A = `b_lr_ratio`
-    other than 1 (LoRA+, Hayou et al. 2024) the factors B of each role form a group too, named as "value_b", whose rate
-    is that of the role times the ratio.
+    The rate of query, key and output is η_QK = `lr`. The rate of value is η_V = λ η_QK with λ = `lr_ratio` (Yao et al.,
+    IJCAI 2025). The rate of the head is `lr` unless `head_lr` is given. A parameter belongs to the role of the module
+    that owns it, biases and adapter factors included. One-dimensional parameters (biases, norms) form separate groups,
+    whose names end in "_no_decay"; weight decay does not apply to them. No group is empty. If η_B / η_A = `b_lr_ratio`
+    is not 1 (LoRA+, Hayou et al. 2024), the factors B of each role form a group too, such as "value_b". Its rate is the
+    role's rate times the ratio.
 
     Args:
-        model: what `adapt` returned, or any model of which only attention projections and a head require gradients;
+        model: what `adapt` returned, or any model in which only attention projections and a head require gradients;
             also inside DistributedDataParallel or `torch.compile`.
         lr: learning rate of query and key, above 0.
         lr_ratio: λ, above 0; 1 when None.
-        b_lr_ratio: of the factors B to A, above 0; 16 for a model adapted by "loraplus", and 1 for others, when None.
+        b_lr_ratio: η_B / η_A, above 0; when None, 16 for a model adapted by "loraplus", and 1 for others.
         head_lr: learning rate of the head.
-        query_lr: rate of the query alone, in place of `lr`.
-        key_lr: rate of the key alone, in place of `lr`.
-        value_lr: rate of the value, in place of `lr` times `lr_ratio`.
-        output_lr: rate of the output projection alone, in place of `lr`.
+        query_lr: rate of the query alone, instead of `lr`.
+        key_lr: rate of the key alone, instead of `lr`.
+        value_lr: rate of the value, instead of `lr` times `lr_ratio`.
+        output_lr: rate of the output projection alone, instead of `lr`.
         weight_decay: for the groups without "_no_decay", at least 0.
-        attention: where the roles are, for a model that `adapt` has not seen; found when None.
+        attention: the attention map, for a model without `adapt`; found when None.
 
     Returns:
-        Dictionaries with `name`, `params`, `param_names` (relative to the transformers model), `lr`, `weight_decay`;
-        for a model adapted by "galore" also what its optimizer reads, which `qvtune.methods.galore.galore_adamw` makes.
+        Dictionaries with `name`, `params`, `param_names` (relative to the transformers model), `lr`, `weight_decay`.
+        For a model adapted by "galore" also the settings of the optimizer that its `Method.make_optimizer` makes.
 
     Raises:
         RateError: for a rate that is not a finite number above 0, for both `value_lr` and `lr_ratio`, for a ratio that
-            means nothing to the method, and if a trainable parameter belongs neither to a role nor to the head, or none
-            is trainable.
+            the method does not use, for a trainable parameter of neither a role nor the head, or if none trains.
     """
     adaptation = adaptation_of(model)
     method = METHODS[adaptation.method] if adaptation else None
@@ -82,7 +81,7 @@ def param_groups(
 def group_parameters(
     model: nn.Module, rates: Rates, *, weight_decay: float = 0.0, attention: AttentionMap | None = None
 ) -> list[dict[str, Any]]:
-    """Return what `param_groups` does, for rates that are resolved."""
+    """Return the same as `param_groups`, for resolved rates."""
     adaptation = adaptation_of(model)
     method = METHODS[adaptation.method] if adaptation else None
     check_number("weight_decay", weight_decay, RateError)
@@ -109,7 +108,7 @@ def group_parameters(
 
 
 def _owners(model: nn.Module, attention: AttentionMap | None) -> dict[str, tuple[str, nn.Parameter]]:
-    """Map the name of every trainable parameter to its role or "head", and to the parameter itself."""
+    """Map the name of every trainable parameter to its role or "head" and the parameter itself."""
     inner = unwrap(model)
     adaptation = adaptation_of(model)
     attention = attention or (adaptation.attention if adaptation else find_attention(model))

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, answered by a handler of ours for a while."""
+"""Handle SIGINT and SIGTERM for a while."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from rich.console import Console
 
 
 def comes_of_interruption(error: BaseException | None) -> bool:
-    """Whether an error was made of a KeyboardInterrupt by a library that called back into Python."""
+    """Whether a library that calls back into Python turned a KeyboardInterrupt into this error."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -17,13 +17,13 @@ def comes_of_interruption(error: BaseException | None) -> bool:
 
 @contextmanager
 def answering_signals(answer: Callable[[int, Any], None]) -> Iterator[None]:
-    """Let `answer` have SIGINT and SIGTERM.
+    """Let `answer` handle SIGINT and SIGTERM.
 
-    A signal that the process was started to ignore, as a shell starts what a script puts into the background, stays
-    ignored; and outside the main thread, where signals cannot be caught, nothing changes.
+    If the process was started to ignore a signal, the signal stays ignored; shells start background jobs of scripts so.
+    Outside the main thread signals cannot be caught, and nothing changes.
 
     Args:
-        answer: is called with the signal's number and the frame that it met.
+        answer: is called with the signal's number and the interrupted frame.
     """
     before: dict[signal.Signals, Any] = {}
     try:
@@ -40,17 +40,17 @@ def answering_signals(answer: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 class Stop:
-    """Asks a run to save and stop after the step that it is in, once `requested` is true."""
+    """Asks a run to save and stop after the current step, once `requested` is true."""
 
     requested = False
 
 
 @contextmanager
 def stopping_on_signals(console: Console) -> Iterator[Stop]:
-    """Give what asks a run to save and stop, which the first SIGINT or SIGTERM does; a second one ends at once.
+    """Give a `Stop` that the first SIGINT or SIGTERM requests; a second signal ends the process at once.
 
     Args:
-        console: where the user is told.
+        console: where the user is informed.
     """
     asked = Stop()
 

@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be asked at all."""
+"""Check whether the Hugging Face hub can be reached."""
 
 import socket
 import urllib.request
@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 @cache
 def hub_is_reachable() -> bool:
-    """Return whether the hub's name resolves, or a proxy stands in between.
+    """Return whether the hub's name resolves, or there is a proxy.
 
-    The hub's client tries a name that does not resolve six times over half a minute; asking first lets a machine
-    without a network use its cache, or fail, at once.
+    The hub's client tries a name that does not resolve six times over half a minute. With this check, a machine without
+    a network uses its cache, or fails, at once.
     """
     from huggingface_hub import constants
 
@@ -30,7 +30,7 @@ def hub_is_reachable() -> bool:
 
 @contextmanager
 def cache_only_when_unreachable() -> Iterator[None]:
-    """Let the datasets library use its cache alone inside the block where the hub cannot be asked."""
+    """Inside the block, let the datasets library use only its cache if the hub cannot be reached."""
     import datasets
     from huggingface_hub import constants
 

@@ -13,12 +13,12 @@ from pydantic_core.core_schema import no_info_after_validator_function
 
 from qvtune.errors import ConfigError, nearest
 
-# A zero byte, and what Python makes of bytes in a name that are not UTF-8.
+# A zero byte, and the characters that Python uses for bytes of a name that are not UTF-8.
 UNWRITABLE = re.compile("[\0\ud800-\udfff]")
-# Above, counts leave the integers of a machine, and numbers those of float32.
+# Larger counts do not fit in machine integers, and larger numbers not in float32.
 LARGEST_INT = 2**32 - 1
 LARGEST_FLOAT = 1e38
-# Characters of a bad value in its message.
+# How many characters of a bad value its message shows.
 LONGEST_VALUE = 80
 
 
@@ -35,10 +35,10 @@ class Options(BaseModel):
         for name, value in values.items():
             kind = cls.model_fields[name].annotation if name in cls.model_fields else None
             if isinstance(value, bool) and kind is not bool and name in cls.model_fields:
-                value = str(value)  # YAML's yes and on are no numbers
+                value = str(value)  # YAML's yes and on are not numbers
             elif isinstance(value, str) and is_list_of_text(kind):
-                value = [value]  # one of several needs no brackets in a file
-            # A shell expands ~ in an option of its own, and not in --option=~/x or in a file.
+                value = [value]  # in a file, a single value needs no brackets
+            # A shell expands ~ in a separate word, but not in --option=~/x or in a file.
             plain[name] = os.path.expanduser(value) if str(value).startswith("~") else value
         return plain
 
@@ -64,15 +64,15 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class OneOf:
-    """Says of an option, as in `Annotated[str, OneOf(names)]`, that it is one of some names, which may grow in number.
+    """Marks an option, as in `Annotated[str, OneOf(names)]`, as one of some names; more names may be added later.
 
-    A name that is none of them is refused in the words of a `Literal`.
+    Any other name is refused in the words of a `Literal`.
     """
 
     names: Collection[str]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Check the name when pydantic has read the text."""
+        """Check the name after pydantic has read the text."""
         return no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, name: str | None) -> str | None:
@@ -90,12 +90,12 @@ def parse_options(cls: type[O], values: dict[str, Any], files: Mapping[str, str]
     """Check `values` and return the options.
 
     Args:
-        cls: which options.
+        cls: the class of the options.
         values: by field name; strings are converted to the field's type.
-        files: the file that a value comes from, by field name, for messages; the command line for all others.
+        files: by field name, the file that a value comes from, for messages; other values come from the command line.
 
     Raises:
-        ConfigError: naming every problem at once.
+        ConfigError: for any problems; the text names all of them.
     """
     try:
         return cls.model_validate(values)
@@ -105,7 +105,7 @@ def parse_options(cls: type[O], values: dict[str, Any], files: Mapping[str, str]
 
 
 def is_list_of_text(kind: Any) -> bool:
-    """Whether a field's annotation is a list of strings, or None beside it."""
+    """Whether a field's annotation is a list of strings, or that or None."""
     return kind == list[str] or list[str] in get_args(kind)
 
 

@@ -1,4 +1,4 @@
-"""Which of the processor's instructions qvtune uses: all, or fewer, so that a machine computes as an older one."""
+"""Which of the processor's instructions qvtune uses: all, or fewer to compute like an older machine."""
 
 import os
 import platform
@@ -12,13 +12,13 @@ InstructionSet = Literal["native", "avx512", "avx2", "sse4"]
 
 
 def instruction_set() -> InstructionSet:
-    """Return the instructions that may be used, by the variable QVTUNE_ISA: "native" is all that are here.
+    """Return the instructions that may be used, from the variable QVTUNE_ISA; "native" means all.
 
-    It says what the kernels are compiled for, and every other than "native" is without products of bfloat16. torch
-    and its libraries have variables of their own (see CONTRIBUTING).
+    The kernels are compiled for these. Every value other than "native" excludes bfloat16 products. torch and its
+    libraries have their own variables (see CONTRIBUTING).
 
     Raises:
-        ConfigError: for another value, and for instructions that this processor has not.
+        ConfigError: for another value, and for instructions that this processor does not have.
     """
     value = os.environ.get(VARIABLE, "native")
     for known in get_args(InstructionSet):

@@ -1,4 +1,4 @@
-"""How far something is: a bar on a terminal, a line now and then without one."""
+"""Progress: a bar on a terminal, or else a line from time to time."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -13,23 +13,23 @@ from qvtune.amounts import format_seconds
 T = TypeVar("T")
 M = TypeVar("M", bound="Meter")
 
-# Seconds between two lines where there is no bar.
+# Seconds between two lines without a bar.
 LINE_SECONDS = 10.0
 
 
 class Meter:
-    """Shows how many of a total are done, how fast, and the time left.
+    """Shows how many of a total are done, the speed, and the time left.
 
-    The speed is that since the first time it was shown anything done, as the first of many takes longest.
+    The speed is measured from the first progress shown, since the first part takes longest.
 
     Args:
-        what: the words in front, as in "scoring".
-        total: of what is counted.
+        what: the words in front, such as "scoring".
+        total: the total count.
         console: where to show it.
-        unit: of the speed, as in "examples"; none is shown where it is empty.
-        size: how many of that unit one of the total is.
-        done: how many were done before; they count for no speed.
-        has_bar: whether a terminal gets a bar; lines otherwise.
+        unit: unit of the speed, such as "examples"; if empty, no speed is shown.
+        size: how many of that unit each counted part is.
+        done: how many were done before; they do not count for the speed.
+        has_bar: whether a terminal gets a bar instead of lines.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Meter:
         self.what, self.total, self.console, self.unit, self.size = what, total, console, unit, size
         self._first = done
         self._started = self._printed = time.monotonic()
-        self._warm: tuple[float, float] | None = None  # when something was done first, and how much
+        self._warm: tuple[float, float] | None = None  # time and count of the first progress
         self._bar: Progress | None = None
         if has_bar and console.is_terminal:
             columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[notes]}"))
@@ -64,7 +64,7 @@ class Meter:
         self.close()
 
     def show(self, done: float, note: str = "") -> None:
-        """Show that so many of the total are done, and a note where there is one."""
+        """Show how many of the total are done, and a note if there is one."""
         now = time.monotonic()
         since, first = self._warm if self._warm and done > self._warm[1] else (self._started, self._first)
         if self._warm is None and done > self._first:
@@ -84,21 +84,21 @@ class Meter:
             )
 
     def close(self) -> None:
-        """Take the bar off the screen, also after an error."""
+        """Remove the progress bar, also after an error."""
         if self._bar is not None:
             self._bar.stop()
 
 
 def track(parts: Iterable[T], total: int, what: str, console: Console, *, size: int = 1, unit: str = "") -> Iterator[T]:
-    """Yield `parts`, which take about equally long, and show how many are done and the time that is left.
+    """Yield `parts`, which take about equally long, and show how many are done and the time left.
 
     Args:
-        parts: each of `size` of what is counted, but for the last.
-        total: in all of them.
-        what: the words in front, as in "predicting".
+        parts: each counts as `size` units; the last may have fewer.
+        total: number of units in all parts.
+        what: the words in front, such as "predicting".
         console: where to show it.
-        size: of a part.
-        unit: what is counted, to show how many of it are done in a second; no speed is shown where it is empty.
+        size: number of units in a part.
+        unit: name of the unit, to show the speed per second; if empty, no speed is shown.
     """
     with Meter(what, total, console, unit=unit) as meter:
         for number, part in enumerate(parts, 1):

@@ -1,4 +1,4 @@
-"""`Rates`: the learning rate of every role and of the head, resolved once from what was given."""
+"""`Rates`: the learning rate of every role and of the head, resolved once from the options."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HEAD = "head"
 NO_DECAY = "_no_decay"
-# What follows the role in the name of a group of factors B with a rate of their own.
+# The suffix, after the role, in the name of a group of factors B with their own rate.
 B_FACTORS = "_b"
 
 
@@ -22,13 +22,13 @@ B_FACTORS = "_b"
 class Rates:
     """The learning rates of a training. Plan, groups, logs, cards and the search read them from here.
 
-    The rate of query, key and output is η_QK, that of value is η_V = λ η_QK, and the head's is η_QK, unless each has
-    one of its own (Yao et al., IJCAI 2025).
+    The rate of query, key and output is η_QK, that of value is η_V = λ η_QK, and the head's is η_QK, unless one has its
+    own rate (Yao et al., IJCAI 2025).
 
     Attributes:
-        lr: η_QK, the rate of whatever has none of its own.
+        lr: η_QK, the rate of everything without its own rate.
         query, key, value, output, head: rates.
-        b_lr_ratio: η_B / η_A of LoRA's factors (LoRA+, Hayou et al. 2024); 1 where there are none.
+        b_lr_ratio: η_B / η_A of LoRA's factors (LoRA+, Hayou et al. 2024); 1 if there are none.
     """
 
     lr: float
@@ -53,22 +53,22 @@ class Rates:
         value_lr: float | None = None,
         output_lr: float | None = None,
     ) -> "Rates":
-        """Resolve the rates that are given, the others as the method has them.
+        """Resolve the rates: the given ones, and the method's defaults for the others.
 
         Args:
-            method: has default rates; λ and η_B / η_A are 1 where there is none.
+            method: has default rates; λ and η_B / η_A are 1 without a method.
             lr: η_QK; the method's when None.
             lr_ratio: λ; the method's when None and `value_lr` is not given.
             b_lr_ratio: η_B / η_A; the method's when None.
-            head_lr: rate of the head, likewise of single roles.
-            query_lr: of the query.
-            key_lr: of the key.
-            value_lr: of the value, in place of λ.
-            output_lr: of the output projection.
+            head_lr: rate of the head.
+            query_lr: rate of the query.
+            key_lr: rate of the key.
+            value_lr: rate of the value, instead of λ.
+            output_lr: rate of the output projection.
 
         Raises:
             RateError: for a rate that is not a finite number above 0, for both `value_lr` and a λ other than 1, and for
-                a ratio that means nothing to the method.
+                a ratio that the method does not use.
         """
         given = {
             "lr": lr, "lr_ratio": lr_ratio, "b_lr_ratio": b_lr_ratio, "head_lr": head_lr, "query_lr": query_lr,
@@ -110,7 +110,7 @@ class Rates:
         return rate * self.b_lr_ratio if is_b else rate
 
     def by_group(self, owners: Iterable[str]) -> dict[str, float]:
-        """Return the rates of roles and head by the name of their group, "value_b" for factors B with their own."""
+        """Return the rates of roles and head by the name of their group; "value_b" is for factors B with their own."""
         rates = {owner: self.of(owner) for owner in owners}
         if self.b_lr_ratio != 1.0:
             rates |= {f"{owner}{B_FACTORS}": self.of(owner, is_b=True) for owner in rates if owner != HEAD}
@@ -129,7 +129,7 @@ def owner_of(group: str) -> str:
 
 
 def ratio_of(rates: Mapping[str, float]) -> float | None:
-    """Return λ of the rates that a plan has by group; None where no value or nothing beside it trains."""
+    """Return λ from a plan's rates by group; None if no value trains, or nothing beside it."""
     others = rates.get("query", rates.get("key"))
     return rates["value"] / others if others and "value" in rates else None
 
@@ -146,7 +146,7 @@ def check_rate(name: str, rate: Any) -> None:
 
 
 def _check_ratios(method: "Method", lr_ratio: float | None, b_lr_ratio: float | None) -> None:
-    """Check that a ratio means something to the method."""
+    """Check that the method uses a ratio."""
     if not method.has_roles and lr_ratio not in (None, 1.0):
         raise RateError(f"lr_ratio is {lr_ratio}, and method '{method.name}' trains no role. Leave it out.")
     if method.b_lr_ratio is None and b_lr_ratio not in (None, 1.0):

@@ -1,4 +1,4 @@
-"""Read back JSON files that qvtune has written: of the types that were written, or one error that names the place."""
+"""Read JSON files that qvtune has written: with the types that were written, or one error that names the place."""
 
 from functools import cache
 from pathlib import Path
@@ -15,11 +15,11 @@ def read_stored(path: Path, kind: Any, remedy: str, error: type[QVTuneError] = R
     Args:
         path: the file.
         kind: what it holds.
-        remedy: a sentence, what to do about a file that is missing or damaged.
-        error: what is raised.
+        remedy: a sentence that says what to do if the file is missing or damaged.
+        error: the class of the error to raise.
 
     Raises:
-        QVTuneError: `error`, which names the file, the first place in it that is wrong, and the remedy.
+        QVTuneError: `error`; it names the file, the first wrong place in it, and the remedy.
     """
     try:
         return _validator(kind).validate_json(path.read_bytes(), strict=True)
@@ -31,11 +31,11 @@ def read_stored(path: Path, kind: Any, remedy: str, error: type[QVTuneError] = R
 
 @cache
 def _validator(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)  # which takes longer to make than a file to read
+    return TypeAdapter(kind)  # making one takes longer than reading a file
 
 
 def first_problem(failure: ValidationError) -> str:
-    """Return where and what the first of pydantic's problems is, in one line."""
+    """Return the place and text of pydantic's first problem, in one line."""
     found = failure.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, found["loc"]))
     text = found["msg"][:1].lower() + found["msg"][1:]

@@ -1,1 +1,1 @@
-"""The command line: a thin verb per file, which parses, calls and prints."""
+"""The command line: one thin verb per file, which parses, calls and prints."""

@@ -1,4 +1,4 @@
-"""`--lr auto` and its like: a search for the rates before a run."""
+"""`--lr auto` and similar options: a search for the rates before a run."""
 
 import os
 from pathlib import Path
@@ -13,13 +13,13 @@ from qvtune.training.folder import SUGGESTION, RunFolder
 
 
 def find_auto(values: dict[str, Any], file: Path | None, budget: str | None) -> dict[str, Any]:
-    """Return `values` with numbers in the place of "auto", found by a search that is kept in the run's folder.
+    """Return `values` with numbers instead of "auto", found by a search that is stored in the run's folder.
 
-    What is not "auto" stays as it is, defaults included; with `lr` the head's rate is searched too, unless it is given.
+    Other values stay as they are, defaults included. With `lr` the head's rate is searched too, unless it is given.
 
     Raises:
-        ConfigError: if there is a budget and nothing to search for, or a run of several processes.
-        QVTuneError: as `suggest` raises.
+        ConfigError: if there is a budget but nothing to search for, or the run has several processes.
+        QVTuneError: as from `suggest`.
     """
     options = (read_config(file) if file else {}) | values
     wanted = [name for name in SEARCHED if options.get(name) == AUTO]
@@ -32,7 +32,7 @@ def find_auto(values: dict[str, Any], file: Path | None, budget: str | None) -> 
             f"{option_name(wanted[0])} is auto, which is for one process. Run 'qvtune suggest', and give its rates."
         )
     options = without_auto(options)
-    config = make_config(options)  # says what else is wrong before anything runs
+    config = make_config(options)  # reports other errors before anything runs
     _check_folder(config)
     has_roles = METHODS[config.method].has_roles
     if "lr" not in wanted:
@@ -51,7 +51,7 @@ def find_auto(values: dict[str, Any], file: Path | None, budget: str | None) -> 
 
 
 def _check_folder(config: TrainConfig) -> None:
-    """Check that the run may be written where it is to be, before anything is searched for."""
+    """Check before the search that the run may be written into its folder."""
     folder = RunFolder(config.out)
     if not folder.is_run:
         folder.claim(config)

@@ -30,7 +30,7 @@ def add_command(commands: Any) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Fetch, check and say what was found."""
+    """Fetch and check the data, and print the findings."""
     from qvtune.data.download import SOURCE, check_task, fetch_task
     from qvtune.data.glue import GLUE, glue_task
 

@@ -17,7 +17,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Refuse a run or a file that is not there before the libraries are imported, which takes seconds."""
+    """Refuse a missing run or file before the libraries are imported, which takes seconds."""
     from qvtune.data.tables import check_table
     from qvtune.training.folder import RunFolder
 
@@ -38,7 +38,7 @@ def add_text_column(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says what computes."""
+    """Add the option for the device."""
     help = f"{TrainConfig.model_fields['device'].description} (default: auto)"
     parser.add_argument("--device", default="auto", metavar="{auto,cpu,cuda,mps}", help=help)
 
@@ -79,7 +79,7 @@ def add_command(commands: Any) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Evaluate and print the metrics, class by class too, and what to warn of."""
+    """Evaluate, and print the metrics, also class by class, and the warnings."""
     check_paths(args)
     from qvtune.training.quiet import quiet_libraries
 

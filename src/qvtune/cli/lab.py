@@ -1,4 +1,4 @@
-"""What the commands that train many runs print."""
+"""The output of the commands that train many runs."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ COLUMNS_AFTER = ("status", "metric", "seconds", "trained_parameters")
 
 
 def show_estimate(store: Store, cells: list[Cell], execution: Execution) -> None:
-    """Print how many runs there are, how many are done, and what the others would take."""
+    """Print how many runs there are, how many are done, and how long the others would take."""
     from qvtune.lab.estimate import estimate
     from qvtune.lab.sweep import missing_cells
 
@@ -39,7 +39,7 @@ def show_estimate(store: Store, cells: list[Cell], execution: Execution) -> None
 
 
 def show_results(store: Store, table: pd.DataFrame) -> None:
-    """Make the report and print the best runs, what failed, and where everything is."""
+    """Make the report, and print the best runs, the failures, and where everything is."""
     from qvtune.report.page import write_report
 
     console = Console()
@@ -67,7 +67,7 @@ def show_results(store: Store, table: pd.DataFrame) -> None:
 
 
 def show_summary(store: Store, summary: pd.DataFrame, baseline: str) -> None:
-    """Print what a comparison found, what failed, and where the tables are."""
+    """Print the results of a comparison, the failures, and where the tables are."""
     from qvtune.lab import formats
     from qvtune.report.page import write_report
 
@@ -82,7 +82,7 @@ def show_summary(store: Store, summary: pd.DataFrame, baseline: str) -> None:
 
 
 def check_ended(store: Store, cells: Sequence[Cell]) -> None:
-    """Check that every run came to an end, if only to a failure.
+    """Check that every run has ended, even if by a failure.
 
     Raises:
         RunError: if the processes of some died.
@@ -97,7 +97,7 @@ def check_ended(store: Store, cells: Sequence[Cell]) -> None:
 
 
 def show_failures(console: Console, outcomes: Sequence[Outcome]) -> None:
-    """Print the runs that have no result, those of one reason together."""
+    """Print the runs without a result, grouped by reason."""
     alike: dict[tuple[str, str | None], list[str]] = {}
     for outcome in outcomes:
         if outcome.status != FINISHED:
@@ -111,7 +111,7 @@ def _first_of(runs: Sequence[str]) -> str:
 
 
 def show_unlearned(console: Console, outcomes: Sequence[Outcome]) -> None:
-    """Print how many finished runs learned nothing, and where more is said."""
+    """Print how many finished runs learned nothing, and where to read more."""
     unlearned = [outcome for outcome in outcomes if outcome.learned is False]
     if unlearned:
         console.out(
@@ -122,7 +122,7 @@ def show_unlearned(console: Console, outcomes: Sequence[Outcome]) -> None:
 
 
 def show_savings(console: Console, outcomes: Sequence[Outcome]) -> None:
-    """Print what the runs that were stopped early took, and what they would have taken to their end."""
+    """Print how long the runs that were stopped early took, and how long full runs would have taken."""
     stopped = [outcome.result for outcome in outcomes if outcome.status == STOPPED]
     if stopped:
         taken = sum(result["seconds"] for result in stopped)

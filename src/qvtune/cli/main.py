@@ -28,7 +28,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 is success, 2 an error that the user can mend, 3 a run that diverged, 130 a run stopped by a signal.
+    0 is success, 2 an error that the user can fix, 3 a run that diverged, 130 a run stopped by a signal.
     """
     words = sys.argv[1:] if argv is None else argv
     odd = next((word for word in words if UNWRITABLE.search(word)), None)
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"the argument {odd!a} holds bytes that are not UTF-8. Rename the file or folder.", USER_ERROR)
     args = build_parser().parse_args(_join_values(words))
     try:
-        instruction_set()  # refused before a command has touched anything
+        instruction_set()  # raises before a command has changed anything
         args.execute(args)
     except DivergedError as error:
         return _fail(error, DIVERGED)
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail("out of memory. Lower --batch-size or --max-length, or give --gradient-checkpointing.", USER_ERROR)
     except BrokenPipeError:
-        # The reader, such as `head`, has enough; Python would complain again when it flushes at exit.
+        # The reader, such as `head`, has closed the pipe; Python would report that again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.filename is None and error.errno is None:
@@ -71,12 +71,12 @@ def run_and_exit() -> None:
     with answering_signals(interrupt):
         try:
             code = main()
-        except KeyboardInterrupt:  # while the commands were imported
+        except KeyboardInterrupt:  # during the import of the commands
             code = _fail("interrupted.", INTERRUPTED, "")
         except Exception:
             if not caught:
                 raise
-            # A library that calls back into Python, such as pydantic, made an error of its own of the interruption.
+            # A library that calls back into Python, such as pydantic, turned the interruption into its own error.
             code = _fail("interrupted.", INTERRUPTED, "")
     sys.exit(INTERRUPTED if caught and code else code)
 
@@ -95,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _join_values(words: Sequence[str]) -> list[str]:
-    """Write "--lr -1e-4" as "--lr=-1e-4", and "--budget -5%" and "--sort -metric" likewise, which are no options."""
+    """Write "--lr -1e-4" as "--lr=-1e-4", and "--budget -5%" and "--sort -metric" likewise: they are values."""
     joined: list[str] = []
     for word in words:
         before = joined[-1] if joined else ""
@@ -108,7 +108,7 @@ def _join_values(words: Sequence[str]) -> list[str]:
 
 
 def _fail(message: object, code: int, start: str = "error: ") -> int:
-    # A ConfigError names every problem at once, each in a line.
+    # A ConfigError names every problem at once, one per line.
     for line in str(message).splitlines() if isinstance(message, ConfigError) else [message]:
         print(f"{start}{line}", file=sys.stderr)
     return code

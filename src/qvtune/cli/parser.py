@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from qvtune.errors import nearest
 from qvtune.options import LARGEST_INT, LONGEST_VALUE, OneOf, Options, is_list_of_text, option_name
 
-# What other tools call our options, where the names are too far apart to be taken for slips of the pen.
+# Other tools' names for our options, if they are too different to count as typing errors.
 ALIASES = {
     "--learning-rate": "--lr",
     "--num-train-epochs": "--epochs",
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
 
     def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse, and refuse what is left over here, where the options of the command are known."""
+        """Parse, and refuse unknown arguments here, where the options of the command are known."""
         self._words = list(args[0]) if args and args[0] is not None else sys.argv[1:]
         namespace, rest = super().parse_known_args(*args, **kwargs)
         if rest:
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
         return namespace, rest
 
     def _refuse_twice(self) -> None:
-        """Refuse an option that was given twice and is no list; argparse takes the last one in silence."""
+        """Refuse an option that was given twice and is not a list; argparse would silently take the last one."""
         given: dict[int, str] = {}
         for word in itertools.takewhile(lambda word: word != "--", self._words):
             option = word.partition("=")[0]
@@ -83,7 +83,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type[Options], without: Collection[str] = ()) -> None:
-    """Add an option for every field of `cls`, in a group per class that brings it; ones not given leave no trace.
+    """Add an option for every field of `cls`, in a group per class that defines it; options not given leave no entry.
 
     The fields `without` are left out.
     """
@@ -92,7 +92,7 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Options], without: Co
         group = parser.add_argument_group((part.__doc__ or "").rstrip("."))
         for name in part.__annotations__:
             if name in cls.model_fields and name not in done:
-                done.add(name)  # a class may say anew what it inherits
+                done.add(name)  # a class may redefine an inherited field
                 _add_option(group, name, cls.model_fields[name])
 
 
@@ -116,7 +116,7 @@ def _add_option(group: Any, name: str, field: FieldInfo) -> None:
 
 
 def add_words(parser: argparse.ArgumentParser) -> None:
-    """Add the paper's words for data and roles; ones not given leave no trace."""
+    """Add the paper's words for data and roles; words not given leave no entry."""
     parser.add_argument("--task", default=argparse.SUPPRESS, metavar="TASK", help="Short for --data glue/TASK.")
     parser.add_argument(
         "--target",
@@ -135,7 +135,7 @@ def positive(text: str) -> int:
     """Read a whole number of at least 1.
 
     Raises:
-        argparse.ArgumentTypeError: if it is none, which argparse turns into an error that names the option.
+        argparse.ArgumentTypeError: if it is not; argparse turns this into an error that names the option.
     """
     if not text.isdecimal() or len(text) > 10 or not 1 <= int(text) <= LARGEST_INT:
         raise argparse.ArgumentTypeError(

@@ -40,7 +40,7 @@ def add_command(commands: Any) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Predict and say what was written."""
+    """Predict, and print what was written."""
     check_paths(args)
     from qvtune.training.quiet import quiet_libraries
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from qvtune.tasks.classes import frequent_confusions
 from qvtune.tasks.mistakes import cut_text
 
-# Up to so many classes a terminal has room for a confusion matrix.
+# Up to this many classes, a terminal has room for a confusion matrix.
 MOST_COLUMNS = 12
 LISTED = 10
 LONGEST_TEXT, LONGEST_NAME = 200, 20
@@ -19,9 +19,9 @@ def print_classes(console: Console, classes: list[dict[str, Any]], confusion: li
     """Print precision, recall, F1 and support of every class, and the confusion matrix, or its largest entries.
 
     Args:
-        console: where to.
-        classes: as `Task.class_table` gives them.
-        confusion: the matrix with them.
+        console: where to print.
+        classes: as `Task.class_table` returns them.
+        confusion: the matrix that belongs to them.
     """
     table = _table("class", numbers=("precision", "recall", "F1", "support", "called"))
     for entry in classes:
@@ -47,7 +47,7 @@ def print_classes(console: Console, classes: list[dict[str, Any]], confusion: li
 
 
 def print_mistakes(console: Console, mistakes: list[dict[str, Any]]) -> None:
-    """Print the worst mistakes, as `worst_mistakes` gives them."""
+    """Print the worst mistakes, as `worst_mistakes` returns them."""
     if not mistakes:
         console.out("No mistakes.", highlight=False)
         return

@@ -33,7 +33,7 @@ def add_command(commands: Any) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Train what is missing, and print the table."""
+    """Train the missing runs, and print the table."""
     from rich.console import Console
 
     from qvtune.cli.lab import check_ended, show_estimate, show_failures

@@ -98,5 +98,5 @@ def _print(rows: Sequence[dict[str, Any]], columns: Sequence[str], args: argpars
         for row in rows:
             steps = f", saved at step {row['steps']}" if row.get("status") == PENDING and row.get("steps") else ""
             table.add_row(*(Text(plain_text(row.get(name)) + (steps if name == "status" else "")) for name in columns))
-        # A pipe has no width to fit into.
+        # Output to a pipe has no width limit.
         Console(width=None if sys.stdout.isatty() else 10_000).print(table)

@@ -1,4 +1,4 @@
-"""What several commands print."""
+"""Output that several commands share."""
 
 import re
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def train_and_show(config: TrainConfig) -> dict[str, Any]:
-    """Train, printing what trains, the progress and the result; make the report; return the result."""
+    """Train; print what trains, the progress and the result; make the report; return the result."""
     from qvtune.report.page import write_report
     from qvtune.training.prepare import Prepared
     from qvtune.training.run import run
@@ -69,7 +69,7 @@ def print_plan(console: Console, plan: Plan) -> None:
 
 
 def print_head_start(console: Console, start: "HeadStart", metric: str) -> None:
-    """Print how the head starts, and what it is worth before any step."""
+    """Print how the head starts, and its metric before any step."""
     if start.metrics is None:
         reason = f": {start.reason}" if start.reason else ""
         console.out(f"The head starts as it is{reason}.", highlight=False)
@@ -83,7 +83,7 @@ def print_head_start(console: Console, start: "HeadStart", metric: str) -> None:
 
 
 def print_attention(console: Console, attention: AttentionMap) -> None:
-    """Print where the roles are, layers that are alike together."""
+    """Print where the roles are, with similar layers together."""
     alike: dict[Any, list[AttentionLayer]] = {}
     for layer in attention:
         shapes = tuple((p.role, _generic(p.module), p.rows, p.shape) for p in layer.projections)
@@ -138,7 +138,7 @@ def print_cost(console: Console, plan: Plan, config: TrainConfig) -> None:
 def print_metrics(
     console: Console, metrics: dict[str, float], title: str, alone: dict[str, float] | None = None
 ) -> None:
-    """Print a table of metrics, with those of the probe alone beside them where it is known."""
+    """Print a table of metrics, beside those of the probe alone if they are known."""
     console.out(title, highlight=False)
     table = Table()
     table.add_column("metric")
@@ -152,7 +152,7 @@ def print_metrics(
 
 
 def show_result(console: Console, result: dict[str, Any], folder: RunFolder) -> None:
-    """Print metrics, which checkpoint they are of, speed, memory, and where everything is."""
+    """Print metrics, their checkpoint, speed, memory, and where everything is."""
     checkpoint = result["checkpoint"]
     chosen = f"{checkpoint['chosen']} checkpoint, step {checkpoint['step']} of {result['steps']}"
     if checkpoint["chosen_on"]:

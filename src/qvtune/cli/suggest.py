@@ -37,7 +37,7 @@ def add_command(commands: Any) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Search and print what was found."""
+    """Search, and print the result."""
     options = read_config(args.config) if args.config else {}
     options |= given(args, TrainConfig) | given_words(args)
     options.pop("out", None)
@@ -47,7 +47,7 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def find_rates(options: dict[str, Any], budget: str | None, out: Path | None, *, quiet: bool = False) -> "Suggestion":
-    """Search, print what was found unless `quiet`, and write the page where there is a folder for it."""
+    """Search, print the result unless `quiet`, and write the page if there is a folder for it."""
     from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()

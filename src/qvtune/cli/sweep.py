@@ -9,7 +9,7 @@ from qvtune.lab.execution import Execution
 from qvtune.options import parse_options
 from qvtune.training.config import TrainConfig, read_config
 
-# What a YAML file may hold beside the options of train.
+# Keys that a YAML file may have beside the options of train.
 AXES, RUNS = "axes", "runs"
 
 
@@ -45,7 +45,7 @@ def add_run_options(parser: argparse.ArgumentParser, config_help: str) -> None:
 
 
 def execute(args: argparse.Namespace) -> None:
-    """Train what is missing, and print the results."""
+    """Train the missing runs, and print the results."""
     from qvtune.cli.lab import check_ended, show_estimate, show_results
     from qvtune.lab.axes import parse_axes, read_axes
     from qvtune.lab.store import Store
@@ -72,7 +72,7 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def run_options(args: argparse.Namespace, also: tuple[str, ...] = ()) -> tuple[dict[str, Any], Execution, Path]:
-    """Return the options of train that were given here or in the file, the execution, and the folder.
+    """Return the options of train from the command line or the file, the execution, and the folder.
 
     Raises:
         ConfigError: for a file that cannot be read, an execution that makes no sense, or no folder.
@@ -89,10 +89,10 @@ def run_options(args: argparse.Namespace, also: tuple[str, ...] = ()) -> tuple[d
 
 
 def list_of_runs(value: Any, file: Path, axes: Any) -> list[dict[str, Any]]:
-    """Return what a YAML file has under "runs".
+    """Return the value of "runs" in a YAML file.
 
     Raises:
-        ConfigError: if it is no list of options, or there are axes too.
+        ConfigError: if it is not a list of options, or there are axes too.
     """
     from qvtune.errors import ConfigError
 

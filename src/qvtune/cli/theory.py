@@ -1,4 +1,4 @@
-"""`qvtune theory`: what the paper proves, computed on real models; one sub-verb per file."""
+"""`qvtune theory`: the paper's theorems, computed on real models; one sub-verb per file."""
 
 import importlib
 from typing import Any

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from qvtune.theory.bound import Bound
 
-# Options of training that change nothing that the theorem counts.
+# Training options that do not matter for the theorem.
 UNCOUNTED = ("alpha", "dropout", "density", "new_head")
 
 
@@ -126,7 +126,7 @@ def _bound_of_model(options: BoundOptions) -> Any:
 
 
 def _print_terms(console: "Console", bound: "Bound") -> None:
-    """Print what each role adds, matrices of one size together; the JSON and the page have every matrix."""
+    """Print each role's contribution, with matrices of equal size together; the JSON and the page list every matrix."""
     from rich.table import Table
 
     table = Table("role", "matrices", "numbers", "share", "bound alone")

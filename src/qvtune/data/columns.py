@@ -1,4 +1,4 @@
-"""Guess which columns hold the texts and the label, and read cells that are numbers."""
+"""Guess which columns hold the texts and the label, and read numeric cells."""
 
 import math
 import re
@@ -19,7 +19,7 @@ TEXT_PAIRS = (
 )
 TEXTS = ("text", "sentence", "review", "content", "document", "tweet", "comment", "message", "body", "question")
 LABELS = ("label", "labels", "target", "class", "category", "sentiment", "intent", "rating", "stars", "score", "y")
-# A number as people write it: ASCII digits, a point, an exponent. float() takes also 1_000, ٣ and Infinity.
+# A number as people write it: ASCII digits, a point, an exponent. float() also accepts 1_000, ٣ and Infinity.
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 IDENTIFIERS = ("id", "idx", "index", "uid", "guid")
@@ -28,7 +28,7 @@ IDENTIFIERS = ("id", "idx", "index", "uid", "guid")
 def choose_columns(
     source: str, columns: Sequence[str], text_columns: Sequence[str] | None, label_column: str | None
 ) -> tuple[tuple[str, ...], str, str | None]:
-    """Return the text columns, the label column, and a sentence about what was guessed (None where nothing was).
+    """Return the text columns, the label column, and a sentence about the guess (None if nothing was guessed).
 
     Raises:
         DataError: if a named column is missing, or no guess is safe; the text lists the columns.
@@ -63,10 +63,10 @@ def choose_columns(
 
 
 def check_separator(source: str, columns: Sequence[str]) -> None:
-    """Check that a header is not one column because another separator stands between its names.
+    """Check that a header is not a single column because its names have another separator.
 
     Raises:
-        DataError: if it seems so.
+        DataError: if it seems to be.
     """
     if len(columns) == 1 and (separator := next((s for s in ";\t|" if s in columns[0]), None)):
         raise DataError(
@@ -78,10 +78,10 @@ def check_separator(source: str, columns: Sequence[str]) -> None:
 def as_number(value: Any, where: str) -> float:
     """Return a regression label as a float.
 
-    Strings are read as people write numbers: 1_000 and other things that Python takes for one are refused.
+    Strings are read as people write numbers: 1_000 and other forms that only Python accepts are refused.
 
     Raises:
-        DataError: if it is no finite number; `where` says where it stands.
+        DataError: if it is not a finite number; `where` names its place.
     """
     text = value.strip() if isinstance(value, str) else ""
     if isinstance(value, str) and not NUMBER.fullmatch(text) and not NOT_FINITE.fullmatch(text):

@@ -27,20 +27,20 @@ ARCHIVES = {
     "rte": "glue/data/RTE.zip",
     "wnli": "glue/data/WNLI.zip",
 }
-# MRPC is put together from Microsoft's two files and GLUE's list of the pairs that make its development set.
+# MRPC is assembled from Microsoft's two files and GLUE's list of the pairs in its development set.
 MRPC_TRAIN = "senteval/senteval_data/msr_paraphrase_train.txt"
 MRPC_TEST = "senteval/senteval_data/msr_paraphrase_test.txt"
 MRPC_DEV_IDS = "glue/data/mrpc_dev_ids.tsv"
 
 
 def fetch_task(name: str, folder: Path, source: str, console: Console) -> bool:
-    """Fetch one task into `folder/TASK` unless that is there.
+    """Fetch one task into `folder/TASK` unless that exists.
 
     Returns:
         Whether it was fetched.
 
     Raises:
-        DataError: if the server cannot be reached or sends no archive; nothing half-fetched stays.
+        DataError: if the server cannot be reached or sends no archive; no partial download stays.
     """
     target = folder / glue_task(name).folder
     if target.is_dir():
@@ -58,7 +58,7 @@ def fetch_task(name: str, folder: Path, source: str, console: Console) -> bool:
 
 
 def check_task(name: str, folder: Path) -> list[str]:
-    """Read every file of a task; return a line per file with its rows, and how they differ from the published number.
+    """Read every file of a task; return a line per file with its row count, and any difference from the published one.
 
     Raises:
         DataError: if a file is missing or malformed.
@@ -76,7 +76,7 @@ def check_task(name: str, folder: Path) -> list[str]:
 
 
 def _make_mrpc(staging: Path, source: str, console: Console) -> Path:
-    """Write MRPC as the benchmark lays it out: dev is the listed pairs of the training file."""
+    """Write MRPC in the benchmark's layout: dev is the listed pairs of the training file."""
     files = {
         part: _fetch(f"{source}/{path}", staging / part, console)
         for part, path in (("train", MRPC_TRAIN), ("test", MRPC_TEST), ("ids", MRPC_DEV_IDS))
@@ -131,7 +131,7 @@ def _fetch(url: str, target: Path, console: Console) -> Path:
 def _unpack(archive: Path, folder: Path, name: str) -> Path:
     try:
         with zipfile.ZipFile(archive) as file:
-            # zipfile keeps names with ".." and absolute ones inside the folder.
+            # zipfile itself keeps names with ".." and absolute names inside the folder.
             file.extractall(folder)
     except (zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"the server sent no zip archive for {name}, or a damaged one.") from error

@@ -1,4 +1,4 @@
-"""Data for other tasks: chats, instructions, tags of words. Recognised, so that nobody names columns in vain."""
+"""Recognise data for other tasks: chats, instructions, tags of words. No choice of columns would make them work."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ SUPPORTED = (
     "column of texts and a column of labels."
 )
 CHATS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
-# What is generated, and what for.
+# Columns with generated text, and their task.
 GENERATED = (
     ("prompt", "completion"), ("prompt", "response"), ("prompt", "chosen"), ("chosen", "rejected"),
     ("instruction", "output"), ("instruction", "response"), ("input", "output"), ("article", "highlights"),
@@ -20,7 +20,7 @@ TOKENS = ("tokens", "words")
 
 
 def foreign_task(columns: Sequence[str], first: Callable[[str], Any]) -> str | None:
-    """Say what a file without a column of labels seems to be for, or None.
+    """Say which task a file without a label column seems to be for, or return None.
 
     Args:
         columns: names of all columns.
@@ -44,7 +44,7 @@ def foreign_task(columns: Sequence[str], first: Callable[[str], Any]) -> str | N
 
 
 def several_values(name: str, columns: Sequence[str], cell: Callable[[str], Any]) -> str:
-    """Say what a label of several values seems to be.
+    """Say what a label with several values seems to be.
 
     Args:
         name: the label's column.
@@ -60,7 +60,7 @@ def several_values(name: str, columns: Sequence[str], cell: Callable[[str], Any]
 
 
 def _tags(columns: Sequence[str], cell: Callable[[str], Any]) -> str | None:
-    """Return the column that has a tag for every word: a list as long as that of the words, or one called so."""
+    """Return the column with a tag for every word: a list as long as that of the words, or a column named so."""
     lists = {name: value for name in columns if isinstance(value := cell(name), list)}
     lengths = [len(value) for name, value in lists.items() if name.lower() in TOKENS]
     others = {name: value for name, value in lists.items() if name.lower() not in TOKENS}

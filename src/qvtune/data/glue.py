@@ -1,4 +1,4 @@
-"""The nine GLUE tasks in the benchmark's own TSV folders: how each is laid out, and its sets.
+"""The nine GLUE tasks in the benchmark's own TSV folders: the layout of each, and its sets.
 
 GLUE's TSV has no quoting: a quotation mark is a character like any other.
 """
@@ -19,11 +19,11 @@ ENTAILMENT = ("entailment", "not_entailment")
 
 @dataclass(frozen=True)
 class GlueTask:
-    """How the benchmark lays a task out.
+    """The benchmark's layout of a task.
 
     `texts` and `label` are column names of the TSV files (for CoLA, which has no header in train and dev, column
-    numbers); `labels` are the classes by id; `files` spells the labels in the TSV files and submissions where that
-    differs; `rows` are the published numbers of rows of train, of each dev and of each test file.
+    numbers); `labels` are the classes by id; `files` spells the labels in the TSV files and submissions, if that
+    differs; `rows` are the published numbers of rows of the train file, each dev file and each test file.
     """
 
     folder: str
@@ -43,7 +43,7 @@ class GlueTask:
 
     @property
     def spelling(self) -> tuple[str, ...]:
-        """The labels as the benchmark's files spell them."""
+        """The labels in the spelling of the benchmark's files."""
         return self.spelled or self.labels
 
     @property
@@ -91,13 +91,13 @@ GLUE: dict[str, GlueTask] = {
     ),
 }  # fmt: skip
 
-# Columns of the texts as the hub has them, where they differ from the TSV files.
+# The hub's names for text columns, if they differ from the TSV files.
 HUB_COLUMNS = {"cola": ("sentence",), "mrpc": ("sentence1", "sentence2"), "mnli": ("premise", "hypothesis")}
 
 # The fields of CoLA's train and dev files, which have no header.
 COLA_COLUMNS = ("source", "label", "mark", "sentence")
 
-# Rows with a wrong number of fields that a file may hold: QQP's published training file has a few.
+# How many rows with a wrong number of fields a file may have: QQP's published training file has a few.
 MALFORMED_SHARE = 0.001
 
 
@@ -110,7 +110,7 @@ def glue_task(name: str) -> GlueTask:
     """Return a GLUE task by name.
 
     Raises:
-        DataError: for a name that is none of the nine.
+        DataError: for a name that is not one of the nine.
     """
     if name not in GLUE:
         raise DataError(f"unknown GLUE task '{name}'.{nearest(name, GLUE)} The tasks are {', '.join(GLUE)}.")
@@ -118,11 +118,11 @@ def glue_task(name: str) -> GlueTask:
 
 
 def load_sets(name: str, folder: Path) -> tuple[dict[str, Dataset], list[str]]:
-    """Load the training and development sets of a task from the benchmark's folders, as in `folder/RTE/train.tsv`.
+    """Load the training and development sets of a task from the benchmark's folders, such as `folder/RTE/train.tsv`.
 
     Returns:
-        By split, "train" first: `text`, `text_pair` where there are two, and `label`, an id as the task's `labels` have
-        it or a float; and a sentence for every file of which rows were left out.
+        By split, "train" first: `text`, `text_pair` if there are two texts, and `label`, an id in the order of the
+        task's `labels` or a float. Then a sentence for every file with rows that were left out.
 
     Raises:
         DataError: if a file is missing or a row is malformed.
@@ -137,7 +137,7 @@ def load_sets(name: str, folder: Path) -> tuple[dict[str, Dataset], list[str]]:
 
 
 def load_tests(name: str, folder: Path) -> list[tuple[str, list[str], Dataset]]:
-    """Load the unlabelled test sets: for each, the name of its submission file, the rows' indices, the texts.
+    """Load the unlabelled test sets: for each, the name of its submission file, the indices of its rows, and the texts.
 
     Raises:
         DataError: if a file is missing or any row is malformed, since a submission needs all.
@@ -191,9 +191,9 @@ def _read_labelled(glue: GlueTask, path: Path) -> tuple[Dataset, list[str]]:
 
 
 def _read_rows(path: Path, fields: int | None = None) -> tuple[list[str], dict[int, list[str]], list[str]]:
-    """Return the header, the rows by line number, and a note where malformed rows were left out.
+    """Return the header, the rows by line number, and notes about malformed rows that were left out.
 
-    A file without a header has this number of `fields`, and an empty list is returned for its header.
+    For a file without a header, `fields` is its number of fields, and an empty list is returned as its header.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. The benchmark's folder holds it; fetch it with: qvtune download")

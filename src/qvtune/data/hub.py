@@ -29,7 +29,7 @@ def load_saved(path: Path) -> DatasetDict:
 
     try:
         loaded = load_from_disk(str(path))
-    except Exception as error:  # a folder can be broken in as many ways as there are libraries that read it
+    except Exception as error:  # many libraries read a folder, each with its own errors
         raise DataError(f"{path}: cannot be read as a folder saved by the datasets library: {error}") from error
     return loaded if isinstance(loaded, DatasetDict) else DatasetDict(train=loaded)
 
@@ -61,16 +61,16 @@ def load_hub(name: str, config: str | None) -> DatasetDict:
 def split_records(
     dataset: Dataset, source: str, text_columns: Sequence[str] | None, label_column: str | None
 ) -> tuple[Records, str | None]:
-    """Return the rows of a split, with the names of its classes for their ids, and what was guessed about columns.
+    """Return the rows of a split, with class names instead of ids, and a sentence about guessed columns.
 
     Args:
         dataset: the split.
-        source: what to call it in messages.
+        source: its name in messages.
         text_columns: names of the text columns; guessed when None.
-        label_column: name of the label column, likewise.
+        label_column: name of the label column; guessed when None.
 
     Raises:
-        DataError: if the columns cannot be told, or a text or label is missing.
+        DataError: if the columns cannot be guessed, or a text or label is missing.
     """
 
     def column(name: str) -> list[Any]:

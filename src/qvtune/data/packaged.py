@@ -1,4 +1,4 @@
-"""Real models and data sets that come as Python packages, for use with no network: the extra `demo`."""
+"""Real models and data sets in Python packages, for use without a network: the extra `demo`."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ def locate_model(name: str) -> tuple[Path, str | None]:
 
 
 def reviews_path(name: str) -> Path:
-    """Return the CSV file that holds a packaged data set among others.
+    """Return the CSV file that contains a packaged data set.
 
     Raises:
         DataError: for an unknown name, or a package that is not installed.

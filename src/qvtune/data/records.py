@@ -1,4 +1,4 @@
-"""Rows of any source as named columns, with every text and label that is missing or no text refused."""
+"""Rows of any source as named columns. Missing texts and labels, and texts that are not text, are refused."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ MISSING = ("", None)
 
 @dataclass(frozen=True)
 class Records:
-    """Rows of one source: `texts[c][i]` is text column c of row i; `places[i]` says where row i stands."""
+    """Rows of one source: `texts[c][i]` is text column c of row i; `places[i]` names the place of row i."""
 
     source: str
     text_columns: tuple[str, ...]
@@ -38,10 +38,10 @@ def take_columns(
     """Pick the text and label columns of a source; `column(name)` gives the cells of one.
 
     Returns:
-        The records, and a sentence about what was guessed, or None.
+        The records, and a sentence about the guess, or None.
 
     Raises:
-        DataError: if the columns cannot be told, a text or label is missing, or a label is NaN, infinite or a list.
+        DataError: if the columns cannot be guessed, a text or label is missing, or a label is NaN, infinite or a list.
     """
     if label_column is None and (foreign := foreign_task(columns, lambda name: column(name)[0])):
         raise DataError(f"{source}: {foreign}")
@@ -62,7 +62,7 @@ def take_texts(column: Any, names: Sequence[str], places: Sequence[str]) -> tupl
     """Return the cells of the text columns.
 
     Raises:
-        DataError: if one is missing or no text.
+        DataError: if one is missing or is not text.
     """
     texts = tuple(list(column(name)) for name in names)
     for name, cells in zip(names, texts, strict=True):
@@ -75,10 +75,10 @@ def take_texts(column: Any, names: Sequence[str], places: Sequence[str]) -> tupl
 
 
 def check_characters(name: str, value: Any, place: str) -> None:
-    """Check that a cell, and what is in it where it is a list or an object, can be written as UTF-8.
+    """Check that a cell, and the contents of a list or object in it, can be written as UTF-8.
 
     Raises:
-        DataError: if not; `place` says where it stands.
+        DataError: if not; `place` says where the cell is.
     """
     if isinstance(value, (list, tuple, dict)):
         value = json.dumps(value, ensure_ascii=False, default=str)
@@ -87,7 +87,7 @@ def check_characters(name: str, value: Any, place: str) -> None:
 
 
 def text_dataset(texts: Sequence[Sequence[str]], labels: Sequence[Any] | None = None) -> Dataset:
-    """Put one or two text columns, and labels where there are any, under the names that the rest of qvtune uses."""
+    """Return one or two text columns, and labels if there are any, under the column names of qvtune."""
     columns: dict[str, Any] = {"text": list(texts[0])}
     if len(texts) == 2:
         columns["text_pair"] = list(texts[1])

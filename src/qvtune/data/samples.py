@@ -6,10 +6,10 @@ import numpy as np
 
 
 def stratified_sample(labels: Sequence[int] | None, total: int, size: int, seed: int) -> np.ndarray:
-    """Choose `size` of `total` rows at random, with each class in the proportion it has in all of them.
+    """Choose `size` of `total` rows at random, and keep the proportion of each class.
 
-    Fractions of a row go to the classes with the largest remainders, and every class keeps a row where `size` allows
-    one for each.
+    Fractions of a row go to the classes with the largest remainders. Every class keeps a row if `size` allows one for
+    each.
 
     Args:
         labels: class id of every row, or None to choose regardless of labels.

@@ -22,13 +22,13 @@ LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 GZIP_SUFFIX, GZIP_START = ".gz", b"\x1f\x8b"
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
-# Names of files that say nothing of what is in them.
+# Names of files that say nothing about their content.
 NAMELESS = ("train", "training", "data", "dataset")
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a file. `places[i]` says where row i stands ("mine.csv, line 7"); cells are strings, or JSON values."""
+    """Rows of a file. `places[i]` names the place of row i ("mine.csv, line 7"); cells are strings, or JSON values."""
 
     path: Path
     columns: tuple[str, ...]
@@ -44,12 +44,12 @@ class Table:
 def read_table(path: Path, header: tuple[str, ...] | None = None) -> Table:
     """Read a table by its suffix.
 
-    CSV is quoted as RFC 4180 says, TSV has no quoting, JSONL holds one object a line. Text is UTF-8, with or without
+    CSV is quoted as in RFC 4180, TSV has no quoting, JSONL has one object per line. Text is UTF-8, with or without
     a byte-order mark.
 
     Args:
         path: the file.
-        header: names of the columns of a TSV file that has no first row with them.
+        header: names of the columns of a TSV file without a header row.
 
     Raises:
         DataError: for a file that is missing, empty, binary, not UTF-8, of another format, or malformed.
@@ -74,10 +74,10 @@ def read_table(path: Path, header: tuple[str, ...] | None = None) -> Table:
 
 
 def check_file(path: Path) -> None:
-    """Check that there is a file.
+    """Check that a file exists.
 
     Raises:
-        DataError: if there is none, or something else.
+        DataError: if it does not exist, or is not a file.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file. Check the path.")
@@ -88,7 +88,7 @@ def check_file(path: Path) -> None:
 
 
 def check_table(data: str | Path) -> None:
-    """Check that there is a file, of what is called like one and is not the name of anything else.
+    """Check that data whose name looks like a file, and like nothing else, exist as a file.
 
     Raises:
         DataError: if there is none.
@@ -98,7 +98,7 @@ def check_table(data: str | Path) -> None:
 
 
 def table_suffix(path: Path) -> str:
-    """Return the suffix that tells a table's format: that of mine.csv.gz is .csv."""
+    """Return the suffix for a table's format: for mine.csv.gz it is .csv."""
     return (path.with_suffix("") if path.suffix.lower() == GZIP_SUFFIX else path).suffix.lower()
 
 
@@ -108,16 +108,16 @@ def table_name(path: Path) -> str:
 
 
 def data_name(path: Path) -> str:
-    """Return what to call the data of a file: its name, behind that of its folder where many are called so."""
+    """Return a name for the data of a file: the file's name, after the folder's name if many files have that name."""
     name, folder = table_name(path), path.absolute().parent.name
     return f"{folder}/{name}" if name.lower() in NAMELESS and folder else name
 
 
 def read_text(path: Path) -> str:
-    """Return a file as text without its byte-order mark; one that gzip compressed, whatever its name, is unpacked.
+    """Return a file as text without its byte-order mark; a gzip file is unpacked, whatever its name.
 
     Raises:
-        DataError: if it is not there, binary, or not UTF-8; the text gives the line.
+        DataError: if it does not exist, is binary, or is not UTF-8; the text gives the line.
     """
     try:
         raw = path.read_bytes()
@@ -142,7 +142,7 @@ def read_text(path: Path) -> str:
 
 
 def _read_csv(path: Path, text: str) -> Table:
-    # StringIO ends lines at \n and \r alone; str.splitlines would also cut a text at U+2028.
+    # StringIO ends lines only at \n and \r; str.splitlines would also cut a text at U+2028.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     limit = csv.field_size_limit(sys.maxsize)
     try:
@@ -200,7 +200,7 @@ def _read_jsonl(path: Path, text: str) -> Table:
             raise DataError(
                 f"{place}: not JSON: {error.msg} at column {error.colno}. Write one object a line."
             ) from error
-        except ValueError:  # int() ends at 4,300 digits
+        except ValueError:  # int() refuses more than 4,300 digits
             raise DataError(f"{place}: holds a number of too many digits. Write it as a string.") from None
         except RecursionError:
             raise DataError(f"{place}: is nested too deeply. Write texts and labels as strings and numbers.") from None
@@ -227,7 +227,7 @@ def _read_jsonl(path: Path, text: str) -> Table:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Any:
-    """Return a JSON object as a dictionary, and one with a key that occurs twice as its pairs."""
+    """Return a JSON object as a dictionary, or as its pairs if a key occurs twice."""
     found = dict(pairs)
     return found if len(found) == len(pairs) else pairs
 

@@ -22,7 +22,7 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
     Args:
         dataset: with the columns of `TextData`; `label` may be absent.
         tokenizer: adds its own special tokens; no padding here.
-        max_length: tokens per example at most; of two texts, the longer is cut first.
+        max_length: most tokens per example; if there are two texts, the longer one is cut first.
 
     Returns:
         A data set with `input_ids`, `attention_mask` where the tokenizer gives one, and `labels`.
@@ -55,7 +55,7 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
 
 
 def unknown_share(tokens: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Return the share of tokens, special ones aside, that are the tokenizer's unknown token."""
+    """Return the share of the tokenizer's unknown token among all tokens except special ones."""
     ids = tokens.with_format("arrow")["input_ids"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     special = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
     words = ids[~np.isin(ids, special)]
@@ -63,13 +63,13 @@ def unknown_share(tokens: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
 
 
 def count_cut(tokens: Dataset, max_length: int) -> int:
-    """Count the examples that fill `max_length`, which are nearly all of those that were cut."""
+    """Count the examples that fill `max_length`; nearly all of them were cut."""
     return sum(len(ids) >= max_length for ids in tokens["input_ids"])
 
 
 def _tokenize_batch(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
     encoded = dict(tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=max_length))
-    # A tokenizer without special tokens makes nothing of an empty text, and a model cannot read nothing.
+    # A tokenizer without special tokens gives no tokens for an empty text, and a model needs at least one.
     for index, ids in enumerate(encoded["input_ids"]):
         if not ids:
             for name, values in encoded.items():
@@ -98,7 +98,7 @@ def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> str:
     settings = f"{tokenizer.truncation_side} {tokenizer.model_input_names} {_filler(tokenizer)}"
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        # Every call writes its own limits into the backend; they are no part of what the tokenizer is.
+        # Every call writes its own limits into the backend; they are not part of the tokenizer's identity.
         content = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
         return f"{settings} {json.dumps(content)}"
     vocabulary = sorted(tokenizer.get_vocab().items())

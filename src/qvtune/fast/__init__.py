@@ -1,1 +1,1 @@
-"""What makes training fast, each part alone or together through `make_fast`."""
+"""The parts that make training fast, each alone or all together through `make_fast`."""

@@ -1,4 +1,4 @@
-"""Batches of nearly equal length, so that little is padded."""
+"""Batches of texts of nearly equal length, so that little is padded."""
 
 from collections.abc import Iterator
 
@@ -8,20 +8,20 @@ from datasets import Dataset
 from numpy.typing import ArrayLike
 from torch.utils.data import Sampler
 
-# Batches that are sorted by length together. More pad less, and bring the same examples together more often.
+# How many batches are sorted by length together. More give less padding, but put the same examples together more often.
 POOL = 50
 
 
 class LengthBatches(Sampler[int]):
     """Yields indices so that each run of `batch_size` of them has nearly equal lengths, shuffled anew every epoch.
 
-    An epoch is shuffled and cut into pools of about `POOL` batches, each pool sorted by length, the batches shuffled.
-    The longest batch comes first, so that memory is allocated once and a run that does not fit fails at its start; the
-    batch that is not full comes last.
+    An epoch is shuffled and cut into pools of about `POOL` batches. Each pool is sorted by length, and the batches are
+    shuffled. The longest batch comes first, so that memory is allocated once and a run that does not fit fails at its
+    start. The batch that is not full comes last.
 
     Args:
         lengths: tokens of every example.
-        batch_size: examples per step of all processes together.
+        batch_size: examples per step, in all processes together.
         seed: the same seed and epoch give the same order.
     """
 
@@ -43,7 +43,7 @@ class LengthBatches(Sampler[int]):
         order = generator.permutation(len(self.lengths))
         full = len(order) // self.batch_size * self.batch_size
         order, rest = order[:full], order[full:]
-        # At least two pools, or the same examples would meet in every epoch.
+        # At least two pools; otherwise the same examples would be together in every epoch.
         pools = np.array_split(order.reshape(-1, self.batch_size), max(2, round(full / self.batch_size / POOL)))
         by_length = [pool.ravel()[np.argsort(self.lengths[pool.ravel()], kind="stable")] for pool in pools]
         batches = generator.permutation(np.concatenate(by_length).reshape(-1, self.batch_size))
@@ -55,14 +55,15 @@ class LengthBatches(Sampler[int]):
 
 
 class TokenBatches(Sampler[list[int]]):
-    """Yields batches of at most so many tokens, padding included, shuffled anew every epoch, the largest one first.
+    """Yields batches of at most `budget` tokens, padding included, shuffled anew every epoch, the largest one first.
 
-    Examples are sorted by length, equal ones in a new order each time, and cut where the next one would not fit; so
-    every epoch has the same number of batches. An example that is longer than the budget is a batch by itself.
+    Examples are sorted by length, with equal lengths in a new order each time. A batch ends where the next example
+    would not fit, so every epoch has the same number of batches. An example that is longer than the budget is a batch
+    by itself.
 
     Args:
         lengths: tokens of every example.
-        budget: tokens of a batch.
+        budget: most tokens of a batch.
         seed: the same seed and epoch give the same batches.
     """
 
@@ -101,6 +102,6 @@ def token_lengths(tokens: Dataset) -> np.ndarray:
 
 
 def longest_first(tokens: Dataset) -> tuple[Dataset, np.ndarray]:
-    """Sort examples by falling length; of the result, row `i` was row `order[i]`."""
+    """Sort examples by falling length; row `i` of the result was row `order[i]`."""
     order = np.argsort(-token_lengths(tokens), kind="stable")
     return tokens.select(order), order

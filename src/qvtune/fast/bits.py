@@ -1,10 +1,10 @@
-"""Cheap random bits for dropout on a CPU, where torch draws every sample apart.
+"""Cheap random bits for dropout on a CPU, where torch draws every sample separately.
 
-Every mask has a key of 64 bits, drawn from torch's global CPU generator. So masks are seeded by `torch.manual_seed`,
-and come back when that generator's state does, as on resuming a checkpoint or computing activations a second time.
+Every mask has a key of 64 bits, drawn from torch's global CPU generator. So `torch.manual_seed` seeds the masks, and a
+restored state of that generator gives the same masks, for example on resuming or in recomputed activations.
 Word i of a key is the (i + 1)-th output of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
-Generators, OOPSLA 2014) with that seed, and decides over four neighbours in a row. So a mask can be made again from its
-key in place of being saved, in any order and by any number of threads.
+Generators, OOPSLA 2014) with that seed, and decides over four neighbours in a row. So a mask need not be saved: it can
+be recomputed from its key, in any order and by any number of threads.
 """
 
 from typing import NamedTuple
@@ -16,21 +16,21 @@ from torch import Tensor
 
 from qvtune.fast.cpu.native.library import has_kernels, random_bits
 
-# Bits that decide over one element: a rate is a multiple of 2 ** -15, off by less than 1.6e-5.
+# Bits that decide over one element: a rate is rounded to a multiple of 2 ** -15, with an error below 1.6e-5.
 RESOLUTION = 15
 # Elements that share a word, 16 bits each.
 PER_WORD = 4
 
-# Integers as wide as floating-point numbers of so many bytes.
+# The integer type for each size of floating-point numbers, in bytes.
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 _GOLDEN = 0x9E3779B97F4A7C15
-# Words that numpy makes at once, so that they stay in a core's own cache.
+# How many words numpy makes at once, so that they stay in a core's cache.
 _BLOCK = 1 << 15
 
 
 class Drop(NamedTuple):
-    """A mask as kernels take it: its key, how many of 2 ** RESOLUTION are dropped, and what the others grow by."""
+    """A mask in the kernels' form: its key, how many of 2 ** RESOLUTION are dropped, and the factor for the others."""
 
     key: int
     below: int
@@ -53,32 +53,33 @@ def keep_mask(shape: torch.Size, drop: Drop) -> Tensor:
     """Return which elements a mask keeps.
 
     Args:
-        shape: of the mask; every row, along the last dimension, starts with a new word.
+        shape: shape of the mask; every row, along the last dimension, starts with a new word.
         drop: the mask.
 
     Returns:
-        int16 of `shape`, -1 (all bits set) where an element is kept and 0 where it is dropped.
+        int16 of `shape`: -1 (all bits set) for an element that is kept, and 0 for one that is dropped.
     """
     columns = shape[-1]
     per_row = -(-columns // PER_WORD)
     bits = _bits(drop.key, shape.numel() // columns * per_row).view(*shape[:-1], PER_WORD * per_row)[..., :columns]
-    # 15 random bits minus the number of them that drop are negative for those; the sign then fills all 16 bits.
+    # 15 random bits minus the number of dropped values are negative for dropped elements; the sign then fills all 16
+    # bits.
     bits = bits.bitwise_and(2**RESOLUTION - 1)
     return bits.sub_(drop.below).bitwise_right_shift_(RESOLUTION).bitwise_not_()
 
 
 def realized(rate: float) -> float:
-    """Return the rate at which elements are dropped for a rate that was asked for."""
+    """Return the actual dropout rate for a rate that was asked for."""
     return _threshold(rate) / 2**RESOLUTION
 
 
 def is_drawn(rate: float) -> bool:
-    """Whether a rate leaves anything to chance: not so close to 0 or 1 that it is rounded to it."""
+    """Whether a rate needs random bits: it is not so close to 0 or 1 that it is rounded to that."""
     return 0 < realized(rate) < 1
 
 
 def apply_mask(values: Tensor, keep: Tensor) -> Tensor:
-    """Return floating-point `values` with exact zeros where `keep` is 0; also infinities and NaN are dropped."""
+    """Return floating-point `values` with exact zeros where `keep` is 0, also in place of infinities and NaN."""
     integer = INTEGERS[values.element_size()]
     return (values.view(integer) & (keep if integer == keep.dtype else keep.to(integer))).view(values.dtype)
 

@@ -10,7 +10,7 @@ from qvtune.fast.cpu.native.library import call, has_kernels
 
 
 class FastDropout(nn.Dropout):
-    """`nn.Dropout` that draws masks of its own on a CPU; elsewhere torch's own is fast."""
+    """`nn.Dropout` that draws its own masks on a CPU; elsewhere torch's dropout is fast."""
 
     qvtune_plain = nn.Dropout
 
@@ -22,7 +22,7 @@ class FastDropout(nn.Dropout):
 
 
 class Dropped(Function):
-    """Keeps elements with probability 1 - rate, scaled so that their mean stays; nothing is saved for backward."""
+    """Keeps elements with probability 1 - rate, scaled so that the mean stays; nothing is saved for backward."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, drop: Drop) -> Tensor:
@@ -35,7 +35,7 @@ class Dropped(Function):
 
 
 def drop_elements(values: Tensor, drop: Drop) -> Tensor:
-    """Return `values` with those that a mask drops zero and the others scaled."""
+    """Return `values` with dropped elements set to zero and the others scaled."""
     values = values.contiguous()
     if has_kernels(values):
         out = empty_like(values)

@@ -1,4 +1,4 @@
-"""`make_fast`: everything that makes a model train faster and computes the same."""
+"""`make_fast`: all parts that make a model train faster with the same results."""
 
 from collections.abc import Collection
 from typing import Any
@@ -20,33 +20,33 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 def make_fast(model: nn.Module, *, precision: str = "fp32") -> nn.Module:
     """Make an adapted model train faster, in place, with the same results.
 
-    Dropout draws cheap random bits; LoRA runs as one function that saves little for its backward pass; on a CPU,
-    attention with dropout is computed in few passes; and of an encoder that classifies by its first position, the
-    last layer computes that one alone. `PARTS` lists all parts. A second call changes nothing more. `undo_fast` undoes
-    it, as `restore` does.
+    Dropout draws cheap random bits. LoRA runs as one function that saves little for its backward pass. On a CPU,
+    attention with dropout is computed in few passes. In an encoder that classifies by its first position, the last
+    layer computes only that position. `PARTS` lists all parts. A second call changes nothing. `undo_fast` undoes it,
+    and so does `restore`.
 
     Args:
         model: what `adapt` returned. A part that does not fit a model is left out.
-        precision: "bf16" also holds frozen weights in bfloat16, for forward passes under `torch.autocast`; "auto" does
-            that where the hardware multiplies them faster than float32, and the others never.
+        precision: "bf16" also holds frozen weights in bfloat16, for forward passes under `torch.autocast`. "auto" does
+            so if the hardware multiplies bfloat16 faster than float32. Other values never do.
 
     Returns:
         `model`.
 
     Raises:
-        AdaptError: if `model` is no model.
+        AdaptError: if `model` is not a model.
         ConfigError: for another precision.
     """
     return apply_parts(model, precision=precision)
 
 
 def apply_parts(model: nn.Module, *, precision: str, without: Collection[str] = ()) -> nn.Module:
-    """Do what `make_fast` does, but for some parts: for measuring what each of them brings.
+    """Do the same as `make_fast`, without some parts, to measure the gain of each.
 
     Args:
         model: as for `make_fast`.
         precision: as for `make_fast`.
-        without: names of parts that are left out, and with them those that need them.
+        without: names of parts to leave out; parts that need them are left out too.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is '{precision}'; it is one of {', '.join(PRECISIONS)}.")
@@ -63,10 +63,10 @@ def apply_parts(model: nn.Module, *, precision: str, without: Collection[str] = 
 
 
 def undo_fast(model: nn.Module) -> nn.Module:
-    """Undo `make_fast`: every module computes as its library wrote it, with the weights it had or has learned.
+    """Undo `make_fast`: every module computes as in its library again, with its original or trained weights.
 
     Raises:
-        AdaptError: if `model` is no model.
+        AdaptError: if `model` is not a model.
     """
     check_model(model)
     inner: Any = unwrap(model)

@@ -1,4 +1,4 @@
-"""Frozen linear layers in bfloat16 on a CPU, with their weights in the order that the processor reads them."""
+"""Frozen linear layers in bfloat16 on a CPU, with their weights in the order in which the processor reads them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from qvtune.fast.cpu.native.library import call, has_tiles
 from qvtune.fast.state import own_state
 from qvtune.processor import instruction_set
 
-# Rows and columns of a product by AMX are taken so many at a time.
+# AMX multiplies this many rows and columns at a time.
 _TILES = 32
 
 
 class FastFrozenLinear(nn.Linear):
-    """`nn.Linear` that does not reorder its weight anew in every product."""
+    """`nn.Linear` that does not reorder its weight again in every product."""
 
     qvtune_plain = nn.Linear
 
@@ -29,7 +29,7 @@ class FastFrozenLinear(nn.Linear):
 
 
 class Packed(NamedTuple):
-    """A weight for the product forward, and transposed for that with the gradient of what comes out."""
+    """A weight for the forward product, and its transpose for the product with the gradient of the output."""
 
     forward: "Tiles | Reordered"
     backward: "Tiles | Reordered"
@@ -37,9 +37,9 @@ class Packed(NamedTuple):
 
 @dataclass(frozen=True)
 class Tiles:
-    """A weight (o, d) as (o / 16, d / 32, 16, 16, 2), for the kernel that multiplies by AMX.
+    """A weight (o, d) as (o / 16, d / 32, 16, 16, 2), for the kernel that uses AMX.
 
-    oneDNN compiles a program for every number of rows, and runs on one thread where rows or columns are few hundreds.
+    oneDNN compiles a program for every number of rows, and uses one thread for a few hundred rows or columns.
     """
 
     weight: Tensor
@@ -62,7 +62,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Reordered:
-    """A weight in the order that oneDNN has for it."""
+    """A weight in oneDNN's own order."""
 
     weight: Tensor
 
@@ -78,17 +78,17 @@ class Reordered:
 
 
 def computing_dtype(x: Tensor) -> torch.dtype:
-    """Return the type in which a product with `x` is computed: autocast's, or its own."""
+    """Return the type in which a product with `x` is computed: autocast's, or that of `x`."""
     return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
 def has_bf16_products() -> bool:
-    """Whether oneDNN has products of bfloat16 on this processor, and it may use them."""
+    """Whether oneDNN has bfloat16 products on this processor and may use them."""
     return instruction_set() in ("native", "avx512") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def can_pack(weight: Tensor, x: Tensor) -> bool:
-    """Whether a weight can be packed in an order of its own for the product with `x`."""
+    """Whether a weight can be packed in a special order for the product with `x`."""
     return (
         weight.dtype == computing_dtype(x) == torch.bfloat16
         and weight.device.type == "cpu"
@@ -99,7 +99,7 @@ def can_pack(weight: Tensor, x: Tensor) -> bool:
 
 
 def packed_weights(module: nn.Linear) -> Packed:
-    """Return a module's weight in such an order, made once for each value of the weight."""
+    """Return a module's weight in such an order; it is made once for each value of the weight."""
     weight, state = module.weight.data, own_state(module)
     if state.packed is None or state.packed[0].data_ptr() != weight.data_ptr():
         fits = has_tiles() and not any(side % _TILES for side in weight.shape)
@@ -109,7 +109,7 @@ def packed_weights(module: nn.Linear) -> Packed:
 
 
 class Product(Function):
-    """x, b or None, packed W -> W x + b; a gradient for x alone."""
+    """x, b or None, packed W -> W x + b; only x gets a gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, packed: Packed) -> Tensor:

@@ -1,4 +1,4 @@
-"""LoRA's forward and backward as one function: its products ordered for least work, and little saved for backward."""
+"""LoRA's forward and backward as one function, with products in the cheapest order and little saved for backward."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from qvtune.fast.bits import apply_mask, draw, is_drawn, keep_mask
 from qvtune.fast.cpu.native.library import call, has_kernels
 from qvtune.fast.frozen import FastFrozenLinear, Packed, can_pack, computing_dtype, packed_weights
 
-# Ranks up to which the kernels are faster than products by the library, which need the input dropped and copied.
+# Up to this rank the kernels are faster than products of the library, which need a copy of the input with dropout.
 SMALL = 32
 # Ranks that the kernels compute together.
 _BLOCK = 8
 
 
 class FastLora(Linear):
-    """PEFT's LoRA of a linear layer, computed by `Adapted` where it is the plain kind with one adapter."""
+    """PEFT's LoRA of a linear layer; `Adapted` computes it if it is the plain kind with one adapter."""
 
     qvtune_plain = Linear
 
@@ -38,7 +38,7 @@ class FastLora(Linear):
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return None
         name = self.active_adapters[0]
-        # The exact class: a quantised one, or one that another library has changed, computes something else.
+        # The exact class, since a quantised layer, or one changed by another library, computes something else.
         if type(self.base_layer) not in (nn.Linear, FastFrozenLinear) or self.base_layer.weight.requires_grad:
             return None
         plain = name in self.lora_A and name not in self.lora_variant and self.lora_B[name].bias is None
@@ -114,7 +114,7 @@ def _sizes(inputs: Tensor, a: Tensor, b: Tensor) -> tuple[int, int, int, int]:
 
 
 def _dropped(inputs: Tensor, rate: float, scaling: float) -> tuple[Tensor | None, Tensor, float]:
-    """Return the mask, the inputs with zeros where it drops and not scaled, and `scaling` made up for those."""
+    """Return the mask, the unscaled inputs with zeros where it drops, and `scaling` corrected for the missing scale."""
     if not rate:
         return None, inputs, scaling
     if inputs.device.type == "cpu" and is_drawn(rate):

@@ -1,4 +1,4 @@
-"""`PARTS`: what the fast path consists of, one entry each, in the order in which it is applied."""
+"""`PARTS`: the parts of the fast path, one entry each, in the order in which they are applied."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from qvtune.roles.unwrap import unwrap
 
 
 class Target(NamedTuple):
-    """A model that is made fast, the transformers model in it, and whether its frozen weights are to be bfloat16."""
+    """A model to make fast, the transformers model in it, and whether its frozen weights become bfloat16."""
 
     model: nn.Module
     inner: Any
@@ -39,21 +39,22 @@ class Target(NamedTuple):
 
     @property
     def implementation(self) -> str | None:
-        """What transformers calls the way in which the model computes attention; None for a model of others."""
+        """The model's attention implementation, by transformers' name; None for a model from elsewhere."""
         return getattr(getattr(self.inner, "config", None), "_attn_implementation", None)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of the things that make training faster.
+    """One part of the fast path.
 
     Attributes:
-        name: in tables and for `without`.
+        name: its name in tables and for `without`.
         does: what it does, for the ablation's page.
-        by: who applies it: "model", `make_fast` by `apply`; "loop", who trains; "process", the kernels' compilation.
-        apply: for a part of the model, puts it on; where it does not fit the model, nothing changes, nor does it on
-            one that has it already.
-        needs: the part without which this one does not work.
+        by: what applies it: "model" is `make_fast` by `apply`, "loop" the training loop, "process" the kernels'
+            compilation.
+        apply: for a part of the model, applies it. Nothing changes if it does not fit the model, or the model already
+            has it.
+        needs: a part that this one needs to work.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Part:
 
 
 def _swap(kinds: Mapping[type, type]) -> Callable[[Target], None]:
-    """Return a function that gives modules of exactly these classes the faster one."""
+    """Return a function that gives modules of exactly these classes their faster class."""
 
     def apply(target: Target) -> None:
         for module in target.model.modules():
@@ -90,7 +91,7 @@ def _compute_attention(target: Target) -> None:
 
 
 def _shorten_last_layer(target: Target) -> None:
-    # Another implementation does not take apart keys that one query has viewed.
+    # Another implementation does not separate the keys that one query has viewed.
     if target.is_on_cpu and target.implementation == attention.NAME:
         pool_last_layer(target.model)
 
@@ -119,7 +120,7 @@ PARTS = (
     Part("activations", "The slope is computed with the value.", apply=_swap(ACTIVATIONS)),
     Part("packed weights", "Frozen bfloat16 weights in the order of the processor's products.", apply=_pack_weights),
     Part("attention", "Attention with dropout that holds no matrix of scores.", apply=_compute_attention),
-    # Tried on the model, whose numbers must stay: so before weights are rounded.
+    # This is tried on the model, whose outputs must stay the same, so it comes before weights are rounded.
     Part(
         "last layer",
         "Computed at the first position alone, where nothing reads the others.",

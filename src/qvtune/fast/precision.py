@@ -1,4 +1,4 @@
-"""Frozen weights in bfloat16 while a model trains, and in full again when it is saved."""
+"""Hold frozen weights in bfloat16 while a model trains, and in full precision again when it is saved."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +12,15 @@ from qvtune.errors import ConfigError
 from qvtune.fast.state import fast_state, own_state
 from qvtune.processor import instruction_set
 
-# Devices on which training in float16, whose gradients are scaled, is not to be had.
+# Devices that do not support training in float16, whose gradients are scaled.
 WITHOUT_FP16 = ("cpu", "mps")
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return fp32, bf16 or fp16 for what was asked and the device that computes.
+    """Return fp32, bf16 or fp16 for the precision asked for and the device.
 
     Raises:
-        ConfigError: if the device does not have it.
+        ConfigError: if the device does not support it.
     """
     if precision == "auto":
         return "bf16" if has_fast_bf16(device) else "fp32"
@@ -30,10 +30,10 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 matrices faster than float32 ones, by what its maker says of it.
+    """Whether a device multiplies bfloat16 matrices faster than float32 ones, according to its maker.
 
     Raises:
-        ConfigError: for a CPU, if QVTUNE_ISA names no instructions that are here.
+        ConfigError: for a CPU, if QVTUNE_ISA names instructions that it does not have.
     """
     if device.type == "cpu":
         has_products = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
@@ -42,19 +42,18 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def narrow(model: nn.Module) -> None:
-    """Hold frozen float32 parameters of `model`, but for layer norms, in bfloat16; what trains stays as it is.
+    """Hold frozen float32 parameters of `model`, except layer norms, in bfloat16; trained parameters stay as they are.
 
-    The originals stay in the host's memory, since beside their roundings they would take more of a GPU's than
-    float32 alone; a state dict of the model holds them, bit for bit, and wherever the model is moved they follow.
-    Parameters that are tied stay tied. Where parameters that train meet those that do not, the forward pass needs
-    `torch.autocast`.
+    The originals stay in the host's memory: on a GPU, originals and roundings together would need more memory than
+    float32 alone. A state dict of the model holds the originals, bit for bit, and they follow the model to any device.
+    Tied parameters stay tied. If trained and frozen parameters meet, the forward pass needs `torch.autocast`.
     """
     done: dict[int, Tensor] = {}
     for module in model.modules():
         if type(module) is nn.LayerNorm:
-            continue  # a few numbers, which torch multiplies with bfloat16 all the same
+            continue  # a few numbers, which torch can multiply with bfloat16 anyway
         if isinstance(module, ParametrizationList):
-            continue  # small changes that train are added to it, and would be lost
+            continue  # small trained changes are added to it and would be lost
         originals = {}
         for name, parameter in module.named_parameters(recurse=False):
             if id(parameter) in done:
@@ -69,7 +68,7 @@ def narrow(model: nn.Module) -> None:
 
 
 def widen(model: nn.Module) -> None:
-    """Undo `narrow`; a weight that was changed since then, as by merging an adapter, keeps its change."""
+    """Undo `narrow`; a weight that was changed since, for example by merging an adapter, keeps its change."""
     for module in model.modules():
         state = fast_state(module)
         if state is None or state.hook is None:
@@ -84,7 +83,7 @@ def widen(model: nn.Module) -> None:
 
 @contextmanager
 def full_precision(model: nn.Module) -> Iterator[None]:
-    """Hold the weights of a narrowed model in float32 meanwhile, as to save it with the type that they are saved in."""
+    """Hold the weights of a narrowed model in float32 inside the block, for example to save them in that type."""
     was_narrow = any(_originals(module) for module in model.modules())
     widen(model)
     try:
@@ -95,9 +94,9 @@ def full_precision(model: nn.Module) -> Iterator[None]:
 
 
 def in_full(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers that are numbers in less than float32, in float32 and by name.
+    """Return the floating-point parameters and buffers below float32, converted to float32, by name.
 
-    Of a narrowed weight it is the one from before, which on a CPU is the same one as long as it stays frozen.
+    For a narrowed weight this is the original, which on a CPU is the same tensor as long as it stays frozen.
     """
     found = {}
     for prefix, child in module.named_modules():

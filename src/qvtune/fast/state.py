@@ -1,4 +1,4 @@
-"""What the fast path holds of a model beside its parameters: a `FastState` of each module concerned, and no more."""
+"""The fast path's own data on a model beside its parameters: one `FastState` per module concerned."""
 
 import threading
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from torch.utils.hooks import RemovableHandle
 if TYPE_CHECKING:
     from qvtune.fast.frozen import Packed
 
-# The one attribute of the fast path. No other module of the package reads or writes it.
+# The only attribute of the fast path. No other module of the package reads or writes it.
 _ATTRIBUTE = "qvtune_fast"
 
 
 class SharedHidden(threading.local):
-    """What a classifier and its shortened last layer know of each other during a forward pass, a thread for itself."""
+    """Data that a classifier and its shortened last layer share during a forward pass, separately for each thread."""
 
     def __init__(self) -> None:
         self.is_on = False
@@ -27,19 +27,18 @@ class SharedHidden(threading.local):
 
 @dataclass
 class FastState:
-    """What the fast path holds of a module. `fast_state` reads it, and `drop_states` takes it off a model.
+    """The fast path's data on a module. `fast_state` reads it, and `drop_states` removes it from a model.
 
-    It belongs to its module: a deep copy of a model, or of a layer, has a state of its own. That of a model is what its
-    modules have.
+    It belongs to its module: a deep copy of a model, or of a layer, has its own state. The state of a model is that of
+    its modules.
 
     Attributes:
-        attention: of a transformers model, the attention implementation that it had before.
-        originals: of a module with narrowed parameters, these as they were, by name, in the host's memory.
-        hook: of such a module, what gives them to its state dict.
-        shared: of a classifier whose last layer is shortened, of that layer, and of its key and value projections: one
-            object for all of them.
-        packed: of a frozen layer, a weight and the same in the order of the processor's products. It can be made again,
-            so no copy has it.
+        attention: for a transformers model, its earlier attention implementation.
+        originals: for a module with narrowed parameters, the originals by name, in the host's memory.
+        hook: for such a module, the hook that puts the originals into its state dict.
+        shared: one object for a classifier with a shortened last layer, that layer, and its key and value projections.
+        packed: for a frozen layer, a weight and the same weight in the order of the processor's products. It can be
+            made again, so copies do not have it.
     """
 
     attention: str | None = None
@@ -53,18 +52,18 @@ class FastState:
 
 
 def fast_state(module: nn.Module) -> FastState | None:
-    """Return what the fast path holds of a module, or None where that is nothing."""
+    """Return the fast path's data on a module, or None if there are none."""
     return module.__dict__.get(_ATTRIBUTE)
 
 
 def own_state(module: nn.Module) -> FastState:
-    """Return what the fast path holds of a module, to be written to."""
+    """Return the fast path's data on a module for writing; create them if needed."""
     state: FastState = module.__dict__.setdefault(_ATTRIBUTE, FastState())
     return state
 
 
 def drop_states(model: nn.Module) -> None:
-    """Take the states off all modules of a model."""
+    """Remove the states from all modules of a model."""
     for module in model.modules():
         state = module.__dict__.pop(_ATTRIBUTE, None)
         if state is not None and state.hook is not None:

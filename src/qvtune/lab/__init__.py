@@ -1,1 +1,1 @@
-"""Many runs: grids, the store that keeps them, executors, comparisons and the paper's experiments."""
+"""Many runs: grids, the store that holds them, executors, comparisons and the paper's experiments."""

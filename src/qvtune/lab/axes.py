@@ -8,11 +8,11 @@ from typing import Any
 from qvtune.errors import ConfigError, nearest
 from qvtune.training.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig
 
-# Options whose values hold commas themselves, so that a semicolon parts them.
+# Options whose values may contain commas, so semicolons separate their values.
 LISTS = ("layers", "text_column", "target")
-# Words of the command line that stand for other options.
+# Words of the command line for other options.
 WORDS = {"task": "data", "target": "roles"}
-# Pairs of options that set the same thing; and with them the words that stand for options.
+# Pairs of options that set the same thing, and then also the words for options.
 ALTERNATIVES = (("lr_ratio", "value_lr"), ("batch_size", "batch_tokens"))
 RIVALS = (*ALTERNATIVES, *((option, word) for word, option in WORDS.items()))
 
@@ -39,7 +39,7 @@ def parse_axes(texts: Sequence[str]) -> Axes:
 
 
 def check_axes(axes: Mapping[str, Sequence[Any]], options: Mapping[str, Any]) -> None:
-    """Check that axes name options that can vary, have values, and contradict neither each other nor `options`.
+    """Check that axes name options that can vary, have values, and do not conflict with each other or with `options`.
 
     Raises:
         ConfigError: naming every problem at once.
@@ -72,10 +72,10 @@ def check_axes(axes: Mapping[str, Sequence[Any]], options: Mapping[str, Any]) ->
 
 
 def read_axes(value: Any, file: Path) -> Axes:
-    """Read axes from what a YAML file has under "axes".
+    """Read axes from the value of "axes" in a YAML file.
 
     Raises:
-        ConfigError: if that is not a list of values by option.
+        ConfigError: if the value is not a list of values by option.
     """
     if not isinstance(value, dict) or not all(isinstance(values, list) for values in value.values()):
         raise ConfigError(f"{file}: axes must hold a list of values by option, as in 'lr: [1e-4, 4e-4]'.")

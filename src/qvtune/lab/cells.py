@@ -12,7 +12,7 @@ from qvtune.training.config import PATHS, TrainConfig, make_config
 
 @dataclass(frozen=True)
 class Cell:
-    """A run that is wanted: `labels` tell it from the others; `config.out` is its folder in the store."""
+    """A run that is wanted: `labels` distinguish it from the others; `config.out` is its folder in the store."""
 
     name: str
     labels: dict[str, Any]
@@ -24,11 +24,11 @@ def make_cell(store: Store, labels: Mapping[str, Any], options: Mapping[str, Any
 
     Args:
         store: where it will be.
-        labels: what tells it from the others; a value that an option gives is replaced by the option's resolved one.
-        options: of `train`, as the command line or a YAML file gives them, without `out`.
+        labels: what distinguishes it from the others; a label that is an option gets the option's resolved value.
+        options: options of `train`, as in the command line or a YAML file, without `out`.
 
     Raises:
-        ConfigError: for an option that makes no sense, naming the run.
+        ConfigError: for an option that makes no sense; the text names the run.
     """
     try:
         config = make_config(dict(options) | {"out": "none"})
@@ -42,10 +42,11 @@ def make_cell(store: Store, labels: Mapping[str, Any], options: Mapping[str, Any
 
 
 def check_distinct(cells: Sequence[Cell]) -> None:
-    """Check that no two cells are one run.
+    """Check that no two cells are the same run.
 
     Raises:
-        ConfigError: naming two that are: a value that comes twice, or files that differ in their folders alone.
+        ConfigError: if two are: a value is given twice, or files differ only in their folders. The text names the
+            cells.
     """
     seen: dict[str, Cell] = {}
     for cell in cells:
@@ -63,7 +64,7 @@ def check_distinct(cells: Sequence[Cell]) -> None:
 
 
 def given_options(options: Mapping[str, Any], cells: Iterable[Cell]) -> dict[str, Any]:
-    """Return the resolved values of the options that the user gave for all cells alike."""
+    """Return the resolved values of the options that the user gave for all cells."""
     first = next(iter(cells))
     resolved = first.config.model_dump(mode="json")
     names = {WORDS.get(name, name) for name in options}

@@ -1,4 +1,4 @@
-"""What `--methods`, `--tasks` and `--seeds` say."""
+"""Read `--methods`, `--tasks` and `--seeds`."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,13 +11,13 @@ from qvtune.lab.axes import ALTERNATIVES
 from qvtune.methods.table import METHODS
 from qvtune.training.config import TrainConfig, make_config
 
-# What the cells of a comparison set themselves, and the option that says it instead.
+# Options that a comparison sets for each cell, and the option to give instead.
 LISTED = {"method": "--methods", "seed": "--seeds", "task": "--tasks"}
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A method of a comparison: its name in tables, and options of its own, with `method` among them."""
+    """A method of a comparison: its name in tables and its own options, which include `method`."""
 
     name: str
     options: Mapping[str, Any]
@@ -57,10 +57,10 @@ def parse_tasks(tasks: str | Sequence[str]) -> list[str]:
 
 
 def parse_seeds(seeds: int | str | Sequence[int]) -> list[int]:
-    """Read the seeds: 3 or "3" is 0, 1, 2; "1,5,7" or a list are these; "4," is the seed 4 alone.
+    """Read the seeds: 3 or "3" means 0, 1, 2; "1,5,7" or a list means those seeds; "4," means the seed 4 alone.
 
     Raises:
-        ConfigError: if there are none, one occurs twice or is no whole number of at least 0.
+        ConfigError: if there are none, or one occurs twice or is not a whole number of at least 0.
     """
     if isinstance(seeds, str):
         words = [word.strip() for word in seeds.split(",") if word.strip()]
@@ -76,10 +76,10 @@ def parse_seeds(seeds: int | str | Sequence[int]) -> list[int]:
 
 
 def check_shared(options: Mapping[str, Any]) -> None:
-    """Refuse options that every run of a comparison has a value of its own for.
+    """Refuse options for which every run of a comparison has its own value.
 
     Raises:
-        ConfigError: naming the option to give instead.
+        ConfigError: if there is one; the text names the option to give instead.
     """
     for option, instead in LISTED.items():
         if option in options:
@@ -87,15 +87,15 @@ def check_shared(options: Mapping[str, Any]) -> None:
 
 
 def overlay(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `shared` with the values of `own` in their place, also where another option sets the same."""
+    """Return `shared` overridden by `own`, also where another option sets the same thing."""
     replaced = {name for pair in ALTERNATIVES if set(pair) & set(own) for name in pair}
     return {name: value for name, value in shared.items() if name not in replaced} | dict(own)
 
 
 def untaken(method: str, options: Mapping[str, Any], methods: Iterable[str]) -> list[str]:
-    """Return those of `options`, given for all `methods`, that have no meaning for `method` and have one for others.
+    """Return those of `options`, given for all `methods`, that mean nothing to `method` but something to others.
 
-    An option that none of them takes is not among them, so that the run's own check refuses it.
+    An option that no method takes is not returned, so that the run's own check refuses it.
     """
     others = set(methods)
     return [
@@ -106,7 +106,7 @@ def untaken(method: str, options: Mapping[str, Any], methods: Iterable[str]) -> 
 
 
 def _takes(method: str, option: str, value: Any) -> bool:
-    # The option alone, at its default: a bad value of the user's is an error, and says nothing about the method.
+    # Try the option alone, at its default: a bad value from the user is an error, and says nothing about the method.
     field = TrainConfig.model_fields.get(option)
     default = None if field is None else field.get_default()
     probe = {"model": "none", "data": "none", "out": "none", "method": method}
@@ -124,7 +124,7 @@ def _contender(word: str) -> Contender:
     if colon and not rest:
         raise ConfigError(f"--methods: '{word}' ends after the colon. Write options as in lora:rank=16+lr_ratio=2.")
     options: dict[str, Any] = {"method": method}
-    # A plus before "name=" separates; one inside a number such as 1e+2 does not.
+    # A plus before "name=" separates options; a plus inside a number such as 1e+2 does not.
     for part in re.split(r"\+(?=[^+=]*=)", rest) if colon else []:
         option, equals, value = part.partition("=")
         name = option.strip().lstrip("-").replace("-", "_")

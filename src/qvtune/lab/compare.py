@@ -31,8 +31,8 @@ from qvtune.lab.sweep import train_cells, write_results
 class Comparison:
     """The runs of a comparison, checked and not yet trained.
 
-    `given` are the options that the user gave for all runs, resolved; `notes` say which of them some methods go
-    without.
+    `given` holds the options that the user gave for all runs, resolved; `notes` say which of them some methods do not
+    use.
     """
 
     cells: tuple[Cell, ...]
@@ -54,27 +54,27 @@ def compare(
 ) -> pd.DataFrame:
     """Train every method on every task with every seed, write the tables, and return the summary.
 
-    Runs that the folder holds are not trained again, so more methods, tasks or seeds cost the new runs alone. A run
-    that fails is counted and does not stop the others.
+    Runs that the folder already holds are not trained again, so more methods, tasks or seeds cost only the new runs. A
+    run that fails is counted and does not stop the others.
 
     Args:
-        methods: as in ["lora", "full"] or "lora,lora:rank=16+lr_ratio=2", where a method may have options of its own.
-        out: folder of the runs, and of `table.csv`, `table.md`, `table.tex` and `table.html`.
-        tasks: of GLUE, as in ["rte", "mrpc"]; None when `options` has "data".
-        seeds: how many, from 0, or which.
+        methods: names such as ["lora", "full"] or "lora,lora:rank=16+lr_ratio=2"; a method may have its own options.
+        out: folder for the runs, and for `table.csv`, `table.md`, `table.tex` and `table.html`.
+        tasks: GLUE tasks such as ["rte", "mrpc"]; None when `options` has "data".
+        seeds: the number of seeds, from 0, or a list of seeds.
         baseline: the method that the others are tested against; the first when None.
-        options: of `train`, for all runs, as in {"model": "pkg:minilm", "data": "reviews.csv"}.
+        options: options of `train` for all runs, such as {"model": "pkg:minilm", "data": "reviews.csv"}.
         execution: where the runs are trained; one after another in this process when None.
         console: where progress goes; standard error when None.
 
     Returns:
-        What `qvtune.lab.summary.summarize` says, a row per method and task.
+        The table that `qvtune.lab.summary.summarize` returns, a row per method and task.
 
     Raises:
         ConfigError: for methods, tasks, seeds or options that make no sense, before anything is trained.
         RunError: if `out` holds something else.
         QVTuneError: for data or a model that cannot be read, before anything is trained.
-        Interrupted: after SIGINT or SIGTERM, when what was in work has been saved.
+        Interrupted: after SIGINT or SIGTERM, when the running work has been saved.
     """
     comparison = plan_comparison(methods, out=out, tasks=tasks, seeds=seeds, baseline=baseline, options=options)
     return run_comparison(comparison, Store(Path(out)), execution or DEFAULT_EXECUTION, console)
@@ -89,7 +89,7 @@ def plan_comparison(
     baseline: str | None,
     options: Mapping[str, Any] | None,
 ) -> Comparison:
-    """Check what `compare` was asked for, and return its runs."""
+    """Check the arguments of `compare`, and return its runs."""
     shared = dict(options or {})
     check_shared(shared)
     contenders, listed = parse_methods(methods), parse_seeds(seeds)
@@ -113,7 +113,7 @@ def plan_comparison(
 def run_comparison(
     comparison: Comparison, store: Store, execution: Execution, console: Console | None = None
 ) -> pd.DataFrame:
-    """Train what is missing, write `results.csv` and the tables, and return the summary of all runs of the store."""
+    """Train the missing runs, write `results.csv` and the tables, and return the summary of all runs of the store."""
     details = {"baseline": comparison.baseline, "notes": comparison.notes}
     train_cells(store, COMPARISON, comparison.cells, comparison.given, details, execution, console)
     summary = summarize(write_results(store), comparison.baseline)

@@ -1,4 +1,4 @@
-"""In what a reproduction differs from the published experiment, in sentences."""
+"""How a reproduction differs from the published experiment, in sentences."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from qvtune.lab.presets import Preset
 from qvtune.training.config import TrainConfig
 
-# What changes no result, or is told by other words.
+# Options that change no result, or that other sentences report.
 SILENT = {
     "out", "data", "glue_dir", "report_to", "num_workers", "logging_steps", "seed", "fast", "eval_batch_size",
     "trust_remote_code", "attention", "device",
@@ -25,13 +25,13 @@ UNSET = {
 def list_deviations(
     full: Preset, chosen: Preset, configs: Sequence[tuple[TrainConfig, TrainConfig]], seeds: Sequence[int]
 ) -> list[str]:
-    """Return what differs, from choices and options to what the paper leaves open.
+    """Return the differences: choices, options and what the paper leaves open.
 
     Args:
         full: the experiment.
         chosen: the part of it that is run.
         configs: for every run, the paper's configuration and its own.
-        seeds: of the runs.
+        seeds: the seeds of the runs.
     """
     found = []
     if len(chosen.tasks) < len(full.tasks):

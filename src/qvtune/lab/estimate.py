@@ -1,4 +1,4 @@
-"""What a set of runs would take, from a few timed steps of each kind."""
+"""How long a set of runs would take, from a few timed steps of each kind."""
 
 import tempfile
 import time
@@ -19,7 +19,7 @@ from qvtune.training.timetable import epochs_between_evaluations
 WARM_STEPS = 2
 TIMED_STEPS = 8
 
-# Options that change how a run learns and not how long it takes.
+# Options that change how a run learns, but not how long it takes.
 _FREE = {
     "lr", "lr_ratio", "head_lr", "query_lr", "key_lr", "value_lr", "output_lr", "seed", "alpha", "dropout", "schedule",
     "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "b_lr_ratio", "out",
@@ -28,7 +28,7 @@ _FREE = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """What runs would take: their number, and seconds altogether and of one on average."""
+    """How long runs would take: their number, the seconds for all of them and the mean for one."""
 
     runs: int
     kinds: int
@@ -37,12 +37,12 @@ class Estimate:
 
 
 def estimate(cells: Sequence[Cell], execution: Execution, console: Console | None = None) -> Estimate:
-    """Time a few steps and an evaluation of one run of each kind, in a folder that is removed, and add up.
+    """Time a few steps and an evaluation of one run of each kind, in a temporary folder, and add up.
 
-    Runs that differ in rates, seed or schedule alone are of one kind. Nothing is written in the store.
+    Runs that differ only in rates, seed or schedule are of one kind. Nothing is written in the store.
 
     Args:
-        cells: the runs that are to be trained.
+        cells: the runs to train.
         execution: how many run at the same time; their threads are assumed to add up to this process's.
         console: where progress goes; standard error when None.
 
@@ -64,17 +64,17 @@ def _run_seconds(config: TrainConfig) -> float:
     from qvtune.training.prepare import read_inputs
     from qvtune.training.run import run
 
-    read_inputs(config)  # so that reading and imports, which later runs find done, are not counted
+    read_inputs(config)  # so that reading and imports are not counted: later runs find them done
     with tempfile.TemporaryDirectory(prefix="qvtune-timing-") as folder:
         stopwatch = Stopwatch()
         started = time.perf_counter()
-        # The evaluation that is timed comes after the steps that are.
+        # The timed evaluation comes after the timed steps.
         timed = {"out": Path(folder) / "run", "eval_steps": WARM_STEPS + TIMED_STEPS}
         try:
             run(config.model_copy(update=timed), Console(quiet=True), callbacks=[stopwatch])
         except Enough:
             return stopwatch.run_seconds(started, config)
-        return time.perf_counter() - started  # shorter than what would be timed
+        return time.perf_counter() - started  # the run was shorter than the steps to time
 
 
 class Enough(QVTuneError):
@@ -89,12 +89,12 @@ class Stopwatch(Callback):
         self.steps = 0
 
     def on_train_begin(self, progress: Progress) -> None:
-        """Note when the preparations were done."""
+        """Record when the preparations were done."""
         self.begun = time.perf_counter()
         self.steps, self.epochs = progress.steps, progress.epochs
 
     def on_step_end(self, progress: Progress) -> None:
-        """Note when the timed steps began and ended."""
+        """Record when the timed steps began and ended."""
         if progress.step == WARM_STEPS:
             self.warm = time.perf_counter()
         elif progress.step == WARM_STEPS + TIMED_STEPS:
@@ -111,9 +111,9 @@ class Stopwatch(Callback):
             raise Enough
 
     def run_seconds(self, started: float, config: TrainConfig) -> float:
-        """Return what the whole run takes, from its start."""
+        """Return how long the whole run takes, from its start."""
         step = (self.stepped - self.warm) / TIMED_STEPS
         every = epochs_between_evaluations(self.epochs)
         evaluations = self.steps / config.eval_steps if config.eval_steps else self.epochs / every
-        # The metrics of a run in bfloat16 are measured once more at its end.
+        # A run in bfloat16 measures its metrics once more at its end.
         return self.begun - started + self.steps * step + (evaluations + 1) * (self.evaluated - self.stepped)

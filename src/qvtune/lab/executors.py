@@ -1,4 +1,4 @@
-"""Executors hand out jobs and say what came of each: this process, processes here, Ray, or Slurm."""
+"""Executors run jobs and yield the status of each: in this process, in local processes, on Ray, or on Slurm."""
 
 import logging
 import multiprocessing
@@ -16,26 +16,26 @@ from qvtune.interrupts import answering_signals
 from qvtune.lab.execution import Execution
 from qvtune.lab.work import LOST, Job, work, work_elsewhere
 
-# Seconds between two looks at jobs elsewhere.
+# Seconds between two checks of jobs elsewhere.
 POLL_SECONDS = 0.5
-# What a worker needs, imported once for all.
+# The modules that a worker needs, imported once for all workers.
 SERVED = "qvtune.lab.served"
 
 Executor = Callable[[Sequence[Job], Execution], Iterator[tuple[str, str]]]
 
 
 def run_local(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str, str]]:
-    """Train one job after another in this process, yielding its name and status."""
+    """Train one job after another in this process, and yield the name and status of each."""
     for job in jobs:
         yield job.name, work(job)
 
 
 def run_workers(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str, str]]:
-    """Train each job in a process of its own on this machine, so that one that dies costs no other.
+    """Train each job in its own process on this machine, so that one that dies does not stop the others.
 
-    The processes are forked from a server that has imported the libraries and done nothing else, so that they start at
-    once. Where the system cannot fork each imports them anew, and where there is an accelerator: libraries look for one
-    when they are imported, and CUDA cannot be used after a fork by a process that has looked.
+    The processes are forked from a server that has only imported the libraries, so that they start at once. Each
+    process imports the libraries itself if the system cannot fork, or if there is an accelerator: libraries look for
+    one on import, and after that CUDA does not work in a forked process.
     """
     import torch
     from pebble import ProcessExpired, ProcessPool
@@ -44,7 +44,7 @@ def run_workers(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str
     context: Any = multiprocessing.get_context("forkserver" if forks else "spawn")
     if forks:
         context.set_forkserver_preload([SERVED])
-    # A session of their own keeps the terminal's Ctrl-C from them; they get SIGTERM from here, once.
+    # In their own session they do not get the terminal's Ctrl-C; they get SIGTERM from here, once.
     with ProcessPool(execution.workers, max_tasks=1, context=context, initializer=os.setsid) as pool:
         names: dict[Future[str], str] = {pool.schedule(work_elsewhere, args=[job]): job.name for job in jobs}
         with _stopping_workers(names) as stopped:
@@ -58,13 +58,13 @@ def run_workers(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str
                         yield names[future], LOST
                     except (Interrupted, CancelledError):
                         assert stopped
-            pool.close()  # ends the workers when they have nothing left to do
+            pool.close()  # the workers end when they have no more work
         if stopped:
             raise Interrupted("stopped; every run that was in work is saved. Give the same command again to go on.")
 
 
 def run_ray(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str, str]]:
-    """Train jobs as tasks of the Ray cluster that RAY_ADDRESS names, or of one that is started here and ended.
+    """Train jobs as tasks of the Ray cluster that RAY_ADDRESS names, or of one that runs only for this call.
 
     Raises:
         ConfigError: if Ray is not installed, or the cluster cannot be reached.
@@ -80,7 +80,7 @@ def run_ray(jobs: Sequence[Job], execution: Execution) -> Iterator[tuple[str, st
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
         )
-    except Exception as error:  # Ray raises whatever its parts raise
+    except Exception as error:  # Ray may raise any error of its parts
         raise ConfigError(f"--executor ray: no cluster: {str(error).splitlines()[0]} Check RAY_ADDRESS.") from error
     try:
         yield from _ray_tasks(ray, jobs, execution)
@@ -106,11 +106,11 @@ def _ray_tasks(ray: Any, jobs: Sequence[Job], execution: Execution) -> Iterator[
                     yield name, ray.get(reference)
                 except ray.exceptions.RayTaskError:
                     raise
-                except ray.exceptions.RayError:  # its process or its machine is gone
+                except ray.exceptions.RayError:  # its process or machine is gone
                     yield name, LOST
     except KeyboardInterrupt:
         for reference in running:
-            ray.cancel(reference)  # reaches the task as SIGINT, on which it saves
+            ray.cancel(reference)  # sends the task SIGINT, on which it saves
         ray.wait(list(running), num_returns=len(running), timeout=60) if running else None
         raise
 
@@ -154,7 +154,7 @@ EXECUTORS: dict[str, Executor] = {
 
 
 def threads_of(execution: Execution) -> int | None:
-    """Return how many threads a run may use: its share of the machine's, or None to leave it as it is."""
+    """Return how many threads a run may use: its share of the machine's, or None to leave the number unchanged."""
     if execution.executor != "workers" or "OMP_NUM_THREADS" in os.environ:
         return None
     return max(1, (os.cpu_count() or 1) // execution.workers)

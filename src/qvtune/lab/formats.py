@@ -19,7 +19,7 @@ from qvtune.lab.summary import AVERAGE, BASELINE
 
 
 def escape_markdown(text: str) -> str:
-    """Return `text` so that Markdown shows it as it is, in one line and in one cell of a table."""
+    """Return `text` so that Markdown shows it unchanged, in one line and in one cell of a table."""
     return re.sub(r"([\\`*_{}\[\]<>|#&~$])", r"\\\1", " ".join(text.split()))
 
 
@@ -31,7 +31,7 @@ LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Return `text` so that LaTeX sets it as it is."""
+    """Return `text` so that LaTeX prints it unchanged."""
     return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
@@ -64,7 +64,7 @@ UNLEARNED_LEGEND = (
 class TextTable:
     """A table whose cells are escaped and marked for one format.
 
-    `align` has a letter per column, l or r; `groups` are the rows before which a line is drawn where there is room.
+    `align` has a letter per column, l or r; `groups` lists the rows that get a line above them, if there is room.
     """
 
     header: Sequence[str]
@@ -73,7 +73,7 @@ class TextTable:
     groups: Sequence[int] = ()
 
     def to_frame(self) -> pd.DataFrame:
-        """Return it as pandas has it."""
+        """Return the table as a pandas DataFrame."""
         return pd.DataFrame(self.rows, columns=pd.Index(self.header))
 
 
@@ -90,7 +90,7 @@ def means(summary: pd.DataFrame, markup: Markup, digits: int = 4) -> TextTable:
 
 
 def costs(summary: pd.DataFrame, markup: Markup) -> TextTable:
-    """Return a row per method: parameters, size on disk, time and memory over all tasks, and what failed."""
+    """Return a row per method: parameters, size on disk, time and memory over all tasks, and failed runs."""
     name = str(summary.columns[0])
     rows = []
     for method in summary[name].unique():
@@ -111,7 +111,7 @@ def costs(summary: pd.DataFrame, markup: Markup) -> TextTable:
 
 
 def differences(summary: pd.DataFrame, markup: Markup, digits: int = 4) -> TextTable:
-    """Return a row per method and task with its difference from the baseline, and how sure that is."""
+    """Return a row per method and task with its difference from the baseline, and how certain that is."""
     name = str(summary.columns[0])
     rows = []
     for row in summary[summary["note"] != BASELINE].to_dict("records"):
@@ -154,7 +154,7 @@ def by_task(summary: pd.DataFrame, markup: Markup, digits: int = 4) -> TextTable
 
 
 def signed(value: Any, digits: int) -> str:
-    """Return a number with its sign, or an empty string where there is none."""
+    """Return a number with its sign, or an empty string if there is none."""
     return "" if pd.isna(value) else f"{value:+.{digits}f}".replace("-", "−")
 
 
@@ -205,7 +205,7 @@ def to_html(table: TextTable) -> str:
 def write_tables(folder: Path, summary: pd.DataFrame, remarks: Sequence[str] = ()) -> list[Path]:
     """Write `table.csv`, `table.md`, `table.tex` and `table.html` and return their paths.
 
-    The first holds the summary's plain numbers; the others what a reader wants, and `remarks` below it.
+    The first holds the summary's plain numbers; the others hold tables for readers, with `remarks` below them.
     """
 
     def page(markup: Markup, render: Callable[[TextTable], str], paragraph: str, second: str) -> str:
@@ -232,6 +232,6 @@ def join_page(
     render: Callable[[TextTable], str],
     paragraph: str = "{}",
 ) -> str:
-    """Return the tables that have rows, and below them the lines, escaped, each a paragraph."""
+    """Return the tables that have rows, followed by the lines, escaped, as one paragraph each."""
     parts = [render(table).strip("\n") for table in tables if table.rows]
     return "\n\n".join([*parts, *(paragraph.format(markup.escape(line)) for line in lines)]) + "\n"

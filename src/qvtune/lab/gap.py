@@ -1,4 +1,4 @@
-"""The generalisation gap of a finished run, measured, beside Theorem 1's bound of it."""
+"""The measured generalisation gap of a finished run, beside Theorem 1's bound on it."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -19,23 +19,24 @@ from qvtune.theory.bound import Bound, generalization_bound
 from qvtune.training.folder import AGAIN, RunFolder
 from qvtune.training.inference import TrainedRun, own_data, score_texts
 
-# Standard errors to each side in which a gap lies with 95 % confidence: a normal distribution's, as of many losses.
+# Half the width of a gap's 95 % confidence interval in standard errors, by a normal distribution: there are many
+# losses.
 INTERVAL = 1.96
-# A mean over so many has a standard error of about a hundredth of the losses' spread.
+# A mean over this many losses has a standard error of about a hundredth of their spread.
 MOST_EXAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Mean losses of a trained model in evaluation mode, on new examples and on those it was trained on.
+    """Mean losses of a trained model in evaluation mode, on new examples and on its training examples.
 
     Attributes:
-        gap: `new_loss` less `train_loss`, in the loss's unit.
-        standard_error: of the gap, from the spread of the losses over the examples.
-        loss: what was measured: "cross entropy", in nats, "squared error", or what else the kind of task has.
-        split: the evaluation set that gives the new examples: the first, where there are two.
-        train_examples, new_examples: how many were measured, `MOST_EXAMPLES` of each at most.
-        lowest, highest: of all losses seen.
+        gap: `new_loss` minus `train_loss`, in the loss's unit.
+        standard_error: standard error of the gap, from the spread of the losses over the examples.
+        loss: the measured loss: "cross entropy", in nats, "squared error", or another loss of the kind of task.
+        split: the evaluation set that gives the new examples: the first, if there are two.
+        train_examples, new_examples: how many were measured, at most `MOST_EXAMPLES` of each.
+        lowest, highest: the smallest and the largest loss.
     """
 
     gap: float
@@ -56,8 +57,8 @@ class MeasuredBound:
     """A run's bound and its gap.
 
     Attributes:
-        other_numbers: that trained too, and are no part of the theorem: the head and biases.
-        bound_with_others: the bound if these are counted as the adapted matrices' are.
+        other_numbers: how many numbers trained that are not part of the theorem: the head and biases.
+        bound_with_others: the bound if these are counted like those of the adapted matrices.
     """
 
     run: str
@@ -69,13 +70,13 @@ class MeasuredBound:
 
     @property
     def looseness(self) -> float | None:
-        """The bound over the size of the gap; None where the 95 % interval of the gap holds 0."""
+        """The bound divided by the size of the gap; None if the gap's 95 % interval contains 0."""
         is_told = abs(self.gap.gap) > INTERVAL * self.gap.standard_error
         return self.bound.bound / abs(self.gap.gap) if is_told else None
 
     @property
     def least_looseness(self) -> float | None:
-        """The bound over the largest size of a gap in that interval; None where all losses are equal."""
+        """The bound divided by the largest size of a gap in that interval; None if all losses are equal."""
         largest = abs(self.gap.gap) + INTERVAL * self.gap.standard_error
         return self.bound.bound / largest if largest else None
 
@@ -94,14 +95,14 @@ class MeasuredBound:
 def measure_bound(run: TrainedRun, *, sub_gaussian: float = 1.0) -> MeasuredBound:
     """Compute the bound of a finished run, and measure its generalisation gap.
 
-    Roles, method, rank, layers, the number of training examples and the bits of what was stored are the run's own.
+    Roles, method, rank, layers, number of training examples and bits per stored number come from the run.
 
     Args:
         run: the run.
         sub_gaussian: R of its loss.
 
     Raises:
-        AdaptError: if the run's method is one that the theorem is not for.
+        AdaptError: if the theorem does not cover the run's method.
         ConfigError: if `sub_gaussian` makes no sense.
         DataError: if the run's data have changed or are gone.
         RunError: if files of the run are damaged.
@@ -131,7 +132,7 @@ def measure_bound(run: TrainedRun, *, sub_gaussian: float = 1.0) -> MeasuredBoun
 def measure_gap(run: TrainedRun) -> Gap:
     """Measure the loss of a run's model on its training and its evaluation examples.
 
-    Of more than `MOST_EXAMPLES` a sample is drawn, by the run's seed and stratified by class.
+    From more than `MOST_EXAMPLES` examples a sample is drawn, with the run's seed and stratified by class.
 
     Raises:
         DataError: if the run's data have changed or are gone.
@@ -166,7 +167,7 @@ def measure_gap(run: TrainedRun) -> Gap:
 
 
 def attention_of_run(run: TrainedRun) -> AttentionMap:
-    """Return where the projections are in a run's model.
+    """Return the attention map of a run's model.
 
     Raises:
         RunError: if its plan is damaged.
@@ -178,13 +179,13 @@ def attention_of_run(run: TrainedRun) -> AttentionMap:
 
 
 def stored_bits(folder: RunFolder, method: str) -> int:
-    """Return in how many bits a run stored each number of what it trained."""
+    """Return the number of bits in which a run stored each trained number."""
     saved = folder.adapter if METHODS[method].saves == "adapter" else folder.model
     kinds = set()
     for path in saved.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
             kinds |= {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
-    return max(int("".join(filter(str.isdigit, kind))) for kind in kinds)  # of "F32" or "BF16"
+    return max(int("".join(filter(str.isdigit, kind))) for kind in kinds)  # from "F32" or "BF16"
 
 
 def _losses(run: TrainedRun, dataset: Dataset) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Successive halving: a run is stopped early where it is not among the best of those that came as far."""
+"""Successive halving: a run is stopped early if it is not among the best of the runs that got as far."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from qvtune.lab.outcome import STOPPED
 from qvtune.training.callbacks import Callback, Progress
 from qvtune.training.config import TrainConfig
 
-# Of the runs that reach a rung, one in so many goes on to the next, which is so many times as far. Li et al. 2020
-# ("A System for Massively Parallel Hyperparameter Tuning") use 4; runs here have few evaluations.
+# One in this many runs at a rung goes on to the next rung, which is this many times as far. Li et al. 2020 ("A System
+# for Massively Parallel Hyperparameter Tuning") use 4; runs here have few evaluations.
 REDUCTION = 3
 
 JOURNAL = "halving.log"
@@ -34,12 +34,12 @@ class StoppedEarly(QVTuneError):
 class Halving(Callback):
     """Reports each evaluation of a run to optuna's asynchronous successive halving, and stops the run early if told so.
 
-    The rungs are evaluations 1, 3, 9 and so on. Runs on the same data compete; what they reported is kept in the store,
-    so that runs in any process, now or later, see it.
+    The rungs are evaluations 1, 3, 9 and so on. Runs on the same data compete. Their reports are stored in the store,
+    so that runs in any process, now or later, see them.
 
     Args:
         store: folder of the store.
-        name: of the run.
+        name: name of the run.
         config: its configuration.
     """
 
@@ -61,7 +61,7 @@ class Halving(Callback):
         """Report the metric, and stop the run early if it is not among the best.
 
         Raises:
-            StoppedEarly: with what is known of the run so far.
+            StoppedEarly: if it is not; it holds what is known of the run so far.
         """
         number = sum(progress.metric in record for record in progress.records)
         self.trial.report(metrics[progress.metric], step=number)

@@ -1,4 +1,4 @@
-"""Progress over many runs: what came of each, what is in work, runs per hour and time left."""
+"""Progress of many runs: the outcome of each, what is running, runs per hour and time left."""
 
 import json
 import threading
@@ -14,11 +14,11 @@ from qvtune.lab.cells import Cell
 from qvtune.lab.outcome import FINISHED, Outcome
 from qvtune.training.folder import RunFolder
 
-# Seconds between two lines about what is in work, where there is no terminal.
+# Seconds between two lines about what is running, if there is no terminal.
 LINE_SECONDS = 30.0
 TICK_SECONDS = 1.0
 
-# Of a run's metrics file, more than a line at its end.
+# Bytes to read at the end of a run's metrics file: more than one line.
 _TAIL_BYTES = 4096
 
 
@@ -33,7 +33,7 @@ class RunsProgress:
         self.left = {cell.name: cell for cell in cells}
         self.done, self.total = done, done + len(cells)
         self.ended_here = 0
-        # `time` and the clock of the file system agree well enough to tell runs of this session from earlier ones.
+        # `time` and the file system's clock agree well enough to distinguish runs of this session from earlier ones.
         self.started = time.time()
         self._first: dict[str, float] = {}
         self._closed = threading.Event()
@@ -53,7 +53,7 @@ class RunsProgress:
         self._bar.stop()
 
     def ended(self, outcome: Outcome, note: str | None = None) -> None:
-        """Print what came of a run."""
+        """Print the outcome of a run."""
         self.left.pop(outcome.name, None)
         self.done += 1
         self.ended_here += 1
@@ -83,7 +83,7 @@ class RunsProgress:
         return f"{shown or 'starting'}{self._time_left()}"
 
     def _time_left(self) -> str:
-        # Of a run that an earlier session began, what was done before counts for nothing here.
+        # The part of a run that an earlier session did does not count here.
         gained = sum(max(0.0, self._part(cell) - self._first.get(name, 0.0)) for name, cell in list(self.left.items()))
         work = self.ended_here + gained
         if not self.left or work < 0.05:
@@ -93,7 +93,7 @@ class RunsProgress:
         return f"; {work / elapsed * 3600:.0f} runs/h, {format_seconds(remaining * elapsed / work)} left"
 
     def _part(self, cell: Cell) -> float:
-        """Return the part of a run in work that is done, from the last line of its metrics file."""
+        """Return how much of a running run is done, as a fraction, from the last line of its metrics file."""
         metrics = cell.config.out / "metrics.jsonl"
         try:
             if metrics.stat().st_mtime < self.started:
@@ -114,7 +114,7 @@ class RunsProgress:
 
 
 def describe(labels: dict[str, Any]) -> str:
-    """Return "lr=0.0001 lr_ratio=4", without what a run has no value for."""
+    """Return "lr=0.0001 lr_ratio=4", without labels for which a run has no value."""
     return " ".join(
         f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in labels.items()

@@ -1,4 +1,4 @@
-"""`Outcome`: what came of one run of a store, read from its files."""
+"""`Outcome`: the outcome of one run of a store, read from its files."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ DIVERGED = "diverged"
 # Stopped early by successive halving.
 STOPPED = "stopped"
 
-# Marks what learned nothing in tables and pictures.
+# Marks runs that learned nothing in tables and pictures.
 UNLEARNED = "∅"
 
 
@@ -40,12 +40,12 @@ class Outcome:
 
     Attributes:
         name: hash of its configuration, 16 hexadecimal digits.
-        labels: what tells it from the other runs, by the name of the axis, as in {"lr": 0.0001, "seed": 0}.
-        folder: its run folder; empty or not there while the status is "pending".
+        labels: what distinguishes it from the other runs, by the name of the axis, such as {"lr": 0.0001, "seed": 0}.
+        folder: its run folder; empty or missing while the status is "pending".
         status: "finished", "failed", "diverged", "stopped" or "pending".
         reason: why it did not finish, or None.
-        result: contents of `result.json`, or of a run that did not finish what is known: "seconds" and, of a stopped
-            one, "steps", "main_metric" and "metrics".
+        result: contents of `result.json`, or what is known of an unfinished run: "seconds" and, for a stopped run,
+            "steps", "main_metric" and "metrics".
     """
 
     name: str
@@ -57,12 +57,12 @@ class Outcome:
 
     @property
     def metric(self) -> float | None:
-        """The task's main metric, None where there is none or it is not defined."""
+        """The task's main metric; None if there is none or it is not defined."""
         return self.result.get("metrics", {}).get(self.result.get("main_metric"))
 
     @property
     def learned(self) -> bool | None:
-        """Whether a finished run learned anything that its predictions show; None where that was not judged."""
+        """Whether the predictions show that a finished run learned anything; None if that was not checked."""
         return self.result.get("learned")
 
     def records(self) -> list[dict[str, Any]]:
@@ -73,7 +73,7 @@ class Outcome:
 
 
 def read_outcome(folder: RunFolder, labels: dict[str, Any]) -> Outcome:
-    """Read what came of the run in `folder`."""
+    """Read the outcome of the run in `folder`."""
     name, end = folder.path.name, end_file(folder)
     if folder.is_finished:
         return Outcome(name, labels, folder, FINISHED, None, folder.read_result())
@@ -91,10 +91,10 @@ def end_file(folder: RunFolder) -> Any:
 def results_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """Return a row per run.
 
-    Columns: `run`; one per label, in the order in which the runs have them; `status`; `metric` and `metric_name`;
-    `learned`, which is False where the predictions show nothing that was; `seconds` of training; `samples_per_second`;
+    Columns: `run`; one per label, in the order of the runs' labels; `status`; `metric` and `metric_name`; `learned`,
+        which is False if the predictions show that nothing was learned; `seconds` of training; `samples_per_second`;
     `trained_parameters`, and of these `adapter_parameters` and `head_parameters`; `saved_bytes`; `peak_memory_bytes`;
-    `steps`; `best_step`; `reason`. Empty where not known.
+    `steps`; `best_step`; `reason`. Unknown values are empty.
     """
     names = list(dict.fromkeys(label for outcome in outcomes for label in outcome.labels))
     return pd.DataFrame([_row(outcome, names) for outcome in outcomes])

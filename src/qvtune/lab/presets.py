@@ -1,7 +1,7 @@
 """The paper's experiments as data: "Theoretical Insights into Fine-Tuning Attention Mechanism", IJCAI 2025.
 
-Each is a list of rows (what varies), tasks (with options of their own) and options that all runs share. What the paper
-and its code do not state is left at the defaults of `qvtune train`, and listed as such.
+Each has rows (what varies), tasks (with their own options) and options that all runs share. What the paper and its code
+do not state keeps the defaults of `qvtune train`, and is listed as such.
 """
 
 import importlib.resources
@@ -68,9 +68,9 @@ class Preset:
         experiment: "table1", "figure1", "figure2" or "table2".
         family: "roberta" or "llama".
         title: what it shows.
-        options: of `train`, shared by all runs.
+        options: options of `train`, shared by all runs.
         rows: labels that are options of `train` too; `BEFORE` is the model before any training.
-        tasks: options of its own for each task of GLUE.
+        tasks: for each GLUE task, its own options.
         unstated: what is not known of the published runs.
     """
 
@@ -88,7 +88,7 @@ class Preset:
         return MODELS[self.family]
 
     def runs(self, tasks: Iterable[str] | None = None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-        """Return labels and options of `train` for every run, but for seed and model; the row `BEFORE` has none."""
+        """Return labels and options of `train` for every run, without seed and model; `BEFORE` has no options."""
         return [
             ({**row, "task": task}, {**self.row_options(row), **self.tasks[task], "data": f"glue/{task}"})
             for task in (self.tasks if tasks is None else tasks)
@@ -97,13 +97,13 @@ class Preset:
         ]
 
     def row_options(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options of a row, without those that its method does not take."""
+        """Return the options for a row, without those that its method does not take."""
         options = {**self.options, **row}
         return {name: options[name] for name in options if name not in untaken(options["method"], options, METHODS)}
 
     @property
     def axes(self) -> list[str]:
-        """The options that tell the rows apart."""
+        """The options that distinguish the rows."""
         longest: Mapping[str, Any] = max(self.rows, key=len)
         return list(longest)
 
@@ -152,7 +152,7 @@ def find_preset(experiment: str, family: str | None = None) -> Preset:
 
     Args:
         experiment: "table1", "figure1", "figure2" or "table2".
-        family: whose hyperparameters, "roberta" or "llama"; when None RoBERTa's, or Llama's where these are all.
+        family: whose hyperparameters, "roberta" or "llama"; when None RoBERTa's, or Llama's if there are no others.
 
     Raises:
         ConfigError: for an experiment or a family that the paper does not have.
@@ -169,7 +169,7 @@ def find_preset(experiment: str, family: str | None = None) -> Preset:
 
 
 def row_name(row: Mapping[str, Any]) -> str:
-    """Return "lora qv rank=8 lr_ratio=4": method and roles alone, other labels with their names."""
+    """Return "lora qv rank=8 lr_ratio=4": method and roles as words, other labels with their names."""
     words = [
         str(value) if label in ("method", "roles") else f"{label}={value:g}"
         for label, value in row.items()
@@ -179,10 +179,10 @@ def row_name(row: Mapping[str, Any]) -> str:
 
 
 def choose_rows(preset: Preset, words: str | Sequence[str]) -> list[Mapping[str, Any]]:
-    """Return the rows that any of the terms of "lora qv,full" or "rank=8 lr_ratio=4" describes; "+" parts words too.
+    """Return the rows that match any term of "lora qv,full" or "rank=8 lr_ratio=4"; "+" separates words too.
 
     Raises:
-        ConfigError: for a term that describes none, or if there is no term.
+        ConfigError: for a term that matches no row, or if there is no term.
     """
     terms = words.split(",") if isinstance(words, str) else words
     wanted = [term.replace("+", " ").split() for term in terms if term.strip()]
@@ -198,7 +198,7 @@ def choose_rows(preset: Preset, words: str | Sequence[str]) -> list[Mapping[str,
 
 
 def published_numbers(preset: Preset) -> dict[tuple[str, str], float]:
-    """Return the published results, in percent, by the names of row and task; empty where they are not known."""
+    """Return the published results, in percent, by the names of row and task; empty if they are not known."""
     file = importlib.resources.files("qvtune.lab") / "published" / f"{preset.experiment}.csv"
     if not file.is_file():
         return {}

@@ -33,10 +33,10 @@ from qvtune.lab.untrained import measure_untrained, read_untrained
 from qvtune.methods.table import METHODS
 from qvtune.training.config import make_config
 
-# fp16 is of the paper's GPUs; what the hardware here does well is chosen instead, and told.
+# The paper's GPUs used fp16; a precision that suits the hardware here is chosen instead, and reported.
 HERE = {"precision": "auto"}
 
-# Of the summary, what a table of published numbers has no use for: tests need a baseline, and the paper names none.
+# Columns of the summary that are left out of the table: tests need a baseline, and the paper names none.
 UNUSED = ("pairs", "difference", "difference_low", "difference_high", "p_t", "p_wilcoxon", "note")
 
 
@@ -46,10 +46,10 @@ class Reproduction:
 
     Attributes:
         preset: the whole experiment, whatever part of it is run.
-        cells: the runs; their labels are those of the row, and `task` and `seed`.
-        untrained: a run for every task and seed whose model is measured before training, for the row "before".
+        cells: the runs; their labels are the row's labels, `task` and `seed`.
+        untrained: for the row "before", a run for every task and seed; its model is measured before training.
         given: options that the user gave for all runs, resolved.
-        deviations: a sentence for all that differs from the published experiment.
+        deviations: a sentence for every difference from the published experiment.
     """
 
     preset: Preset
@@ -75,25 +75,25 @@ def reproduce(
 
     Args:
         experiment: "table1", "figure1", "figure2" or "table2" (Yao et al., IJCAI 2025).
-        out: folder of the runs and the tables.
+        out: folder for the runs and the tables.
         family: whose hyperparameters, "roberta" or "llama"; the first that the experiment has when None.
-        tasks: those of the experiment when None.
+        tasks: GLUE tasks; the experiment's when None.
         rows: descriptions such as "lora qv,full" or "rank=8 lr_ratio=4"; all rows when None.
-        seeds: how many, from 0, or which.
-        options: of `train`, in place of the paper's, as in {"model": "pkg:minilm", "epochs": 2}.
+        seeds: the number of seeds, from 0, or a list of seeds.
+        options: options of `train` that replace the paper's, such as {"model": "pkg:minilm", "epochs": 2}.
         execution: where the runs are trained; one after another in this process when None.
         console: where progress goes; standard error when None.
 
     Returns:
-        A row per row of the experiment and task, and per row over all tasks, with the columns `row`, `task`, `metric`,
-        `published`, `mean`, `sd`, `n`, `difference` (mean minus published), all four numbers in percent, `runs`,
-        `failed`, and what the run trained and cost.
+        A table with one row for each row and task of the experiment, and one for each row over all tasks. Its columns
+        are `row`, `task`, `metric`, `published`, `mean`, `sd`, `n`, `difference` (mean minus published), all four
+        numbers in percent, `runs`, `failed`, and what the run trained and cost.
 
     Raises:
         ConfigError: for anything that the experiment does not have, before anything is trained.
         RunError: if `out` holds something else.
         QVTuneError: for data or a model that cannot be read, before anything is trained.
-        Interrupted: after SIGINT or SIGTERM, when what was in work has been saved.
+        Interrupted: after SIGINT or SIGTERM, when the running work has been saved.
     """
     plan = plan_reproduction(experiment, out=out, family=family, tasks=tasks, rows=rows, seeds=seeds, options=options)
     return run_reproduction(plan, Store(Path(out)), execution or DEFAULT_EXECUTION, console)
@@ -109,7 +109,7 @@ def plan_reproduction(
     seeds: int | str | Sequence[int],
     options: Mapping[str, Any] | None,
 ) -> Reproduction:
-    """Check what `reproduce` was asked for, and return its runs."""
+    """Check the arguments of `reproduce`, and return its runs."""
     full = find_preset(experiment, family)
     chosen = _choose(full, tasks, rows)
     shared = {"model": full.model} | HERE | dict(options or {})
@@ -132,7 +132,7 @@ def plan_reproduction(
 def run_reproduction(
     plan: Reproduction, store: Store, execution: Execution, console: Console | None = None
 ) -> pd.DataFrame:
-    """Train and measure what is missing, write the tables, and return that of all runs of the store."""
+    """Train and measure what is missing, write the tables, and return the table of all runs of the store."""
     preset = plan.preset
     details = {
         "experiment": preset.experiment,
@@ -168,7 +168,7 @@ def make_table(preset: Preset, outcomes: Sequence[Outcome], before: Sequence[Map
     Args:
         preset: the experiment, whose published numbers are looked up.
         outcomes: its runs.
-        before: `row`, `task`, `seed`, `metric` (in percent) and `metric_name` of every model that was measured before
+        before: `row`, `task`, `seed`, `metric` (in percent) and `metric_name` for every model that was measured before
             training.
     """
     results = results_table(outcomes)
@@ -195,7 +195,7 @@ COSTS = (
 
 
 def beside(table: pd.DataFrame, markup: Markup) -> TextTable:
-    """Return published and measured numbers for reading, a group of rows per task."""
+    """Return published and measured numbers as a table to read, a group of rows per task."""
     rows: list[list[str]] = []
     groups = []
     for task in table["task"].unique():
@@ -256,7 +256,7 @@ def _check_options(preset: Preset, options: Mapping[str, Any]) -> None:
 
 
 def _given(preset: Preset, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the user's options, resolved, and the model; the same ones whichever rows are chosen."""
+    """Return the user's options, resolved, and the model; they do not depend on the chosen rows."""
     row = preset.row_options(max(preset.rows, key=len))
     shared = {"model": preset.model, **options}
     taken = {name: shared[name] for name in shared if name not in untaken(row["method"], shared, METHODS)}

@@ -1,4 +1,4 @@
-"""What the server imports from which worker processes are forked."""
+"""The imports of the server from which worker processes are forked."""
 
 from qvtune.training.quiet import quiet_libraries
 

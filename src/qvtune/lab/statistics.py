@@ -7,16 +7,16 @@ import numpy as np
 
 CONFIDENCE = 0.95
 
-# With fewer pairs the signed-rank test cannot reach p < 0.05, whatever the differences are: 2 / 2⁵ is 0.0625.
+# With fewer pairs the signed-rank test cannot reach p < 0.05 for any differences: 2 / 2⁵ is 0.0625.
 WILCOXON_PAIRS = 6
 
-# Differences of metrics that are nearer to one another than this differ by rounding alone.
+# Differences between metrics that are closer than this differ only by rounding.
 ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation (n − 1 in the denominator) of `n` values; None where there are too few."""
+    """Mean and standard deviation (n − 1 in the denominator) of `n` values; None if there are too few."""
 
     mean: float | None
     sd: float | None
@@ -28,13 +28,13 @@ class PairedTest:
     """A method against the baseline, pair by pair.
 
     Attributes:
-        pairs: number of (task, seed) pairs that both have a result for.
+        pairs: number of (task, seed) pairs for which both have a result.
         difference: mean of method minus baseline, None without a pair.
         low: lower end of the 95 % confidence interval of the mean difference, by Student's t; None without a test.
         high: its upper end.
         p_t: two-sided p-value of the paired t-test, None without a test.
         p_wilcoxon: two-sided p-value of Wilcoxon's signed-rank test, None with fewer than 6 pairs that differ.
-        note: why there is no test, else an empty string.
+        note: why there is no test, or an empty string.
     """
 
     pairs: int
@@ -54,16 +54,16 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def paired_test(values: Sequence[float], baseline: Sequence[float]) -> PairedTest:
-    """Compare two methods whose results belong together pair by pair.
+    """Compare two methods by pairs of results.
 
-    The pairs count as independent, also those of one task: read a p-value over few tasks with that in mind.
+    The pairs count as independent, even within one task. Keep that in mind when you read a p-value over few tasks.
 
     Args:
         values: results of the method.
-        baseline: results of the other, in the same order.
+        baseline: results of the baseline, in the same order.
 
     Returns:
-        The test; without a p-value where there are fewer than two pairs or all differences are equal.
+        The test; without a p-value if there are fewer than two pairs or all differences are equal.
     """
     from scipy.stats import ttest_rel, wilcoxon
 

@@ -18,21 +18,22 @@ from qvtune.training.config import TrainConfig
 from qvtune.training.folder import LOCK, RunFolder, check_free
 
 MANIFEST = "store.json"
-# Raised when a store of this version can no longer be read as one of the last.
+# To be increased when stores of the next version cannot be read like those of this one.
 FORMAT = 1
 
 VERSION = importlib.metadata.version("qvtune")
 
-# Options that say otherwise what another one says; without them a run has a value of them all the same.
+# Options that state in another way what a different option states; a run has a value for them even if they are not
+# given.
 DERIVED = ("value_lr", "batch_tokens")
 
 SWEEP, COMPARISON, REPRODUCTION = "sweep", "comparison", "reproduction"
-# What to do about a manifest that is damaged.
+# What to do if a manifest is damaged.
 AGAIN = "Put it back from a copy, or start anew in another --out."
 
 
 class StoredVersion(TypedDict):
-    """What `store.json` says of itself, in every format."""
+    """What `store.json` says about itself, in every format."""
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     format: int
@@ -53,8 +54,8 @@ class StoredManifest(StoredVersion):
 class Store:
     """The files of many runs: `store.json` says which, and `runs/NAME/` is the run folder of each.
 
-    Several processes may add runs to one store and train them at the same time: the manifest is merged under a lock,
-    and a run is trained by whoever holds its own.
+    Several processes may add runs to one store and train them at the same time. The manifest is merged under a lock.
+    Each run has its own lock, and the process that holds it trains the run.
     """
 
     path: Path
@@ -73,10 +74,10 @@ class Store:
         return RunFolder(self.path / "runs" / name)
 
     def read(self) -> dict[str, Any]:
-        """Return the manifest: `kind`, `labels` by run, `given` options, `details` of the kind.
+        """Return the manifest: `kind`, `labels` by run, `given` options, and `details` for the kind.
 
         Raises:
-            RunError: if there is none, it is damaged, or another version of qvtune wrote it in another format.
+            RunError: if there is none, it is damaged, or it has the format of another version of qvtune.
         """
         if not self.is_store:
             raise RunError(
@@ -91,23 +92,23 @@ class Store:
         return read_stored(self.manifest, StoredManifest, AGAIN)
 
     def outcomes(self) -> list[Outcome]:
-        """Return what came of every run, in the order in which they were asked for."""
+        """Return the outcome of every run, in the order in which the runs were added."""
         return [read_outcome(self.run_folder(name), labels) for name, labels in self.read()["labels"].items()]
 
     def add(
         self, kind: str, runs: Mapping[str, dict[str, Any]], given: Mapping[str, Any], details: Mapping[str, Any]
     ) -> None:
-        """Add runs to the store, which is made if there is none.
+        """Add runs to the store; create it if there is none.
 
         Args:
             kind: SWEEP, COMPARISON or REPRODUCTION.
             runs: labels by the name of the run.
-            given: options that all runs share because the user said so, with their resolved values.
-            details: what a report of this kind needs further; replaces what was there.
+            given: options that the user gave for all runs, with their resolved values.
+            details: what else a report of this kind needs; replaces earlier details.
 
         Raises:
-            RunError: if nothing can be written, the folder holds something else or a store of another kind or version,
-                or its runs share other options.
+            RunError: if nothing can be written, if the folder holds something else or a store of another kind or
+                version, or if its runs share other options.
         """
         check_free(self.path, MANIFEST, "sweep")
         with writing(self.path):
@@ -150,10 +151,10 @@ class Store:
 def _merged(
     path: Path, before: Mapping[str, Any], runs: Mapping[str, dict[str, Any]], given: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Return the labels of all runs; one that was fixed for some of them tells these from the others from now on.
+    """Return the labels of all runs; an option that was fixed for some runs becomes a label that distinguishes them.
 
     Raises:
-        RunError: if runs leave out what tells the others apart, and it has no default to be told by.
+        RunError: if runs lack an option that distinguishes the others, and it has no default.
     """
     merged = {name: dict(labels) for name, labels in before["labels"].items()}
     names = list(dict.fromkeys(name for labels in (*merged.values(), *runs.values()) for name in labels))

@@ -9,24 +9,24 @@ from qvtune.lab.outcome import DIVERGED, FAILED, FINISHED
 from qvtune.lab.statistics import PairedTest, paired_test, spread
 
 AVERAGE = "average"
-# The note of the baseline, which is not tested against itself.
+# The note for the baseline, which is not tested against itself.
 BASELINE = "the baseline"
 
-# Means that differ by less than this are one and the same number, added up in another order.
+# Means that differ by less than this are the same number, summed in another order.
 TIE_DECIMALS = 10
 
 
 def summarize(results: pd.DataFrame, baseline: str, name: str = "method") -> pd.DataFrame:
-    """Return a row per method and task, and where there are several tasks one per method over all of them.
+    """Return a row per method and task and, if there are several tasks, one per method over all of them.
 
-    Methods and tasks keep the order in which they come. The columns:
+    Methods and tasks stay in the order of `results`. The columns:
 
     - `method` (or what `name` says), `task` ("average" over all tasks), `metric`: name of the task's main metric;
-    - `mean`, `sd` (n − 1), `n`: over the seeds that have a result. The average is the mean of the tasks' means, its sd
-      and n are of the seeds' averages, over the seeds that have all tasks; it is empty if a task has no result;
+    - `mean`, `sd` (n − 1), `n`: over the seeds that have a result. The average is the mean of the tasks' means. Its sd
+    and n are taken over the averages of the seeds that have all tasks. It is empty if a task has no result;
     - `place`: 1 for the best mean of the task, 2 for the second best, empty for all others; equal means share a place;
-    - `runs`, `failed`, `unlearned`: how many were asked for, how many of them failed or diverged, and how many finished
-      and learned nothing;
+    - `runs`, `failed`, `unlearned`: how many runs there are, how many of them failed or diverged, and how many finished
+    but learned nothing;
     - `trained_parameters`, of these `adapter_parameters` and `head_parameters`; `saved_bytes`;
     - `seconds` of training, the mean over seeds; `peak_memory_bytes`, the largest;
     - `pairs`, `difference`, `difference_low`, `difference_high`, `p_t`, `p_wilcoxon`: the method against the baseline
@@ -34,9 +34,9 @@ def summarize(results: pd.DataFrame, baseline: str, name: str = "method") -> pd.
     - `note`: why there is no test.
 
     Args:
-        results: what `results_table` gives, with the columns `task`, `seed` and `name`. Higher metrics are better.
+        results: the table from `results_table`, with the columns `task`, `seed` and `name`. Higher metrics are better.
         baseline: the method that the others are compared with.
-        name: the column that tells the methods apart.
+        name: the column that names the methods.
     """
     methods, tasks = results[name].unique(), results["task"].unique()
     rows = []

@@ -1,4 +1,4 @@
-"""`sweep`: train every run of a grid, and keep what came of each in a store."""
+"""`sweep`: train every run of a grid, and record the outcome of each in a store."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -31,13 +31,13 @@ def sweep(
 ) -> pd.DataFrame:
     """Train every combination of the axes' values, and return a row per run of the store.
 
-    Runs that the store holds are not trained again, so a sweep that was interrupted goes on, and one with more values
-    trains the new ones alone. `results.csv` in the store has the same rows.
+    Runs that the store already holds are not trained again. So an interrupted sweep goes on, and a sweep with more
+    values trains only the new runs. `results.csv` in the store has the same rows.
 
     Args:
-        options: of `train`, shared by all runs, as in {"model": "pkg:minilm", "data": "reviews.csv"}.
-        axes: values by option, as in {"lr": [1e-4, 4e-4], "lr_ratio": [1, 4]}, of which every combination is a run; or
-            a list of runs, as in [{"lr": 1e-4, "lr_ratio": 4}, {"lr": 4e-4, "lr_ratio": 1}].
+        options: options of `train`, shared by all runs, such as {"model": "pkg:minilm", "data": "reviews.csv"}.
+        axes: values by option, such as {"lr": [1e-4, 4e-4], "lr_ratio": [1, 4]}; every combination is a run. Or a list
+            of runs, such as [{"lr": 1e-4, "lr_ratio": 4}, {"lr": 4e-4, "lr_ratio": 1}].
         out: folder of the store.
         execution: where the runs are trained; one after another in this process when None.
         console: where progress goes; standard error when None.
@@ -46,7 +46,7 @@ def sweep(
         ConfigError: for axes or options that make no sense.
         RunError: if `out` holds something else.
         QVTuneError: for data or a model that cannot be read, before anything is trained.
-        Interrupted: after SIGINT or SIGTERM, when what was in work has been saved.
+        Interrupted: after SIGINT or SIGTERM, when the running work has been saved.
     """
     store = Store(Path(out))
     cells = sweep_cells(store, options, axes)
@@ -57,10 +57,10 @@ def sweep(
 def sweep_cells(
     store: Store, options: Mapping[str, Any], axes: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]]
 ) -> list[Cell]:
-    """Return the runs of a grid, or of a list, checked.
+    """Return the checked runs of a grid or a list.
 
     Raises:
-        ConfigError: if there are none, and for axes or options that make no sense.
+        ConfigError: if there are no runs, or for axes or options that make no sense.
     """
     if isinstance(axes, Mapping):
         check_axes(axes, options)
@@ -85,15 +85,15 @@ def train_cells(
     execution: Execution,
     console: Console | None = None,
 ) -> list[Outcome]:
-    """Add runs to a store and train those that it does not hold, and return what came of each of `cells`.
+    """Add runs to a store, train those that it does not hold yet, and return the outcome of each of `cells`.
 
     Args:
-        store: made if it is not there.
+        store: created if it does not exist.
         kind: SWEEP, COMPARISON or REPRODUCTION.
         cells: the runs.
-        given: options that all of them share because the user said so, resolved.
+        given: options that the user gave for all of them, resolved.
         details: what a report needs beside the runs.
-        execution: where they are trained.
+        execution: where the runs are trained.
         console: where progress goes; standard error when None.
     """
     console = console or Console(stderr=True)
@@ -154,7 +154,7 @@ def _outcome(store: Store, cell: Cell) -> Outcome:
 
 
 def _check_inputs(cells: Sequence[Cell]) -> None:
-    """Read data and tokenizer once for all runs that share them: errors show now, and the tokens are cached."""
+    """Read data and tokenizer once for all runs that share them: errors appear now, and the tokens are cached."""
     from qvtune.training.prepare import read_inputs
 
     seen = set()

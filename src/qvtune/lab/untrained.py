@@ -1,4 +1,4 @@
-"""What a model scores before any training."""
+"""The metrics of a model before any training."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ from qvtune.training.config import TrainConfig
 
 
 def measure_untrained(store: Store, config: TrainConfig, console: Console | None = None) -> dict[str, float]:
-    """Return the metrics of a run's model as it is before the first step, with the run's own fresh head.
+    """Return the metrics of a run's model before the first step, with the run's own new head.
 
-    They are kept in `before/NAME.json` of the store, where the next call finds them.
+    They are stored in `before/NAME.json` of the store, where the next call finds them.
 
     Args:
-        store: where they are kept.
-        config: of a run; an adapter of LoRA changes nothing before its first step.
+        store: where they are stored.
+        config: the run's; a LoRA adapter changes nothing before the first step.
         console: where progress goes; standard error when None.
     """
     file = untrained_file(store, config)
@@ -31,12 +31,12 @@ def measure_untrained(store: Store, config: TrainConfig, console: Console | None
 
 
 def untrained_file(store: Store, config: TrainConfig) -> Path:
-    """Return where the metrics of `measure_untrained` are kept."""
+    """Return the file in which `measure_untrained` stores the metrics."""
     return store.path / "before" / f"{config.fingerprint()}.json"
 
 
 def read_untrained(store: Store) -> list[dict[str, Any]]:
-    """Return `task`, `seed` and `metrics` of every model of a store that was measured before training."""
+    """Return `task`, `seed` and `metrics` for every model of a store that was measured before training."""
     files = sorted((store.path / "before").glob("*.json"))
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 

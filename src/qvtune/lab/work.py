@@ -1,4 +1,4 @@
-"""`work`: train one run of a store, in whichever process, and leave what came of it in the store."""
+"""`work`: train one run of a store, in any process, and record its outcome in the store."""
 
 import contextlib
 import shutil
@@ -24,7 +24,7 @@ from qvtune.training.folder import RunFolder
 
 # Another process is training this run.
 BUSY = "busy"
-# The process that trained it is gone; the next call goes on with the run.
+# The process that trained the run is gone; the next call goes on with it.
 LOST = "lost"
 
 
@@ -34,11 +34,11 @@ class Job:
 
     Attributes:
         store: folder of the store.
-        name: of the run.
+        name: name of the run.
         config: its configuration in YAML, with absolute paths.
-        threads: of arithmetic; the process's own number when None.
-        retry_before: train again what ended without a result before this time, in seconds since 1970.
-        halving: stop the run early where successive halving says so.
+        threads: threads for arithmetic; the process's own number when None.
+        retry_before: train the run again if it ended without a result before this time, in seconds since 1970.
+        halving: stop the run early if successive halving says so.
     """
 
     store: str
@@ -50,7 +50,7 @@ class Job:
 
 
 def make_job(store: Store, cell: Cell, threads: int | None, retry_before: float, halving: bool) -> Job:
-    """Pack a cell so that any process can take it up."""
+    """Pack a cell so that any process can train it."""
     return Job(str(store.path.absolute()), cell.name, cell.config.to_yaml(), threads, retry_before, halving)
 
 
@@ -79,7 +79,7 @@ def work(job: Job) -> str:
 
 
 def work_elsewhere(job: Job) -> str:
-    """Do the same in a process of its own, where the libraries' bars and notes are for nobody."""
+    """Do the same in a separate process, and silence the libraries' bars and messages, which nobody would see."""
     from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
@@ -112,12 +112,12 @@ def _train(job: Job, folder: RunFolder) -> str:
     except DivergedError as error:
         return _end(folder, DIVERGED, str(error), started)
     except QVTuneError as error:
-        # Raised by a callback of ours, which knows more than the text.
+        # Raised by our own callback, which knows more than the text.
         return _end(folder, getattr(error, "status", FAILED), str(error), started, **getattr(error, "known", {}))
     except Exception as error:
         if comes_of_interruption(error):
             raise KeyboardInterrupt from error
-        # Whatever it is, the other runs go on; the trace is kept for whoever looks into it.
+        # Whatever the error is, the other runs go on; the traceback is saved for later inspection.
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         return _end(folder, FAILED, reason, started, traceback=traceback.format_exc())
     _drop_checkpoints(folder)
@@ -133,6 +133,6 @@ def _end(folder: RunFolder, status: str, reason: str, started: float, **known: A
 
 
 def _drop_checkpoints(folder: RunFolder) -> None:
-    """Remove what a finished run no longer needs: hundreds of runs would fill a disk."""
+    """Remove checkpoints, which a finished run no longer needs: hundreds of runs would fill a disk."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder.checkpoints)

@@ -1,1 +1,1 @@
-"""HOW what trains is trained: a table of fine-tuning methods, and what each of them needs beside PEFT."""
+"""HOW parameters train: a table of fine-tuning methods, and what each of them needs beside PEFT."""

@@ -1,4 +1,4 @@
-"""AdaLoRA: LoRA whose ranks are shared out while it trains (Zhang et al. 2023)."""
+"""AdaLoRA: LoRA whose ranks are allocated during training (Zhang et al. 2023)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from qvtune.methods.peft_method import PeftMethod
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# It starts with so many times the rank that it ends with on average (section 4).
+# The first rank, as a multiple of the average final rank (section 4).
 INITIAL_RANK = 1.5
 
 _ADAPTER = "default"
@@ -21,7 +21,7 @@ _MEAN, _SPREAD, _KEPT = "importance/", "uncertainty/", "kept/"
 
 @dataclass(frozen=True)
 class AdaLora(PeftMethod):
-    """Factors of a singular value decomposition, of which the least important triplets are pruned."""
+    """Factors of a singular value decomposition; the least important triplets are pruned."""
 
     checkpoint: Literal["peft", "model", "trained"] = "trained"
     steps: bool = True
@@ -29,7 +29,7 @@ class AdaLora(PeftMethod):
     penalised_by_forward: bool = True
 
     def config(self, common: dict[str, Any], adaptation: Adaptation, total_steps: int | None) -> Any:
-        """Return PEFT's configuration, of a training that ends with an average rank of `rank`."""
+        """Return PEFT's configuration for a training that ends with an average rank of `rank`."""
         from peft import AdaLoraConfig
 
         assert adaptation.rank is not None
@@ -43,23 +43,23 @@ class AdaLora(PeftMethod):
         return AdaLoraConfig(**common, **options, **_schedule(total_steps))
 
     def apply(self, inner: "nn.Module", adaptation: Adaptation, total_steps: int | None) -> "nn.Module":
-        """Add the triplets; the count of a module's ranks, which PEFT makes a parameter of, does not train."""
+        """Add the triplets. PEFT makes the count of a module's ranks a parameter, which does not train."""
         adapted = super().apply(inner, adaptation, total_steps)
         for name, parameter in adapted.named_parameters():
-            if ".ranknum." in name:  # which trains where PEFT has moved it to another device
+            if ".ranknum." in name:  # it would train if PEFT had moved it to another device
                 parameter.requires_grad_(False)
         return adapted
 
     def begin(self, model: "nn.Module", total_steps: int) -> None:
-        """Share the ranks out over the steps."""
+        """Plan the ranks over the steps."""
         plan_steps(model, total_steps)
 
     def penalty(self, model: "nn.Module") -> "Tensor":
-        """Return what keeps the factors orthogonal."""
+        """Return the penalty that keeps the factors orthogonal."""
         return orthogonality(model)
 
     def after_step(self, model: "nn.Module", step: int) -> None:
-        """Measure, and prune."""
+        """Measure the triplets, and prune."""
         allocate(model, step)
 
     def state(self, model: "nn.Module") -> "dict[str, Tensor]":
@@ -72,7 +72,7 @@ class AdaLora(PeftMethod):
         return state | {f"{_KEPT}{name}": torch.tensor(kept) for name, kept in kept_ranks(model).items()}
 
     def load_state(self, model: "nn.Module", state: "Mapping[str, Tensor]") -> None:
-        """Give the allocator its state, which may be of another step, where it knew fewer or more triplets."""
+        """Restore the allocator's state; it may come from another step, with fewer or more triplets."""
         import torch
 
         for name in sorted(state):
@@ -90,7 +90,7 @@ class AdaLora(PeftMethod):
         _config(model).rank_pattern = pattern or None
 
     def sizes(self, adapted: "nn.Module") -> dict[str, int]:
-        """Leave out what is pruned."""
+        """Do not count what is pruned."""
         from qvtune.roles.unwrap import unwrap
 
         kept, found = kept_ranks(adapted), {}
@@ -101,7 +101,7 @@ class AdaLora(PeftMethod):
         return found
 
     def load(self, adapted: "nn.Module", adaptation: Adaptation, weights: "dict[str, Tensor]", folder: Path) -> None:
-        """Give PEFT's layers the factors that are left."""
+        """Load the remaining factors into PEFT's layers."""
         from peft import PeftConfig
 
         _config(adapted).rank_pattern = PeftConfig.from_pretrained(str(folder)).rank_pattern
@@ -109,7 +109,7 @@ class AdaLora(PeftMethod):
 
 
 def plan_steps(model: "nn.Module", total_steps: int) -> None:
-    """Share the ranks out over so many steps.
+    """Plan the ranks over `total_steps` steps.
 
     Raises:
         AdaptError: for fewer than two.
@@ -118,9 +118,9 @@ def plan_steps(model: "nn.Module", total_steps: int) -> None:
 
 
 def allocate(model: "nn.Module", step: int) -> None:
-    """Measure every triplet, and prune down to the budget of this step, counted from 1.
+    """Measure every triplet, and prune to the budget of this step, counted from 1.
 
-    To be called after the optimizer's step and before gradients are cleared.
+    Call it after the optimizer's step and before the gradients are cleared.
     """
     from qvtune.roles.unwrap import unwrap_wrappers
 
@@ -129,7 +129,7 @@ def allocate(model: "nn.Module", step: int) -> None:
 
 
 def orthogonality(model: "nn.Module") -> "Tensor":
-    """Return what AdaLoRA adds to the loss: γ times the mean of ||A A' - I|| and ||B' B - I|| (eq. 4)."""
+    """Return AdaLoRA's penalty for the loss: γ times the mean of ||A A' - I|| and ||B' B - I|| (eq. 4)."""
     import torch
 
     from qvtune.roles.unwrap import unwrap_wrappers
@@ -144,16 +144,16 @@ def orthogonality(model: "nn.Module") -> "Tensor":
 
 
 def kept_ranks(model: "nn.Module") -> dict[str, list[bool]]:
-    """Return which triplets of each adapted module are left, by its name; nothing before the first pruning."""
+    """Return which triplets of each adapted module remain, by its name; empty before the first pruning."""
     pattern = _config(model).rank_pattern or {}
     return {name.partition(".lora_E")[0]: kept for name, kept in pattern.items()}
 
 
 def _schedule(total_steps: int) -> dict[str, Any]:
-    """Return when it prunes: not in the first tenth of the steps, nor in the last three tenths.
+    """Return the schedule of pruning: none in the first tenth of the steps, and none in the last three tenths.
 
     Raises:
-        AdaptError: for fewer than two steps, in which nothing can be measured before it is pruned.
+        AdaptError: for fewer than two steps, since then nothing can be measured before pruning.
     """
     if total_steps < 2:
         raise AdaptError(f"adalora shares out ranks over the steps, and there are {total_steps}. Give it at least 2.")

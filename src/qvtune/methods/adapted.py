@@ -1,4 +1,4 @@
-"""`Adapted`: what qvtune keeps of a model that it adapted, in one attribute of what `adapt` returned."""
+"""`Adapted`: qvtune's record of an adapted model, in one attribute of what `adapt` returned."""
 
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from qvtune.methods.method import Adaptation, Method
 from qvtune.methods.table import METHODS
 from qvtune.roles.unwrap import unwrap_once
 
-# A (rank, inputs), B (rows, rank).
+# A pair: A (rank, inputs), B (rows, rank).
 Factors = tuple[Tensor, Tensor]
 
 _ATTRIBUTE = "qvtune_adapted"
@@ -17,13 +17,13 @@ _ATTRIBUTE = "qvtune_adapted"
 
 @dataclass
 class Adapted:
-    """The state of an adapted model that is none of its parameters.
+    """The state of an adapted model apart from its parameters.
 
     Attributes:
         adaptation: what was done to it.
-        weights: parameters as they were before, by their name once what is fused is split; `restore(merge=False)` puts
-            them back.
-        factors: the A and B that training began with, by module, where the weights were made less by their product.
+        weights: parameters before training, by their name after fused modules are split; `restore(merge=False)`
+            restores them.
+        factors: the A and B at the start of training, by module, if their product was subtracted from the weights.
     """
 
     adaptation: Adaptation
@@ -35,14 +35,14 @@ class Adapted:
         adapted.__dict__[_ATTRIBUTE] = self
 
     def restore(self, inner: nn.Module) -> None:
-        """Give a transformers model, without adapters, the parameters that it had."""
+        """Restore the parameters of a transformers model without adapters."""
         for name, weight in self.weights.items():
             parameter = inner.get_parameter(name)
             parameter.data = weight.to(parameter.device)
 
 
 def holder_of(model: nn.Module) -> nn.Module | None:
-    """Return what `adapt` returned, below data parallel wrappers and compile, or None if it returned nothing there."""
+    """Return what `adapt` returned, inside data parallel wrappers and compile, or None if it returned nothing there."""
     current: nn.Module | None = model
     while current is not None and _ATTRIBUTE not in current.__dict__:
         current = unwrap_once(current)
@@ -50,21 +50,21 @@ def holder_of(model: nn.Module) -> nn.Module | None:
 
 
 def record_of(model: nn.Module) -> Adapted | None:
-    """Return what qvtune keeps of a model that it adapted, or None."""
+    """Return qvtune's record of an adapted model, or None."""
     holder = holder_of(model)
     return None if holder is None else holder.__dict__[_ATTRIBUTE]
 
 
 def detach(holder: nn.Module) -> Adapted:
-    """Take the record from what `adapt` returned, and return it."""
+    """Remove the record from what `adapt` returned, and return it."""
     return holder.__dict__.pop(_ATTRIBUTE)
 
 
 def adaptation_of(model: nn.Module) -> Adaptation | None:
-    """Return what `adapt` did to `model` (also below data parallel wrappers and compile), or None.
+    """Return what `adapt` did to `model` (also inside data parallel wrappers and compile), or None.
 
     Raises:
-        AdaptError: if it is no model.
+        AdaptError: if it is not a model.
     """
     check_model(model)
     record = record_of(model)

@@ -11,10 +11,10 @@ from qvtune.roles.unwrap import unwrap
 
 
 def start_eva(adapted: nn.Module, adaptation: Adaptation, batches: Batches) -> None:
-    """Set every A to the first right-singular vectors of its inputs over the batches, padding left out.
+    """Set every A to the first right-singular vectors of its inputs over the batches, without padding.
 
     Every projection keeps `rank` (ρ = 1 in the paper), so that its λ and its place in an optimizer stay. PEFT computes
-    the vectors, one batch at a time and over the batches again until they stay.
+    the vectors one batch at a time, and repeats the batches until the vectors converge.
 
     Raises:
         AdaptError: for a batch with fewer tokens than the rank.
@@ -57,7 +57,7 @@ def _mask(batch: Any) -> Tensor:
 
 
 def _kept(layer_input: Any, mask: Tensor, name: str) -> Tensor:
-    """Return the inputs (tokens, width) of what is no padding; of all where the positions are not the batch's own."""
+    """Return the inputs (tokens, width) without padding; all inputs if the positions are not the batch's."""
     states = layer_input[0] if isinstance(layer_input, (tuple, list)) else layer_input
     if states.shape[:-1] == mask.shape:
         return states[mask.bool()]

@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 # PEFT's.
 WEIGHTS_FILE = "adapter_model.safetensors"
-# What trained of a method that PEFT does not have.
+# The file for the trained tensors of a method that PEFT does not have.
 TRAINED_FILE = "trained.safetensors"
-# What to do about an adapter that is damaged.
+# What to do if an adapter is damaged.
 SAVE_AGAIN = "Put it back from a copy, or save the adapter again."
 
 
 def write_weights(weights: "dict[str, Tensor]", file: Path) -> None:
-    """Write tensors by name; the folder is made if it is not there."""
+    """Write tensors by name; the folder is created if it does not exist."""
     from safetensors.torch import save_file
 
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def read_weights(file: Path) -> "dict[str, Tensor]":
 
     try:
         weights = load_file(file)
-    except Exception as error:  # safetensors' own, and the system's
+    except Exception as error:  # from safetensors or the system
         raise ModelError(f"{file}: the adapter cannot be read: {str(error).splitlines()[0]}. {SAVE_AGAIN}") from error
     for name, weight in weights.items():
         if not torch.isfinite(weight).all():
@@ -45,7 +45,7 @@ def read_weights(file: Path) -> "dict[str, Tensor]":
 
 
 def other_weights(folder: Path, problem: str) -> ModelError:
-    """Return the error of an adapter whose tensors are not those of its `qvtune.json`."""
+    """Return the error for an adapter whose tensors do not match its `qvtune.json`."""
     return ModelError(
         f"{folder}: the adapter's weights are not those of what it says it adapted: {problem} {SAVE_AGAIN}"
     )

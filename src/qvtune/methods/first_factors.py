@@ -1,7 +1,8 @@
-"""Factors that LoRA starts with elsewhere than at zero, on weights that are changed so that it does.
+"""First factors for LoRA other than zero, and the matching changes of the weights.
 
-PEFT has these too. Its OLoRA mixes up rows and columns of transformers' `Conv1D`, its LoftQ needs a GPU and takes the
-scale for 1, and none of its keeps the weights that were there, by which adapters load on the untouched model.
+PEFT has these methods too. But its OLoRA confuses rows and columns of transformers' `Conv1D`, its LoftQ needs a GPU and
+assumes a scale of 1, and none of them stores the original weights. Those are needed to load adapters on the unchanged
+model.
 """
 
 import logging
@@ -44,9 +45,9 @@ def start_olora(adapted: nn.Module, adaptation: Adaptation) -> None:
 
 
 def start_loftq(adapted: nn.Module, adaptation: Adaptation) -> None:
-    """Make the weights 4-bit (NF4) ones, and let B A be the best of its rank for what they lost.
+    """Round the weights to 4 bits (NF4), and let B A be the best approximation of its rank to the rounding error.
 
-    LoftQ (Li et al. 2023), one pass of algorithm 1; the weights stay floats of 16 values per block of 64.
+    LoftQ (Li et al. 2023), one pass of algorithm 1; the weights stay floats, with 16 values per block of 64.
     """
 
     def factors(weight: Tensor, rank: int, scale: float) -> Factors:
@@ -58,7 +59,7 @@ def start_loftq(adapted: nn.Module, adaptation: Adaptation) -> None:
 
 
 def begin_at(adapted: nn.Module, adaptation: Adaptation, factors: dict[str, Factors]) -> None:
-    """Change the weights of a loaded adapter as they were for its training: less these factors, or to 4 bits."""
+    """Change the weights as for the training of a loaded adapter: subtract these factors, or round to 4 bits."""
     weights = {}
     for name, layer in _layers(adapted, adaptation):
         base = layer.get_base_layer()
@@ -76,7 +77,7 @@ def begin_at(adapted: nn.Module, adaptation: Adaptation, factors: dict[str, Fact
 
 
 def less_start(weights: dict[str, Tensor], factors: Mapping[str, Factors]) -> dict[str, Tensor]:
-    """Return factors of B A - B0 A0, which is the change of the weights as they were before A0 and B0 came."""
+    """Return factors of B A - B0 A0, which is the change of the original weights, from before A0 and B0."""
     weights = dict(weights)
     for name, (a, b) in factors.items():
         first, second = weight_names(name)
@@ -86,10 +87,10 @@ def less_start(weights: dict[str, Tensor], factors: Mapping[str, Factors]) -> di
 
 
 def take_start(weights: dict[str, Tensor], adaptation: Adaptation, folder: Path) -> dict[str, Factors]:
-    """Take the factors that training started with out of those that `less_start` returned.
+    """Remove the factors at the start of training from the weights that `less_start` returned, and return them.
 
     Raises:
-        ModelError: naming a module that has none.
+        ModelError: if a module has none; the text names it.
     """
     found = {}
     for name in adaptation.targets:
@@ -105,14 +106,14 @@ def take_start(weights: dict[str, Tensor], adaptation: Adaptation, folder: Path)
 def quantised(weight: Tensor) -> Tensor:
     """Return a weight rounded to 4 bits (NF4, blocks of 64), in float32."""
     functional = load_bitsandbytes()
-    # In one row: of matrices narrower than a block, bitsandbytes mixes up the blocks on a CPU.
+    # In one row, since on a CPU bitsandbytes confuses the blocks of matrices narrower than a block.
     packed, state = functional.quantize_4bit(weight.float().flatten(), blocksize=64, quant_type="nf4")
     return functional.dequantize_4bit(packed, state).view(weight.shape).float()
 
 
 def load_bitsandbytes() -> Any:
-    """Import what makes 4-bit weights."""
-    # It remarks that kernels for other uses of its are not installed.
+    """Import the functions that make 4-bit weights."""
+    # It warns that kernels for its other uses are not installed.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import bitsandbytes.functional
 
@@ -139,5 +140,5 @@ def _layers(adapted: nn.Module, adaptation: Adaptation) -> list[tuple[str, Any]]
 
 
 def _turned(base: nn.Module, weight: Tensor) -> Tensor:
-    """Turn a weight between the module's own shape and (rows, inputs)."""
+    """Transpose a weight between the module's own shape and (rows, inputs), if they differ."""
     return weight.T if isinstance(base, Conv1D) else weight

@@ -1,4 +1,4 @@
-"""Whether what a method is asked for fits a model."""
+"""Check that a method's options fit a model."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ def check_present(roles: str, projections: Sequence[Projection]) -> None:
     """Check that every role has a projection.
 
     Raises:
-        AdaptError: naming the one that has none.
+        AdaptError: if one has none; the text names it.
     """
     found = {projection.role for projection in projections}
     for role in roles:
@@ -24,10 +24,10 @@ def check_present(roles: str, projections: Sequence[Projection]) -> None:
 
 
 def check_rank(rank: int, projections: Sequence[Projection]) -> None:
-    """Check that factors of a rank are smaller than what they change.
+    """Check that factors of this rank are smaller than the projections that they change.
 
     Raises:
-        AdaptError: naming the projection whose own rank is below it.
+        AdaptError: if a projection's own rank is lower; the text names the projection.
     """
     for projection in projections:
         if rank > min(projection.shape):
@@ -42,7 +42,7 @@ def check_float32(inner: "nn.Module", names: Iterable[str]) -> None:
     """Check that modules whose own parameters train hold enough bits for small updates.
 
     Raises:
-        AdaptError: naming the one that does not.
+        AdaptError: if one does not; the text names it.
     """
     import torch
 

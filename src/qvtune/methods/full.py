@@ -22,7 +22,7 @@ class Full(Method):
             inner.get_submodule(name).requires_grad_(True)
         for projection in adaptation.projections:
             bias: Any = getattr(inner.get_submodule(projection.trained), "bias", None)
-            if bias is not None and not projection.bias:  # zeros in a fused bias, where the key has none
+            if bias is not None and not projection.bias:  # zeros in a fused bias if the key has none
                 bias.requires_grad_(False)
         for name in (name for projection in adaptation.projections for name in projection.extra):
             inner.get_parameter(name).requires_grad_(True)

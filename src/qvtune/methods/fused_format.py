@@ -1,7 +1,7 @@
 """LoRA on parts of a fused module, in PEFT's format: one LoRA of the whole module, or of XLNet's parameters.
 
-With rank r and n trained roles, A is theirs stacked, (n r, inputs), B is block-wise, (rows, n r), zero for rows of
-roles that did not train, and the scale stays.
+With rank r and n trained roles, the roles' A are stacked to (n r, inputs). B is (rows, n r), with a block per role and
+zero rows for roles that did not train. The scale stays.
 """
 
 from pathlib import Path
@@ -21,17 +21,17 @@ from qvtune.roles.relative import SplitRelative
 from qvtune.roles.split import PART_NAMES, Split
 from qvtune.roles.unwrap import base_layer, unwrap
 
-# What PEFT calls DoRA's norms.
+# PEFT's name for DoRA's norms.
 MAGNITUDE = "lora_magnitude_vector"
 
 
 def fuse(inner: nn.Module, config: Any, weights: dict[str, Tensor], adaptation: Adaptation) -> dict[str, Tensor]:
-    """Return the factors of split modules as those of whole ones, in place of their own, and fit the configuration."""
+    """Return the factors of split modules as factors of whole modules, and adapt the configuration to them."""
     fused = dict(split_modules(inner))
     raw = {name: module for name, module in fused.items() if isinstance(module, SplitRelative)}
     if raw:
         return _fuse_raw(config, weights, raw)
-    # PEFT adapts torch's attention as a whole, the output projection with the rest.
+    # PEFT adapts torch's attention as a whole, including the output projection.
     inside = {f"{name}.{OUTPUT}" for name, module in fused.items() if isinstance(module, SplitMultihead)}
     targets = {projection.module for projection in adaptation.projections} - inside | set(fused)
     ranks: dict[str, int] = {}
@@ -57,14 +57,14 @@ def fuse(inner: nn.Module, config: Any, weights: dict[str, Tensor], adaptation: 
 
 
 def take_apart(adapted: nn.Module, weights: dict[str, Tensor], rank: int, folder: Path) -> None:
-    """Put the factors of the roles of split modules, of this rank each, in place of those of the whole.
+    """Replace the factors of whole modules by those of the roles of split modules, each of this rank.
 
     Raises:
-        ModelError: naming a module that has none.
+        ModelError: if a module has none; the text names it.
     """
     for name, module in split_modules(unwrap(adapted)):
         if isinstance(module, SplitRelative):
-            for wrapper in _nested(name, len(module.rows)):  # for PEFT's sake, beside the factors
+            for wrapper in _nested(name, len(module.rows)):  # written only for PEFT, beside the factors
                 for key in weight_names(wrapper):
                     weights.pop(key, None)
             continue
@@ -81,12 +81,12 @@ def take_apart(adapted: nn.Module, weights: dict[str, Tensor], rank: int, folder
             if norms is not None:
                 weights[f"{PREFIX}{path}.{MAGNITUDE}"] = norms[rows]
         if isinstance(module, SplitMultihead):
-            for key in weight_names(f"{name}.base_layer.{OUTPUT}"):  # zero, for PEFT's sake
+            for key in weight_names(f"{name}.base_layer.{OUTPUT}"):  # zeros, written only for PEFT
                 weights.pop(key, None)
 
 
 def _take_factors(name: str, module: Split, weights: dict[str, Tensor]) -> dict[str, Factors]:
-    """Take the factors of a module's roles out of the weights, by role."""
+    """Remove the factors of a module's roles from the weights, and return them by role."""
     found = {}
     for role in module.rows:
         first, second = weight_names(f"{name}.{PART_NAMES[role]}")
@@ -96,12 +96,12 @@ def _take_factors(name: str, module: Split, weights: dict[str, Tensor]) -> dict[
 
 
 def _more(config: Any, count: int) -> float:
-    """Return how many times alpha keeps the scale when the rank grows by `count`."""
+    """Return the factor of alpha that keeps the scale when the rank is multiplied by `count`."""
     return count**0.5 if config.use_rslora else count
 
 
 def _magnitudes(name: str, module: Split, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return DoRA's norms of the fused module's rows: those that trained, and of other rows the weight's own."""
+    """Return DoRA's norms of the fused module's rows: the trained norms, and for other rows the weight's own norms."""
     norms = torch.cat([torch.linalg.norm(base_layer(part).weight.detach(), dim=1) for part in module.parts.values()])
     found = torch.empty_like(norms).index_copy(0, module.order(norms.device), norms)
     for role, rows in module.rows.items():
@@ -112,10 +112,10 @@ def _magnitudes(name: str, module: Split, weights: dict[str, Tensor]) -> dict[st
 
 
 def _fuse_raw(config: Any, weights: dict[str, Tensor], fused: dict[str, SplitRelative]) -> dict[str, Tensor]:
-    """Add the adapters on XLNet's parameters as PEFT's of parameters, beside the factors that are read back.
+    """Add the adapters on XLNet's parameters in PEFT's form for parameters, beside the factors that are read back.
 
-    PEFT takes a parameter W (e, n, d) for e matrices and gives each factors of its own. With e inputs, n heads of size
-    d, rank n and B the identity, A is the whole change.
+    PEFT reads a parameter W (e, n, d) as e matrices, each with its own factors. With e inputs, n heads of size d, rank
+    n and B the identity, A is the whole change.
     """
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     config.target_parameters, config.use_rslora = [], False
@@ -134,12 +134,12 @@ def _fuse_raw(config: Any, weights: dict[str, Tensor], fused: dict[str, SplitRel
 
 
 def _nested(name: str, count: int) -> list[str]:
-    """List the names of so many wrappers around a module, the outermost first."""
+    """List the names of `count` wrappers around a module, the outermost first."""
     return [name + ".base_layer" * depth for depth in range(count)]
 
 
 def _multihead_weights(name: str, module: SplitMultihead, factors: dict[str, Factors], rank: int) -> dict[str, Tensor]:
-    """Return PEFT's adapter of a whole `nn.MultiheadAttention`, zero where a role did not train."""
+    """Return PEFT's adapter of a whole `nn.MultiheadAttention`, with zeros for roles that did not train."""
     width = module.embed_dim
     output = (torch.zeros(rank, width), torch.zeros(width, rank))
     return _named(name, _stack(module, factors)) | _named(f"{name}.base_layer.{OUTPUT}", output)
@@ -150,7 +150,7 @@ def _named(name: str, factors: Factors) -> dict[str, Tensor]:
 
 
 def _stack(module: Split, factors: dict[str, Factors]) -> Factors:
-    """Return A (n r, inputs) and B (rows, n r) of the fused module from those of its roles."""
+    """Return A (n r, inputs) and B (rows, n r) of the fused module from the factors of its roles."""
     a = torch.cat([first for first, _ in factors.values()])
     b = a.new_zeros(sum(len(rows) for rows in module.rows.values()), len(a))
     column = 0

@@ -19,18 +19,18 @@ GAP = 200
 
 @dataclass(frozen=True)
 class Galore(Full):
-    """The projections train, and their optimizer sees their gradients in few directions."""
+    """The projections train, and their optimizer sees only a few directions of their gradients."""
 
     rank: int | None = 4
     alpha: float | None = 4.0
     optimizer: str | None = "GaLore"
 
     def check_installed(self) -> None:
-        """Check that its optimizer is here."""
+        """Check that its optimizer is installed."""
         load_galore()
 
     def group_settings(self, adaptation: Adaptation) -> dict[str, Any]:
-        """Return what a group needs for its gradients to be projected."""
+        """Return the settings for projecting a group's gradients."""
         return {"rank": adaptation.rank, "scale": adaptation.alpha, "update_proj_gap": GAP, "proj_type": "std"}
 
     def make_optimizer(self, groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float) -> "Optimizer":
@@ -39,7 +39,7 @@ class Galore(Full):
 
 
 def load_galore() -> Any:
-    """Import galore-torch without what it and bitsandbytes print.
+    """Import galore-torch, and silence what it and bitsandbytes print.
 
     Raises:
         AdaptError: if it is not installed.
@@ -54,7 +54,7 @@ def load_galore() -> Any:
 
 
 def galore_adamw(groups: list[dict[str, Any]], **options: Any) -> Any:
-    """Return galore-torch's AdamW over groups of `param_groups`, with a state dict of plain tensors.
+    """Return galore-torch's AdamW over groups from `param_groups`, with a state dict of plain tensors.
 
     Args:
         groups: what `param_groups` returned for a model adapted by "galore".
@@ -64,7 +64,7 @@ def galore_adamw(groups: list[dict[str, Any]], **options: Any) -> Any:
     projector = galore.galore_projector.GaLoreProjector
 
     class GaLore(galore.GaLoreAdamW):  # type: ignore[name-defined]
-        """Keeps the projection of a parameter as a tensor in its state dict, which loads without pickle."""
+        """Stores the projection of a parameter as a tensor in its state dict, which loads without pickle."""
 
         def state_dict(self) -> dict[str, Any]:
             saved = super().state_dict()

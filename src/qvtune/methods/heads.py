@@ -1,4 +1,4 @@
-"""Which modules of a model are its head."""
+"""Find the modules of a model that are its head."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,18 +8,18 @@ from torch import nn
 from qvtune.errors import AdaptError
 from qvtune.roles.attention import AttentionMap
 
-# How transformers ends the names of models whose outputs are a head's: of texts, tokens, images, audio, video.
+# Endings of transformers' names for models with a head: for texts, tokens, images, audio, video.
 CLASSIFIER = "Classification"
 
 
 def head_modules(inner: Any, attention: AttentionMap) -> tuple[str, ...]:
-    """Name the modules that hold the head: top-level ones outside the base model, owners of new ones inside.
+    """Return the names of the head's modules: top-level ones outside the base model, owners of new ones inside.
 
-    A classifier that is its own base model, as CLIP's, has its head in the modules after those that attend, or where
-    timm's models say.
+    In a classifier that is its own base model, such as CLIP's, the head is in the modules after attention. timm's
+    models name their head themselves.
 
     Raises:
-        AdaptError: if a classifier has none of these.
+        AdaptError: if a classifier has no such modules.
     """
     base = getattr(inner, "base_model", inner)
     base_parameters = {id(p) for p in base.parameters()}
@@ -38,7 +38,7 @@ def head_modules(inner: Any, attention: AttentionMap) -> tuple[str, ...]:
 
 
 def callable_parts(inner: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
-    """Put in the place of a list or dictionary of modules, which nothing calls and PEFT refuses, what is in it."""
+    """Replace a list or dictionary of modules, which nothing calls and PEFT refuses, by its contents."""
     modules = dict(inner.named_modules())
     found: list[str] = []
     for name in names:
@@ -55,7 +55,7 @@ def callable_parts(inner: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
 
 def _after_attention(inner: nn.Module, attention: AttentionMap) -> list[str]:
     told = [getattr(module, "get_classifier", None) for module in inner.modules()]
-    heads = [told_by() for told_by in told if told_by is not None]  # timm's models tell
+    heads = [told_by() for told_by in told if told_by is not None]  # timm's models name it
     attending = {layer.name.split(".")[0] for layer in attention}
     children = [name for name, module in inner.named_children() if any(True for _ in module.parameters())]
     last = max(children.index(name) for name in attending)
@@ -69,9 +69,9 @@ def _after_attention(inner: nn.Module, attention: AttentionMap) -> list[str]:
 
 
 def newly_initialised(inner: nn.Module) -> set[str]:
-    """Name the parameters that the checkpoint did not hold; empty for a model that was never loaded.
+    """Return the names of parameters that the checkpoint lacked; empty for a model that was never loaded.
 
-    transformers marks each parameter that it reads from a checkpoint and leaves fresh ones unmarked.
+    transformers marks each parameter that it reads from a checkpoint and leaves new ones unmarked.
     """
     loaded = {name for name, p in inner.named_parameters() if getattr(p, "_is_hf_initialized", False)}
     return {name for name, _ in inner.named_parameters()} - loaded if loaded else set()

@@ -1,7 +1,7 @@
-"""LoRA (Hu et al. 2021), and what changes its scale, its norms or its rates: rsLoRA, DoRA, LoRA+.
+"""LoRA (Hu et al. 2021), and methods that change its scale, norms or rates: rsLoRA, DoRA, LoRA+.
 
-Default rates of "lora" were chosen on the development sets of benchmarks/first_run.py; those of the others, here and in
-the other files, are their papers' for small models where they state any, else what LoRA's were before that.
+The default rates of "lora" were chosen on the development sets of benchmarks/first_run.py. Those of other methods, here
+and in the other files, are their papers' rates for small models, if stated, or else LoRA's earlier defaults.
 """
 
 import copy
@@ -21,7 +21,7 @@ class Lora(PeftMethod):
     """Low-rank factors beside the projections, W + s B A.
 
     Args:
-        use_rslora: whether s is alpha / √rank (Kalajdzievski 2023), and not alpha / rank.
+        use_rslora: whether s is alpha / √rank (Kalajdzievski 2023) instead of alpha / rank.
         use_dora: whether the norm of every row trains beside its direction (DoRA, Liu et al. 2024).
     """
 
@@ -43,7 +43,7 @@ class Lora(PeftMethod):
         return LoraConfig(**common, **options, lora_dropout=adaptation.dropout, **kind)  # type: ignore[arg-type]
 
     def loads_in_peft(self, adapted: "nn.Module", adaptation: Adaptation) -> bool:
-        """Whether the LoRAs of the parts of split modules can be those of whole ones; DoRA's not of all kinds."""
+        """Whether the LoRAs of split modules can be written as LoRAs of whole ones; for DoRA only some can."""
         from qvtune.roles.fused import split_modules
         from qvtune.roles.split import SplitProjection
         from qvtune.roles.unwrap import unwrap
@@ -52,7 +52,7 @@ class Lora(PeftMethod):
         return not self.use_dora or all(isinstance(module, SplitProjection) for module in fused)
 
     def save(self, adapted: "nn.Module", adaptation: Adaptation, folder: Path) -> None:
-        """Write PEFT's adapter of the model in its original shape, as it was before training began."""
+        """Write PEFT's adapter for the model in its original shape, with its weights from before training."""
         from peft import get_peft_model_state_dict
 
         from qvtune.methods.adapted import record_of
@@ -80,21 +80,21 @@ class Lora(PeftMethod):
         write_peft(peft_model, config, weights, folder)
 
     def load(self, adapted: "nn.Module", adaptation: Adaptation, weights: "dict[str, Tensor]", folder: Path) -> None:
-        """Give the layers their factors, taken apart where a module is split."""
+        """Load the factors into the layers, divided by role if a module is split."""
         self.take_apart(adapted, adaptation, weights, folder)
         super().load(adapted, adaptation, weights, folder)
 
     def take_apart(
         self, adapted: "nn.Module", adaptation: Adaptation, weights: "dict[str, Tensor]", folder: Path, times: int = 1
     ) -> None:
-        """Put the factors of single roles, `times` the rank each, in place of those of whole modules."""
+        """Replace the factors of whole modules by those of single roles, each of `times` the rank."""
         from qvtune.methods.fused_format import take_apart
 
         if self.loads_in_peft(adapted, adaptation):
             take_apart(adapted, weights, times * (adaptation.rank or 0), folder)
 
     def count_beside(self, adaptation: Adaptation, trained: int) -> int:
-        """Count, for plain PEFT on XLNet's parameters, a change of full size and identities."""
+        """Count the change of full size and the identities for plain PEFT on XLNet's parameters."""
         if self.use_dora:
             return 0  # nothing for plain PEFT
         layers = [layer for layer in adaptation.attention.chosen(adaptation.layers) if layer.layout == "relative"]

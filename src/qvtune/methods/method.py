@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from qvtune.methods.fitting import check_float32, check_rank
 from qvtune.roles.attention import AttentionMap, Projection
 
-if TYPE_CHECKING:  # the command line lists the methods, and torch takes seconds to import
+if TYPE_CHECKING:  # torch takes seconds to import, and the command line only lists the methods
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-# Options of which a method takes some. Such a field holds the method's default, and None where it has no such option.
+# Options that some methods take. Such a field holds the method's default, or None if the method has no such option.
 OPTIONS = ("rank", "alpha", "dropout", "density", "b_lr_ratio")
 
 Batches = Iterable[Mapping[str, "Tensor"]]
@@ -37,7 +37,7 @@ class Adaptation:
 
     @property
     def targets(self) -> list[str]:
-        """Names of the modules that train, relative to the transformers model; parts of fused ones once split."""
+        """Names of the modules that train, relative to the transformers model; for fused ones, of the split parts."""
         return list(dict.fromkeys(projection.trained for projection in self.projections))
 
     @property
@@ -69,31 +69,31 @@ class ParameterCounts:
 class Method:
     """A fine-tuning method: the facts below, and hooks that a family of methods overrides.
 
-    `adapt`, a training loop, `save_adapter` and `load_adapter` call the hooks; nothing else knows a method. In a hook,
-    `inner` is the transformers model, with its fused projections split, and `adapted` is what `adapt` returned, in
-    which other libraries may have wrapped the transformers model. The hooks as they are here are those of a method that
-    trains parameters of the model itself or of modules that it put there: it has to say in `train` which, and in
-    `undo` how to take such modules off. A method of PEFT's derives from `PeftMethod`.
+    `adapt`, a training loop, `save_adapter` and `load_adapter` call the hooks; nothing else knows about methods. In a
+    hook, `inner` is the transformers model with its fused projections split. `adapted` is what `adapt` returned, in
+    which other libraries may have wrapped the transformers model. The default hooks here are for a method that trains
+    parameters of the model, or of modules that it adds: it has to say in `train` which parameters, and in `undo` how to
+    remove such modules. PEFT's methods derive from `PeftMethod`.
 
-    A file that is read to list the methods must not import torch; hooks do.
+    A file that is imported to list the methods must not import torch. Hooks may import it.
 
     Args:
-        name: what `--method` calls it.
+        name: its name for `--method`.
         summary: what it trains, for `--help`.
         lr: default learning rate of query and key.
-        lr_ratio: default λ; None where no role trains, so that neither roles nor λ mean anything.
-        rank, alpha, dropout, density, b_lr_ratio: default of the option, None where the method has no such option.
+        lr_ratio: default λ; None if no role trains, so that neither roles nor λ mean anything.
+        rank, alpha, dropout, density, b_lr_ratio: default of the option; None if the method has no such option.
         saves: the adapter, or the whole model.
         checkpoint: who writes the weights of a checkpoint: PEFT, transformers (the whole model), or qvtune, which
             writes what trains, with the method's own state.
         steps: whether it has to know the number of steps.
-        batches: how many batches it looks at before the first step.
+        batches: how many batches it needs before the first step.
         rank_is_bound: whether a rank above a projection's own makes no sense.
-        decays: whether weight decay applies to its matrices; not to factors that mean "no change" at another value
+        decays: whether weight decay applies to its matrices. It must not, if factors mean "no change" at another value
             than 0.
-        shares_out: whether it moves what trains from role to role itself, so that one that falls behind is no mistake.
+        shares_out: whether it moves ranks from role to role itself, so that a role that falls behind is no mistake.
         penalised_by_forward: whether the forward pass adds `penalty` to a loss that the model computes itself.
-        optimizer: what messages call an optimizer of its own; its name when None.
+        optimizer: the name of its own optimizer in messages; the method's name when None.
     """
 
     name: str
@@ -115,7 +115,7 @@ class Method:
     penalised_by_forward: bool = False
     optimizer: str | None = None
 
-    # Makes PEFT's configuration, of a method that PEFT has.
+    # Makes PEFT's configuration, if PEFT has the method.
     config: ClassVar[Callable[..., Any] | None] = None
 
     @property
@@ -130,42 +130,42 @@ class Method:
 
     @property
     def has_own_optimizer(self) -> bool:
-        """Whether no other optimizer will do than the one that it makes."""
+        """Whether it needs the optimizer that it makes."""
         return type(self).make_optimizer is not Method.make_optimizer
 
-    # Putting it on a model, and taking it off
+    # Applying it to a model, and removing it
 
     def check_installed(self) -> None:
-        """Check that the libraries are here that it needs beside qvtune's own.
+        """Check that the further libraries that it needs are installed.
 
         Raises:
-            AdaptError: naming what to install.
+            AdaptError: if one is not; the text says what to install.
         """
 
     def check(self, adaptation: Adaptation, inner: "nn.Module") -> None:
-        """Check what it needs of the model, before anything is touched.
+        """Check that the model has what it needs, before anything is changed.
 
         Raises:
-            AdaptError: saying what the model lacks.
+            AdaptError: if the model lacks something; the text says what.
         """
         self.check_rank(adaptation)
         check_float32(inner, [*(projection.module for projection in adaptation.projections), *adaptation.head])
 
     def check_rank(self, adaptation: Adaptation) -> None:
-        """Check that its factors, if it has any, are smaller than what they change.
+        """Check that its factors, if it has any, are smaller than the projections that they change.
 
         Raises:
-            AdaptError: naming the projection whose own rank is below theirs.
+            AdaptError: if a projection's own rank is lower; the text names the projection.
         """
         if adaptation.rank is not None and self.rank_is_bound:
             check_rank(adaptation.rank, adaptation.projections)
 
     def snapshot(self, inner: "nn.Module", adaptation: Adaptation) -> "dict[str, Tensor]":
-        """Return copies of the parameters that training changes in place and `restore(merge=False)` puts back."""
+        """Return copies of the parameters that training changes in place and `restore(merge=False)` restores."""
         return {}
 
     def apply(self, inner: "nn.Module", adaptation: Adaptation, total_steps: int | None) -> "nn.Module":
-        """Make what the method trains, and the head, the only parameters of a model that train.
+        """Make the method's parameters and the head trainable, and no other parameters of a model.
 
         Args:
             inner: the model, changed in place.
@@ -182,12 +182,12 @@ class Method:
         return inner
 
     def train(self, inner: "nn.Module", adaptation: Adaptation) -> None:
-        """Make its parameters trainable in a model that is frozen; called by `apply`."""
+        """Make its parameters trainable in a frozen model; `apply` calls this."""
 
     def start(self, adapted: "nn.Module", adaptation: Adaptation, batches: Batches) -> None:
         """Change adapters and weights before the first step.
 
-        It is not called where weights of a trained adapter follow, nor for a model without weights.
+        It is not called before the weights of a trained adapter are loaded, nor for a model without weights.
 
         Args:
             adapted: the adapted model.
@@ -196,12 +196,12 @@ class Method:
         """
 
     def undo(self, adapted: "nn.Module", adaptation: Adaptation, merge: bool) -> "nn.Module":
-        """Take off what `apply` put on a model, whole or in part, and return the transformers model.
+        """Remove what `apply` added to a model, fully or in part, and return the transformers model.
 
         Args:
-            adapted: the adapted model, or the transformers model where `apply` failed.
+            adapted: the adapted model, or the transformers model if `apply` failed.
             adaptation: what was done to it.
-            merge: whether what was trained is added to the weights.
+            merge: whether the trained change is added to the weights.
         """
         from qvtune.roles.unwrap import unwrap
 
@@ -210,45 +210,45 @@ class Method:
     # Training it
 
     def group_settings(self, adaptation: Adaptation) -> dict[str, Any]:
-        """Return what its optimizer reads of a group of matrices that belong to a role, beside rate and decay."""
+        """Return further settings, beside rate and decay, that its optimizer reads for a role's group of matrices."""
         return {}
 
     def make_optimizer(self, groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float) -> "Optimizer":
-        """Return the optimizer of groups that `param_groups` made: AdamW, or one of its kin."""
+        """Return the optimizer for groups from `param_groups`: AdamW, or a variant of it."""
         import torch
 
         return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True)
 
     def begin(self, model: "nn.Module", total_steps: int) -> None:
-        """Do what there is to do before the first step, or the first after a checkpoint, of so many in all."""
+        """Prepare for the first step, or the first one after a checkpoint, of `total_steps` in all."""
 
     def penalty(self, model: "nn.Module") -> "Tensor | None":
-        """Return what is added to the loss of a step once, or None."""
+        """Return the penalty that is added once to the loss of a step, or None."""
         return None
 
     def after_step(self, model: "nn.Module", step: int) -> None:
-        """Do what follows the optimizer's step, counted from 1; the step's gradients are still there."""
+        """Act after the optimizer's step, counted from 1; the step's gradients are still there."""
 
     def state(self, model: "nn.Module") -> "dict[str, Tensor]":
-        """Return its own part of a checkpoint: tensors by names that no trained parameter has."""
+        """Return its own part of a checkpoint: tensors under names that no trained parameter has."""
         return {}
 
     def load_state(self, model: "nn.Module", state: "Mapping[str, Tensor]") -> None:
-        """Give a model, adapted in the same way, what `state` returned.
+        """Restore in a model, adapted in the same way, what `state` returned.
 
         Raises:
-            ModelError: naming a tensor that is missing, of another shape, or nothing of this method's.
+            ModelError: if a tensor is missing, has another shape or does not belong to this method; the text names it.
         """
         from qvtune.methods.state import fill
 
         fill(self.state(model), state)
 
     def sizes(self, adapted: "nn.Module") -> dict[str, int]:
-        """Return how many numbers of a parameter take part, by its name, where these are not all."""
+        """Return how many numbers of a parameter are used, by its name, for parameters that are not used fully."""
         return {}
 
     def is_unseen(self, roles: str) -> bool:
-        """Whether the outputs cannot change, by how a model computes, though these roles train."""
+        """Whether training these roles cannot change the outputs, by the way a model computes."""
         return False
 
     # Its adapter on disk
@@ -258,17 +258,17 @@ class Method:
         return False
 
     def save(self, adapted: "nn.Module", adaptation: Adaptation, folder: Path) -> None:
-        """Write its adapter, head included, into a folder, which is made if it is not there.
+        """Write its adapter, head included, into a folder, which is created if it does not exist.
 
         Raises:
-            AdaptError: if it cannot be saved; nothing is written then.
+            AdaptError: if it cannot be saved; then nothing is written.
         """
         from qvtune.methods.state import save_trained_file
 
         save_trained_file(adapted, folder)
 
     def read(self, folder: Path) -> "dict[str, Tensor]":
-        """Return the tensors that `save` wrote, by name; those of the head end as in the model.
+        """Return the tensors that `save` wrote, by name; names of the head's tensors end as in the model.
 
         Raises:
             ModelError: if they cannot be read, or are not finite.
@@ -278,21 +278,21 @@ class Method:
         return read_weights(folder / TRAINED_FILE)
 
     def load(self, adapted: "nn.Module", adaptation: Adaptation, weights: "dict[str, Tensor]", folder: Path) -> None:
-        """Give a model, adapted without `start`, what `read` returned. Whoever calls it checks that nothing is missing.
+        """Load what `read` returned into a model adapted without `start`. The caller checks that nothing is missing.
 
         Raises:
-            ModelError: if the weights are of another adaptation.
+            ModelError: if the weights belong to another adaptation.
         """
         from qvtune.methods.state import load_trained
 
         load_trained(adapted, weights, folder)
 
     def count_beside(self, adaptation: Adaptation, trained: int) -> int:
-        """Return how many numbers `save` writes beside what trains, which are `trained` outside the head."""
+        """Return how many numbers `save` writes beside the trained ones, of which `trained` are outside the head."""
         return 0
 
     def count_saved(self, adaptation: Adaptation, counts: ParameterCounts) -> int:
-        """Return how many numbers are saved of a model with so many parameters."""
+        """Return how many numbers are saved for a model with these counts of parameters."""
         if self.saves == "model":
             return counts.total
         return counts.trainable + self.count_beside(adaptation, counts.adapter)

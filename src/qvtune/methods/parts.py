@@ -1,4 +1,4 @@
-"""Methods that train little of what the model has already: BitFit, and the head alone."""
+"""Methods that train a small part of the model's own parameters: BitFit, and the head alone."""
 
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ class BitFit(Method):
         super().check(adaptation, inner)
 
     def snapshot(self, inner: "nn.Module", adaptation: Adaptation) -> "dict[str, Tensor]":
-        """Keep the biases."""
+        """Return copies of the biases."""
         return {name: inner.get_parameter(name).data.clone() for name in _all_biases(adaptation)}
 
     def train(self, inner: "nn.Module", adaptation: Adaptation) -> None:
@@ -34,12 +34,12 @@ class BitFit(Method):
             inner.get_parameter(name).requires_grad_(True)
 
     def is_unseen(self, roles: str) -> bool:
-        """Say so of a key without its query: its bias shifts all scores of a query alike, which a softmax drops."""
+        """True for a key without its query: its bias shifts all scores of a query equally; a softmax ignores that."""
         return "k" in roles and "q" not in roles
 
 
 class Head(Method):
-    """The head trains alone."""
+    """Only the head trains."""
 
     def check(self, adaptation: Adaptation, inner: "nn.Module") -> None:
         """Check that there is a head."""
@@ -55,7 +55,7 @@ def _all_biases(adaptation: Adaptation) -> list[str]:
 
 
 def _biases(projection: Projection) -> list[str]:
-    """Name the biases of a projection, once it is split; DeBERTa keeps some outside the module."""
+    """Return the names of a projection's biases after it is split; DeBERTa has some outside the module."""
     own = [f"{projection.trained}.bias"] if projection.bias else []
     return own + [name for name in projection.extra if name.endswith("bias")]
 

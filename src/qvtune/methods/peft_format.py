@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format: what is common to all of them."""
+"""Adapters in PEFT's format: what they all share."""
 
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,15 @@ from qvtune.roles.fused import split_modules
 from qvtune.roles.multihead import SplitMultihead
 from qvtune.roles.unwrap import unwrap
 
-# What PEFT puts in front of the names of the model's own modules.
+# PEFT's prefix for the names of the model's own modules.
 PREFIX = "base_model.model."
 
 
 def check_multihead(adapted: nn.Module, adaptation: Adaptation) -> None:
-    """Check that PEFT computes what was adapted of torch's attention.
+    """Check that PEFT can compute the adapted parts of torch's attention.
 
     Raises:
-        AdaptError: if it does not.
+        AdaptError: if it cannot.
     """
     if "o" in adaptation.roles and any(isinstance(m, SplitMultihead) for _, m in split_modules(unwrap(adapted))):
         raise AdaptError(
@@ -35,7 +35,7 @@ def weight_names(module: str) -> tuple[str, str]:
 
 
 def write_peft(peft_model: Any, config: Any, weights: dict[str, Tensor], folder: Path) -> None:
-    """Write an adapter of other tensors, or under another configuration, than PEFT would."""
+    """Write an adapter with other tensors, or another configuration, than PEFT would."""
     config.inference_mode = True
     if config.base_model_name_or_path is None:
         config.base_model_name_or_path = getattr(unwrap(peft_model), "name_or_path", None)
@@ -45,10 +45,10 @@ def write_peft(peft_model: Any, config: Any, weights: dict[str, Tensor], folder:
 
 
 def fill_peft(adapted: Any, weights: dict[str, Tensor], folder: Path) -> None:
-    """Give PEFT's layers and its copies of the head these tensors.
+    """Load these tensors into PEFT's layers and its copies of the head.
 
     Raises:
-        ModelError: naming a tensor that is missing, of another shape, or nothing of this model's.
+        ModelError: if a tensor is missing, has another shape or does not belong to this model; the text names it.
     """
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
@@ -58,7 +58,7 @@ def fill_peft(adapted: Any, weights: dict[str, Tensor], folder: Path) -> None:
             raise other_weights(folder, f"'{name}' is missing.")
     try:
         result: Any = set_peft_model_state_dict(adapted, weights)
-    except RuntimeError as error:  # torch's, of shapes that differ
+    except RuntimeError as error:  # from torch, if shapes differ
         raise other_weights(folder, str(error).splitlines()[-1].strip()) from error
     if result.unexpected_keys:
         raise other_weights(folder, f"'{result.unexpected_keys[0]}'.")

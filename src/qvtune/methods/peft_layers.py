@@ -1,4 +1,4 @@
-"""Put PEFT's layers on a transformers model, and take them off."""
+"""Add PEFT's layers to a transformers model, and remove them."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from qvtune.roles.unwrap import unwrap
 
 
 def put_on(inner: Any, adaptation: Adaptation, make_config: Callable[[dict[str, Any]], Any]) -> nn.Module:
-    """Return PEFT's model around `inner`, which is as it was if PEFT raises.
+    """Return PEFT's model around `inner`, which is unchanged if PEFT raises.
 
     Args:
         inner: the transformers model.
         adaptation: which modules are adapted, and which are the head.
-        make_config: makes the configuration from the arguments that all have in common.
+        make_config: makes the configuration from the arguments that all methods share.
     """
     from peft import get_peft_model
 
@@ -30,10 +30,10 @@ def put_on(inner: Any, adaptation: Adaptation, make_config: Callable[[dict[str, 
     structure = [(module, _copied(module.__dict__)) for module in inner.modules()]
     try:
         with warnings.catch_warnings():
-            # PEFT asks transformers' models by the name that this had before.
+            # PEFT looks for this under its earlier name in transformers' models.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             adapted = get_peft_model(inner, make_config(common))
-    except BaseException:  # PEFT has no way back from the middle
+    except BaseException:  # PEFT cannot undo half of its work
         for module, attributes in structure:
             module.__dict__.clear()
             module.__dict__.update(attributes)
@@ -43,7 +43,7 @@ def put_on(inner: Any, adaptation: Adaptation, make_config: Callable[[dict[str, 
 
 
 def take_off(adapted: Any, head: Sequence[str], *, merge: bool) -> nn.Module:
-    """Return the transformers model without PEFT's layers, with the head that trained in the type it had before."""
+    """Return the transformers model without PEFT's layers; the trained head gets its earlier type back."""
     inner = unwrap(adapted)
     if not hasattr(adapted, "peft_config"):
         return inner
@@ -61,7 +61,7 @@ def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep_head_in_float32(inner: nn.Module, head: Sequence[str]) -> None:
-    """Give a head that was loaded in half precision float32 weights, and its inputs the same type."""
+    """Convert a head that was loaded in half precision, and its inputs, to float32."""
     for name in head:
         module = inner.get_submodule(name)
         trained = [p for p in module.parameters() if p.requires_grad]
@@ -72,7 +72,7 @@ def _keep_head_in_float32(inner: nn.Module, head: Sequence[str]) -> None:
 
 
 def _unwrap_head(inner: nn.Module, head: Sequence[str]) -> None:
-    """Put the trained head in its place; PEFT does that too, but for (IA)³ and VeRA of a single layer alone."""
+    """Put the trained head in its place. PEFT does that too, but for (IA)³ and VeRA only for a single layer."""
     for name in head:
         parent, _, child = name.rpartition(".")
         wrapper: Any = inner.get_submodule(name)
@@ -86,12 +86,12 @@ def _head_dtypes(inner: nn.Module, head: Sequence[str]) -> dict[str, torch.dtype
 
 def _float_inputs(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     if getattr(module, "disable_adapters", False):
-        return args  # the original in half precision is running
+        return args  # this is the original, in half precision
     return tuple(a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
 
 
 def _task_type(inner: nn.Module, head: Sequence[str]) -> str | None:
-    """Return PEFT's name of the task, or None where PEFT would then train a module that `head` leaves out."""
+    """Return PEFT's name of the task, or None if PEFT would then train a module that `head` does not name."""
     added = {name for name, _ in inner.named_modules() if name.endswith(("classifier", "score"))}
     for suffix, task in (("ForSequenceClassification", "SEQ_CLS"), ("ForTokenClassification", "TOKEN_CLS")):
         if type(inner).__name__.endswith(suffix) and added <= set(head):

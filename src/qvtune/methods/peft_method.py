@@ -1,4 +1,4 @@
-"""`PeftMethod`: what the methods share that PEFT has."""
+"""`PeftMethod`: what PEFT's methods share."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from qvtune.methods.method import Adaptation, Method
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-# What PEFT's layers call their own parts, to which it compares the ends of names too.
+# The names that PEFT's layers give their parts; PEFT compares the ends of names with these too.
 PEFT_PARTS = (
     *("lora_A", "lora_B", "lora_E", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "lora_dropout"),
     *("ia3_l", "vera_A", "vera_B", "vera_lambda_b", "vera_lambda_d", "vera_dropout", "base_layer", "default"),
@@ -20,7 +20,7 @@ PEFT_PARTS = (
 
 @dataclass(frozen=True)
 class PeftMethod(Method, ABC):
-    """A method that PEFT has: PEFT puts its layers around the projections, takes them off, and writes its adapters."""
+    """A method of PEFT: PEFT puts its layers around the projections, removes them, and writes the adapters."""
 
     checkpoint: Literal["peft", "model", "trained"] = "peft"
 
@@ -29,7 +29,7 @@ class PeftMethod(Method, ABC):
         """Return PEFT's configuration.
 
         Args:
-            common: the arguments that every configuration of PEFT's takes.
+            common: the arguments that every PEFT configuration takes.
             adaptation: what to do.
             total_steps: how many steps training will take, for a method with `steps`.
         """
@@ -42,7 +42,7 @@ class PeftMethod(Method, ABC):
             others = [m for m in (*(m for m in modules if m not in adaptation.head), *PEFT_PARTS) if m.endswith(name)]
             if not others:
                 continue
-            other = modules.get(others[0]) if others[0] != name else None  # else a part of PEFT's, or without weights
+            other = modules.get(others[0]) if others[0] != name else None  # else a part of PEFT, or without weights
             both = other is not None and any(True for _ in other.parameters())
             advice = "Name both in the head" if both else "Give its module another name"
             raise AdaptError(
@@ -51,19 +51,19 @@ class PeftMethod(Method, ABC):
             )
 
     def apply(self, inner: "nn.Module", adaptation: Adaptation, total_steps: int | None) -> "nn.Module":
-        """Wrap the model by PEFT."""
+        """Wrap the model with PEFT."""
         from qvtune.methods.peft_layers import put_on
 
         return put_on(inner, adaptation, lambda common: self.config(common, adaptation, total_steps))
 
     def undo(self, adapted: "nn.Module", adaptation: Adaptation, merge: bool) -> "nn.Module":
-        """Take PEFT's layers off."""
+        """Remove PEFT's layers."""
         from qvtune.methods.peft_layers import take_off
 
         return take_off(adapted, adaptation.head, merge=merge)
 
     def loads_in_peft(self, adapted: "nn.Module", adaptation: Adaptation) -> bool:
-        """Whether no module is split: but for LoRA, PEFT has no form for a part of a matrix."""
+        """Whether no module is split: PEFT has no form for a part of a matrix, except for LoRA."""
         from qvtune.roles.fused import split_modules
         from qvtune.roles.unwrap import unwrap
 
@@ -86,7 +86,7 @@ class PeftMethod(Method, ABC):
         return read_weights(folder / WEIGHTS_FILE)
 
     def load(self, adapted: "nn.Module", adaptation: Adaptation, weights: "dict[str, Tensor]", folder: Path) -> None:
-        """Give PEFT's layers the tensors."""
+        """Load the tensors into PEFT's layers."""
         from qvtune.methods.peft_format import fill_peft
 
         fill_peft(adapted, weights, folder)

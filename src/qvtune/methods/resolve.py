@@ -1,4 +1,4 @@
-"""Which options a method takes, what it takes when none is given, and whether they fit a model."""
+"""Which options a method takes, their defaults, and whether they fit a model."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from qvtune.errors import AdaptError, nearest
 from qvtune.methods.method import Batches
 from qvtune.methods.table import METHODS
 
-# VeRA's matrices may have a higher rank than what they change; above this none fits any model.
+# VeRA's matrices may have a higher rank than the projections that they change, but above this they fit no model.
 MOST_RANK = 2**16
 
 
@@ -33,10 +33,10 @@ def resolve_options(method: str, *, roles: Any, layers: Any, **given: Any) -> di
 
 
 def check_supplies(method: str, total_steps: int | None, batches: Batches | None) -> None:
-    """Check that a method has what it needs to know beforehand, and its library.
+    """Check that a method gets what it needs in advance, and that its library is installed.
 
     Raises:
-        AdaptError: naming what is missing.
+        AdaptError: if something is missing; the text names it.
     """
     entry = METHODS[method]
     if entry.steps and total_steps is None:
@@ -50,7 +50,7 @@ def check_supplies(method: str, total_steps: int | None, batches: Batches | None
 
 
 def check_layers(layers: Sequence[int] | None) -> None:
-    """Check that layers are named by numbers.
+    """Check that layers are given as numbers.
 
     Raises:
         AdaptError: if they are not.
@@ -61,7 +61,7 @@ def check_layers(layers: Sequence[int] | None) -> None:
 
 def _check_number(name: str, value: Any) -> None:
     check_number(name, value, AdaptError)
-    number: Any = value  # Real is no type that compares
+    number: Any = value  # the type Real does not support comparison
     if name == "rank" and (number < 1 or number != int(number)):
         raise AdaptError(f"rank is {value}; it must be at least 1, and whole.")
     if name == "rank" and number > MOST_RANK:

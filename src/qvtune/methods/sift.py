@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sift(Method):
-    """Increments of few entries, whose places are fixed before the first step."""
+    """Increments of a few entries, whose places are fixed before the first step."""
 
     density: float | None = 0.05
     batches: int = 8
@@ -30,7 +30,7 @@ class Sift(Method):
         place_increments(adapted, adaptation, batches)
 
     def undo(self, adapted: "nn.Module", adaptation: Adaptation, merge: bool) -> "nn.Module":
-        """Take the increments off."""
+        """Remove the increments."""
         from qvtune.methods.parametrized import remove_parametrization
 
         inner = super().undo(adapted, adaptation, merge)

@@ -1,4 +1,4 @@
-"""Increments of few entries of a weight, on a model and off it again."""
+"""Add increments of a few entries of a weight to a model, and remove them."""
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class SparseIncrement(nn.Module):
 
 
 def add_increments(inner: nn.Module, adaptation: Adaptation) -> None:
-    """Give every projection increments, all zero, that train."""
+    """Add trainable increments, all zero, to every projection."""
     assert adaptation.density is not None
     for name in adaptation.targets:
         module = inner.get_submodule(name)

@@ -1,4 +1,4 @@
-"""LoRA that starts elsewhere than at zero: PiSSA, OLoRA, EVA and LoftQ."""
+"""LoRA that does not start at zero: PiSSA, OLoRA, EVA and LoftQ."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class _FromFactors(Lora):
-    """Starts at factors of which the weights are less, and is saved with them: as a LoRA of twice the rank."""
+    """Starts at factors that are subtracted from the weights, and is saved with them: a LoRA of twice the rank."""
 
     def load(self, adapted: "nn.Module", adaptation: Adaptation, weights: "dict[str, Tensor]", folder: Path) -> None:
-        """Make the weights less by the factors that training began with, and give the layers the others."""
+        """Subtract the first factors from the weights, and load the others into the layers."""
         from qvtune.methods.first_factors import begin_at, take_start
         from qvtune.methods.peft_format import fill_peft
 
@@ -25,7 +25,7 @@ class _FromFactors(Lora):
         fill_peft(adapted, weights, folder)
 
     def count_beside(self, adaptation: Adaptation, trained: int) -> int:
-        """Count the factors that training began with too."""
+        """Count the first factors too."""
         return trained + super().count_beside(adaptation, trained)
 
 
@@ -56,17 +56,17 @@ class Eva(Lora):
     batches: int = 8
 
     def start(self, adapted: "nn.Module", adaptation: Adaptation, batches: Batches) -> None:
-        """Look at the inputs."""
+        """Compute the directions from the inputs."""
         from qvtune.methods.eva import start_eva
 
         start_eva(adapted, adaptation, batches)
 
 
 class Loftq(Lora):
-    """Starts as the error of 4-bit weights, beside which it trains (Li et al. 2023)."""
+    """Starts as the rounding error of 4-bit weights and trains beside them (Li et al. 2023)."""
 
     def check_installed(self) -> None:
-        """Check that weights can be made 4-bit ones."""
+        """Check that weights can be rounded to 4 bits."""
         from qvtune.methods.first_factors import load_bitsandbytes
 
         try:
@@ -81,18 +81,18 @@ class Loftq(Lora):
         start_loftq(adapted, adaptation)
 
     def loads_in_peft(self, adapted: "nn.Module", adaptation: Adaptation) -> bool:
-        """Say no: PEFT would need the 4-bit weights."""
+        """False: PEFT would need the 4-bit weights."""
         return False
 
     def load(self, adapted: "nn.Module", adaptation: Adaptation, weights: "dict[str, Tensor]", folder: Path) -> None:
-        """Make the weights 4-bit ones, as they were, and give the layers their factors."""
+        """Round the weights to 4 bits, as in training, and load the factors into the layers."""
         from qvtune.methods.first_factors import begin_at
 
         begin_at(adapted, adaptation, {})
         super().load(adapted, adaptation, weights, folder)
 
     def count_beside(self, adaptation: Adaptation, trained: int) -> int:
-        """Count nothing for plain PEFT."""
+        """Return 0: nothing is saved for plain PEFT."""
         return 0
 
 

@@ -1,4 +1,4 @@
-"""What trains, as tensors by name: the weights of a checkpoint, and of an adapter that PEFT does not have."""
+"""Trained tensors by name: the weights of a checkpoint, and of an adapter whose method PEFT does not have."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,17 +15,17 @@ from qvtune.roles.unwrap import unwrap
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """Return every parameter that trains, by its name in the transformers model, and the method's own state.
 
-    That is the places of SIFT's increments, and the state of AdaLoRA's allocator.
+    The method's own state is the places of SIFT's increments, or the state of AdaLoRA's allocator.
     """
     method = method_of(model)
     return _trainable(model) | ({} if method is None else method.state(model))
 
 
 def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Give a model, adapted in the same way, what `trained_state` returned.
+    """Restore in a model, adapted in the same way, what `trained_state` returned.
 
     Raises:
-        ModelError: if it is of another adaptation; the text names `source`, and the model is as it was.
+        ModelError: if it belongs to another adaptation; the text names `source`, and the model is unchanged.
     """
     method, found = method_of(model), _trainable(model)
     own = {name: value for name, value in state.items() if name in found}
@@ -35,7 +35,7 @@ def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: Path) ->
         if method is None:
             check_filled({}, rest)
         else:
-            method.load_state(model, rest)  # which raises before it touches anything
+            method.load_state(model, rest)  # this raises before it changes anything
     except ModelError as error:
         raise ModelError(f"{source}: what was trained is not what trains here: {error}") from error
     fill(found, own)
@@ -47,10 +47,10 @@ def save_trained_file(model: nn.Module, folder: Path) -> None:
 
 
 def fill(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Copy into tensors what a state holds under the same names.
+    """Copy into tensors the values of a state under the same names.
 
     Raises:
-        ModelError: as `check_filled`, with nothing copied.
+        ModelError: as from `check_filled`; then nothing is copied.
     """
     check_filled(tensors, state)
     with torch.no_grad():
@@ -59,10 +59,10 @@ def fill(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
 
 
 def check_filled(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Check that a state has all of some tensors, in their shapes, and no other.
+    """Check that a state has all of these tensors, in their shapes, and no others.
 
     Raises:
-        ModelError: naming the first that differs.
+        ModelError: if one differs; the text names the first.
     """
     for name in sorted(tensors.keys() | state.keys()):
         if name not in tensors or name not in state or tensors[name].shape != state[name].shape:

@@ -1,4 +1,4 @@
-"""`METHODS`: every fine-tuning method by name, in the order in which they are listed."""
+"""`METHODS`: every fine-tuning method by name, in the order in which lists show them."""
 
 from qvtune.errors import AdaptError
 from qvtune.methods.adalora import ADALORA
@@ -15,10 +15,10 @@ METHODS: dict[str, Method] = {}
 
 
 def register(method: Method) -> Method:
-    """Add a method, so that `adapt`, every command and every file that is read knows it by its name.
+    """Add a method, so that `adapt`, every command and every file can use its name.
 
     Raises:
-        AdaptError: if there is another of that name.
+        AdaptError: if there is another method of that name.
     """
     if METHODS.get(method.name, method) != method:
         raise AdaptError(f"there is a method '{method.name}' already. Give the new one another name.")

@@ -37,7 +37,7 @@ class Vera(PeftMethod):
         return VeraConfig(**common, **options, save_projection=True)
 
     def count_beside(self, adaptation: Adaptation, trained: int) -> int:
-        """Count the shared factors, as large as the largest projection needs."""
+        """Count the shared factors, which are as large as the largest projection needs."""
         shapes = [projection.shape for projection in adaptation.projections]
         return (adaptation.rank or 0) * sum(max(sides) for sides in zip(*shapes, strict=True))
 

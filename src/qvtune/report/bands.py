@@ -9,7 +9,7 @@ from qvtune.report.chart import Chart, Series
 from qvtune.report.labels import ALL_RUNS, SEED, describe, finished, grouped, mean_sd, varied
 from qvtune.report.records import read_records
 
-# More lines than this cannot be told apart.
+# More lines than this cannot be distinguished.
 MOST_SERIES = 8
 TASK = "task"
 
@@ -24,7 +24,7 @@ def band_charts(outcomes: Sequence[Outcome]) -> list[Chart]:
 def _charts(task: dict[str, Any], runs: list[Outcome], names: list[str]) -> list[Chart]:
     groups = grouped(runs, names)
     best = sorted((mean_sd([run.metric or 0.0 for run in members])[0] for _, members in groups), reverse=True)
-    # In the order of the labels, so that a method has the same colour in every picture.
+    # Ordered by labels, so that a method has the same colour in every picture.
     limit = best[min(MOST_SERIES, len(best)) - 1]
     shown = [group for group in groups if mean_sd([run.metric or 0.0 for run in group[1]])[0] >= limit][:MOST_SERIES]
     left_out = len(groups) - MOST_SERIES
@@ -44,7 +44,7 @@ def _charts(task: dict[str, Any], runs: list[Outcome], names: list[str]) -> list
 
 
 def band_over_seeds(name: str, runs: Sequence[Outcome], keys: Sequence[str]) -> Series | None:
-    """Return mean, lowest and highest of the first of `keys` that was logged, at every step that any run logged it."""
+    """Return mean, lowest and highest value of the first logged one of `keys`, at every step where a run has it."""
     logged = [read_records(run.folder) for run in runs]
     key = next((key for key in keys if any(key in record for records in logged for record in records)), None)
     if key is None:

@@ -20,7 +20,7 @@ from qvtune.training.folder import check_free
 
 RECORD = "bound.json"
 HERE, MEASURED = "here", "measured gap"
-# Places of what is no line of roles, of which there are three at most: one symbol each in all pictures.
+# Places of series that are not lines of roles (at most three), so that each has one symbol in all pictures.
 PLACES = {HERE: 3, MEASURED: 4, FULL: 5}
 # N from a hundredth to a hundred times the number asked for.
 FACTORS = [10 ** (power / 4) for power in range(-8, 9)]
@@ -29,7 +29,7 @@ BITS = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class BoundReport:
-    """A bound for people: of a model, or of a run with its measured gap."""
+    """A bound for readers: for a model, or for a run with its measured gap."""
 
     model: str
     attention: AttentionMap
@@ -41,7 +41,7 @@ class BoundReport:
         return self.measured.to_dict() if self.measured else {"model": self.model, **self.bound.to_dict()}
 
     def sentences(self) -> list[str]:
-        """Return the bound, what it is for, and the gap where one was measured."""
+        """Return sentences on the bound, its setting, and the gap if one was measured."""
         bound = self.bound
         how = "in full" if bound.rank is None else f"by LoRA of rank r = {bound.rank}"
         roles = join_words([ROLES[role] for role in bound.roles])
@@ -58,7 +58,7 @@ class BoundReport:
         return found if self.measured is None else [*found, _gap_sentence(self.measured)]
 
     def notes(self) -> list[str]:
-        """Return what the bound is worth."""
+        """Return notes on how far to trust the bound."""
         bound, found = self.bound, []
         if bound.bound >= 2 * bound.sub_gaussian:
             found.append(
@@ -177,7 +177,7 @@ def _gap_sentence(measured: MeasuredBound) -> str:
 
 
 def _rounded(looseness: float | None) -> float | None:
-    """Return two digits: of a gap no more are known."""
+    """Round to two digits; a gap is not known more exactly."""
     return None if looseness is None else float(f"{looseness:.2g}")
 
 

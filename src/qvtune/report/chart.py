@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from qvtune.report.labels import ALL_RUNS
 
-# Up to here every point is marked; a line of one point could not be seen otherwise.
+# Up to this many points each has a marker; without it a line of one point would be invisible.
 FEW_POINTS = 12
 MOST_TICKS = 12
 
@@ -15,9 +15,9 @@ MOST_TICKS = 12
 class Series:
     """One line, or points where `line` is false.
 
-    `low` and `high` are a band about a line and error bars of points. `fit` is drawn dashed through points. `crossed`
-    marks points with a cross. `hover` is shown beside a point on the page; name and numbers where it is empty. `place`
-    says which colour and symbol; that in its chart where it is None.
+    `low` and `high` are a band around a line, or error bars of points. `fit` is drawn as a dashed line through points.
+    `crossed` marks points with a cross. `hover` is shown beside a point on the page; if it is empty, name and numbers
+    are. `place` chooses colour and symbol; None means the place in the chart.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Series:
 
     @property
     def has_marks(self) -> bool:
-        """Whether every point is marked."""
+        """Whether every point has a marker."""
         return not self.line or len(self.x) <= FEW_POINTS
 
 
@@ -42,7 +42,7 @@ class Series:
 class Chart:
     """A picture of series. `caption` says what it shows and what was left out.
 
-    `y_range` is the lowest and highest value on the vertical axis; all values fit in where it is None.
+    `y_range` is the lowest and highest value on the vertical axis; with None, all values fit.
     """
 
     title: str
@@ -57,12 +57,12 @@ class Chart:
 
     @property
     def has_names(self) -> bool:
-        """Whether there is a series to tell from others."""
+        """Whether there are several series, which need names."""
         return [series.name for series in self.series] not in ([], [ALL_RUNS])
 
     @property
     def alternative(self) -> str:
-        """What a reader hears who cannot see it."""
+        """The text for readers who cannot see the picture."""
         names = ", ".join(series.name for series in self.series)
         return f"Chart: {self.y_title} over {self.x_title}, for {names}. {self.caption}".strip()
 
@@ -79,7 +79,7 @@ class Chart:
 
     @property
     def readable_x_ticks(self) -> list[float]:
-        """The ticks of the horizontal axis that have room for a number; one at 1 is kept before its neighbours."""
+        """The ticks of the horizontal axis that have room for a number; a tick at 1 goes before its neighbours."""
         at = {tick: math.log(tick) if self.log_x else tick for tick in self.x_ticks}
         apart = (max(at.values()) - min(at.values())) / MOST_TICKS if at else 0
         kept: list[float] = []
@@ -90,14 +90,14 @@ class Chart:
 
 
 def drawable(values: Iterable[float], *, log: bool) -> list[float]:
-    """Return the values that an axis has a place for: finite ones, above 0 where it is logarithmic."""
+    """Return the values that fit on an axis: finite ones, and above 0 if it is logarithmic."""
     return [value for value in values if math.isfinite(value) and (value > 0 or not log)]
 
 
 def log_ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Return round numbers from `low` to `high`: powers of ten; 1, 2 and 5 times these where they are few.
+    """Return round numbers from `low` to `high`: powers of ten, and 1, 2 and 5 times these if they are too few.
 
-    Empty where not even these give two: a logarithmic axis is almost linear there, and any numbers will do.
+    The list is empty if even these give fewer than two: such an axis is almost linear, and any numbers fit.
     """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5)):

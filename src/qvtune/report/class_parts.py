@@ -7,17 +7,17 @@ from qvtune.report.document import Entry, Matrix, Table
 from qvtune.tasks.classes import frequent_confusions
 from qvtune.tasks.mistakes import cut_text
 
-# More rows and columns are a wall; those with the most mistakes are shown.
+# More rows and columns are unreadable; those with the most mistakes are shown.
 MOST_CLASSES = 60
-# From so many classes on a list says more than the matrix where most mistakes are.
+# From this many classes on, a list shows better than the matrix where most mistakes are.
 LISTED_FROM, LISTED = 8, 10
 SHOWN_MISTAKES, SHOWN_TEXT = 20, 280
-# Which mistakes are the worst, by the number that says so.
+# Which mistakes are the worst, by the number that measures them.
 WORST = {"error": "furthest from their number", "probability": "in which the model is surest of a wrong class"}
 
 
 def class_parts(result: dict[str, Any]) -> list[Table | Matrix]:
-    """Return the table of classes and the confusion matrix of a classification, nothing of other runs.
+    """Return the table of classes and the confusion matrix of a classification; nothing for other runs.
 
     Args:
         result: contents of `result.json`.
@@ -81,7 +81,7 @@ def _confusions(classes: list[dict[str, Any]], frequent: list[tuple[int, int, in
 
 
 def mistakes_table(mistakes: list[dict[str, Any]]) -> list[Table]:
-    """Return a table of the worst mistakes, nothing where there are none.
+    """Return a table of the worst mistakes; nothing if there are none.
 
     Args:
         mistakes: lines of `mistakes.jsonl`.

@@ -12,7 +12,7 @@ from qvtune.training.output_change import QUERY_KEY
 from qvtune.training.telemetry import OUTPUT, STEP, UPDATE
 
 RATE = "lr/"
-# Of what each role does, in the order of the charts: the prefix, the title and what it shows.
+# The measurements by role, in the order of the charts: prefix, title and caption.
 ROLES_DO = (
     (
         UPDATE,
@@ -52,9 +52,9 @@ def run_charts(records: list[dict[str, Any]], metric: str) -> list[Chart]:
 
 
 def _losses(records: list[dict[str, Any]]) -> list[Series]:
-    """Return the losses, those of the training over windows of at least the usual length.
+    """Return the losses; training losses are means over windows of at least the usual length.
 
-    A checkpoint holds no half-summed loss, so the one before it is of fewer steps than the others, and so is the next.
+    A checkpoint holds no partial sum of losses, so the records before and after it cover fewer steps than others.
     """
     series = _series(records, {"loss": "training", "eval_loss": "validation"})
     if not series or series[0].name != "training":
@@ -69,7 +69,7 @@ def _losses(records: list[dict[str, Any]]) -> list[Series]:
             windows.append([])
     if not windows[-1]:
         windows.pop()
-    elif len(windows) > 1:  # fewer steps are left at the end than a window has
+    elif len(windows) > 1:  # the last steps are fewer than a window
         left = windows.pop()
         windows[-1] += left
     values = np.asarray(training.y)
@@ -90,7 +90,7 @@ def _series(records: list[dict[str, Any]], names: dict[str, str], *, widening: b
     series = []
     for place, (key, name) in enumerate(names.items()):
         points = [(record["step"], record[key]) for record in records if key in record]
-        # Rates that are equal lie on one line: wider ones below show that there are several.
+        # Equal rates lie on one line; wider lines below show that there are several.
         width = 1.8 + 2 * (len(names) - 1 - place) if widening else 1.8
         if points:
             series.append(Series(name, [step for step, _ in points], [value for _, value in points], width=width))

@@ -14,29 +14,29 @@ from qvtune.report.labels import label_text
 from qvtune.report.plot import Plot, javascript
 from qvtune.report.theme import page_configs
 
-# Up to so many classes the columns of a matrix are headed by lines of text, and up to so many its cells are large.
+# Up to this many classes, a matrix has lines of text as column headings; and up to this many, large cells.
 FEW, MANY = 4, 20
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell of a table: what is written, and the number to sort it by where it is one."""
+    """A cell of a table: its text and, for a number, the value to sort by."""
 
     text: str
     number: float | None = None
 
     @property
     def is_long(self) -> bool:
-        """Whether it is broken into lines."""
+        """Whether it has line breaks."""
         return len(self.text) > 40
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table, which a click or Enter on a header sorts where it is `sortable`.
+    """A table. If it is `sortable`, a click or Enter on a header sorts it.
 
-    The first column of a `named` one stays in sight while the others scroll. On a narrow screen the cells of a
-    `stacked` one stand below each other, with the names of their columns.
+    The first column of a `named` table stays visible while the others scroll. On a narrow screen the cells of a
+    `stacked` table are below each other, with the names of their columns.
     """
 
     caption: str
@@ -49,28 +49,28 @@ class Table:
 
     @property
     def kinds(self) -> str:
-        """What it is, as CSS classes."""
+        """Its kinds, as CSS classes."""
         return " ".join(name for name in ("sortable", "named", "stacked") if getattr(self, name))
 
     @property
     def is_small(self) -> bool:
-        """Whether others may stand beside it."""
+        """Whether other parts may be beside it."""
         return len(self.rows) <= 12 and not any(cell.is_long for row in self.rows for cell in row)
 
     @property
     def numeric(self) -> set[int]:
-        """Places of the columns that hold numbers alone."""
+        """Indices of the columns that contain only numbers."""
         columns = range(len(self.columns))
         return {i for i in columns if self.rows and all(r[i].number is not None or not r[i].text for r in self.rows)}
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """A confusion matrix: `counts[i][j]` examples with label i were called j.
+    """A confusion matrix: `counts[i][j]` examples have label i and prediction j.
 
     Attributes:
-        heading: above it.
-        labels: of rows and columns.
+        heading: the heading above it.
+        labels: labels of rows and columns.
         counts: rows are labels.
         text: below the heading.
     """
@@ -82,16 +82,16 @@ class Matrix:
 
     @property
     def is_small(self) -> bool:
-        """Whether others may stand beside it."""
+        """Whether other parts may be beside it."""
         return len(self.labels) <= MANY // 2
 
     @property
     def kind(self) -> str:
-        """How its columns are headed, and how large its cells are, by the number of classes."""
+        """The form of its column headings and the size of its cells, by the number of classes."""
         return "few" if len(self.labels) <= FEW else "many" if len(self.labels) <= MANY else "many dense"
 
     def share(self, row: int, column: int) -> float:
-        """Return what part of a row's examples a cell has."""
+        """Return a cell's fraction of the examples in its row."""
         return self.counts[row][column] / max(1, sum(self.counts[row]))
 
 
@@ -100,11 +100,11 @@ class Pictures:
     """Pictures that belong together, and the text below them.
 
     Attributes:
-        heading: above them.
+        heading: the heading above them.
         plots: the pictures.
-        text: below them.
-        name: of their files, PNG and SVG; none are written where it is empty.
-        columns: how many stand beside each other in the files.
+        text: the text below them.
+        name: name of their files, PNG and SVG; if it is empty, no files are written.
+        columns: number of pictures beside each other in the files.
     """
 
     heading: str
@@ -139,7 +139,7 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Return the page as HTML, with what draws its pictures in it once; all text is escaped."""
+    """Return the page as HTML, with one copy of the code that draws its pictures; all text is escaped."""
     return _template().render(
         page=page,
         style=_static("page.css"),
@@ -150,7 +150,7 @@ def render(page: Page) -> str:
 
 
 def entry(value: Any) -> Entry:
-    """Return a table's cell for any value: numbers to be sorted as numbers, nothing for None and NaN."""
+    """Return a table's cell for any value: numbers sort as numbers; None and NaN give an empty cell."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return Entry("")
     if isinstance(value, bool):
@@ -171,7 +171,7 @@ def _template() -> Any:
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    # Within a script element nothing is unescaped, and "</script>" or "<!--" would end it or hide its end.
+    # In a script element escapes are not decoded, and "</script>" or "<!--" would end it or hide its end.
     environment.filters["json"] = lambda value: Markup(json.dumps(value, allow_nan=False).replace("<", "\\u003c"))
     return environment.from_string(_static("page.html"))
 

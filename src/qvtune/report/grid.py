@@ -1,4 +1,4 @@
-"""`Grid`: what a heat map shows: the mean metric over seeds for two labels, and where λ = 1 lies among its cells."""
+"""`Grid`: the content of a heat map: the mean metric over seeds for two labels, and the line λ = 1."""
 
 import math
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import Any
 from qvtune.lab.outcome import DIVERGED, FAILED, FINISHED, PENDING, STOPPED, Outcome
 from qvtune.report.labels import LR, LR_RATIO, SEED, VALUE_LR, finished, grouped, is_number, mean_sd, varied
 
-# Of a cell without a value, the first of these that one of its runs has.
+# The status of a cell without a value is the first of these that one of its runs has.
 WORST_FIRST = (FAILED, DIVERGED, STOPPED, PENDING)
 
 Point = tuple[float, float]
@@ -25,7 +25,7 @@ class Square:
         values: metrics of the finished runs, one per seed.
         statuses: number of runs by status.
         reasons: why runs did not finish.
-        unlearned: number of the runs with a metric that learned nothing.
+        unlearned: number of runs with a metric that learned nothing.
     """
 
     x: float
@@ -37,17 +37,17 @@ class Square:
 
     @property
     def learned(self) -> bool:
-        """Whether a run of the cell learned anything, or none was judged."""
+        """Whether a run of the cell learned anything, or none was checked."""
         return self.unlearned < max(1, len(self.values))
 
     @property
     def mean(self) -> float | None:
-        """The mean over seeds, None where no run has a metric."""
+        """The mean over seeds; None if no run has a metric."""
         return mean_sd(self.values)[0] if self.values else None
 
     @property
     def status(self) -> str:
-        """The status that the cell is named by: "finished" where it has a value."""
+        """The status that the cell shows: "finished" if it has a value."""
         return FINISHED if self.values else next((s for s in WORST_FIRST if s in self.statuses), FINISHED)
 
 
@@ -56,17 +56,16 @@ class Grid:
     """A heat map.
 
     Attributes:
-        labels: what its runs have in common and those of other panels have not.
+        labels: the labels that its runs share and runs of other panels do not.
         metric: name of the metric.
         x_name: label of the horizontal axis.
         y_name: label of the vertical axis.
         xs: values of the horizontal axis, rising.
         ys: values of the vertical axis, rising.
-        cells: by place (column, row), those that have runs.
-        best: places of the highest mean of the cells that learned anything, several where it is equal; none where all
-            are.
+        cells: the cells that have runs, by place (column, row).
+        best: places of the highest mean among cells that learned anything; several if equal, none if all are equal.
         diagonal: points of the line λ = 1 in places: 0 is the middle of the first column or row, 0.5 its edge.
-        skipped: number of runs that have no value on one of the axes.
+        skipped: number of runs without a value on one of the axes.
     """
 
     labels: dict[str, Any]
@@ -82,7 +81,7 @@ class Grid:
 
 
 def make_grids(outcomes: Sequence[Outcome]) -> list[Grid]:
-    """Return a grid per combination of the labels that are neither axis nor seed; none without two numeric axes."""
+    """Return a grid per combination of the labels other than axes and seed; none without two numeric axes."""
     labels = varied(outcomes)
     axes = _axes(labels)
     if axes is None:
@@ -110,7 +109,7 @@ def _grid(labels: dict[str, Any], runs: list[Outcome], x_name: str, y_name: str)
     }
     known = {place: cell.mean for place, cell in cells.items() if cell.mean is not None}
     means = {place: mean for place, mean in known.items() if cells[place].learned}
-    # Where all cells are equal none is better than the others.
+    # If all cells are equal, none is better than the others.
     best = max(means.values(), default=None) if len(set(known.values())) > 1 or len(known) == 1 else None
     metric = next((run.result["main_metric"] for run in finished(placed)), "metric")
     return Grid(
@@ -145,8 +144,8 @@ def _line_of_equal_rates(x_name: str, y_name: str, xs: list[float], ys: list[flo
 def diagonal(xs: list[float], ys: list[float]) -> list[Point]:
     """Return the line on which the values of both axes are equal, in places.
 
-    Between two values an axis is logarithmic, so the line bends where the steps of the axes differ. It ends at the
-    edge of the map; it is empty where the axes have no range in common.
+    Between two values an axis is logarithmic, so the line bends where the steps of the axes differ. It ends at the edge
+    of the map. It is empty if the axes have no common range.
     """
     low, high = max(_edge(xs, 0), _edge(ys, 0)), min(_edge(xs, -1), _edge(ys, -1))
     if low > high:
@@ -156,7 +155,7 @@ def diagonal(xs: list[float], ys: list[float]) -> list[Point]:
 
 
 def place(value: float, values: list[float]) -> float:
-    """Return where `value` lies on an axis whose rising `values` are at 0, 1, 2 and so on, by logarithms."""
+    """Return the position of `value`, by logarithms, on an axis whose rising `values` are at 0, 1, 2 and so on."""
     if len(values) == 1:
         return 0.0
     upper = next((i for i, known in enumerate(values) if known >= value and i > 0), len(values) - 1)

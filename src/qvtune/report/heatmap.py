@@ -1,4 +1,4 @@
-"""The heat map over two labels, η_QK and η_V above all, as Vega-Lite."""
+"""The heat map over two labels, usually η_QK and η_V, as Vega-Lite."""
 
 import json
 import textwrap
@@ -17,11 +17,11 @@ from qvtune.report.theme import ACCENT, NEUTRAL, ink
 if TYPE_CHECKING:
     import altair as alt
 
-# The line λ = 1 leaves the middle of a cell, where the value is written, free: half its width and height.
+# The line λ = 1 leaves the middle of a cell free for its value: half its width and height.
 FREE = (0.34, 0.24)
 HATCHES = 5
 EDGE = 0.49
-# Pixels of a cell, in a file and, its height, on a page.
+# Size of a cell in a file, and its height on a page, in pixels.
 CELL_WIDTH, CELL_HEIGHT = 62, 44
 
 
@@ -51,7 +51,7 @@ def colour_range(grid: Grid, grids: Sequence[Grid]) -> tuple[float, float]:
 
 
 def cell_text(cell: Square) -> str:
-    """Return what is written in a cell: its mean and number of seeds, or why it has none."""
+    """Return the text of a cell: its mean and number of seeds, or why it has no value."""
     runs = sum(cell.statuses.values())
     if cell.mean is None:
         return cell.status if cell.status != FINISHED else "no metric"
@@ -60,7 +60,7 @@ def cell_text(cell: Square) -> str:
 
 
 def cell_details(grid: Grid, cell: Square) -> str:
-    """Return everything about a cell, in lines: rates, λ, mean ± sd, seeds, and why runs did not finish."""
+    """Return all details of a cell, as lines: rates, λ, mean ± sd, seeds, and why runs did not finish."""
     at = describe({grid.x_name: cell.x, grid.y_name: cell.y})
     if (grid.x_name, grid.y_name) == (LR, VALUE_LR):
         at += f", λ {label_text(float(cell.y / cell.x))}"
@@ -72,12 +72,12 @@ def cell_details(grid: Grid, cell: Square) -> str:
     if cell.unlearned:
         lines.append(f"{UNLEARNED} {cell.unlearned} of {count(len(cell.values), 'run')} learned nothing")
     lines += [f"{number} {status}" for status, number in cell.statuses.items() if status != FINISHED]
-    # Narrow enough for a phone; the table of runs has the whole reason.
+    # Narrow enough for a phone; the table of runs has the full reason.
     return "\n".join(lines + [line for reason in cell.reasons for line in textwrap.wrap(reason, 52)[:3]])
 
 
 def visible_line(grid: Grid) -> tuple[list[float | None], list[float | None]]:
-    """Return the line λ = 1 as coordinates with None where it gives way to the value in a cell."""
+    """Return the line λ = 1 as coordinates, with None where it leaves room for the value in a cell."""
     xs: list[float | None] = []
     ys: list[float | None] = []
     for (x0, y0), (x1, y1) in zip(grid.diagonal, grid.diagonal[1:], strict=False):
@@ -91,7 +91,7 @@ def visible_line(grid: Grid) -> tuple[list[float | None], list[float | None]]:
 
 
 def _rows(grid: Grid, limits: tuple[float, float]) -> list[dict[str, Any]]:
-    """Return a row per place of the grid: its corners, what it shows, and what is said when it is pointed at."""
+    """Return a row per place of the grid: its corners, its content, and its text under the pointer."""
     rows = []
     for row in range(len(grid.ys)):
         for column in range(len(grid.xs)):
@@ -112,7 +112,7 @@ def _rows(grid: Grid, limits: tuple[float, float]) -> list[dict[str, Any]]:
 def _axis(name: str, values: list[float], channel: Any, field: str) -> Any:
     import altair as alt
 
-    # An axis counts places; its labels are the values there.
+    # An axis counts places; its labels are the values at these places.
     texts = json.dumps([label_text(value) for value in values])
     axis = alt.Axis(
         values=list(range(len(values))), labelExpr=f"{texts}[datum.value]", grid=False, ticks=False, domain=False
@@ -124,7 +124,7 @@ def _axis(name: str, values: list[float], channel: Any, field: str) -> Any:
 def _layer(
     grid: Grid, corners: tuple[str, str] | None = None, *, fields: tuple[str, str] = ("x", "y"), **mark: Any
 ) -> "alt.Chart":
-    """Return a layer at places of the grid, or between them and the fields of the other corner."""
+    """Return a layer at places of the grid, or between them and the fields for the other corner."""
     import altair as alt
 
     x, y = _axis(grid.x_name, grid.xs, alt.X, fields[0]), _axis(grid.y_name, grid.ys, alt.Y, fields[1])
@@ -149,7 +149,7 @@ def _cells(grid: Grid, limits: tuple[float, float]) -> "alt.Chart":
 
 
 def _hatches(grid: Grid) -> "alt.Chart":
-    """Return slanted lines over the cells that have runs and no value."""
+    """Return slanted lines over the cells that have runs but no value."""
     import altair as alt
 
     side = 2 * EDGE
@@ -170,7 +170,7 @@ def _hatches(grid: Grid) -> "alt.Chart":
 
 
 def _line(grid: Grid) -> "list[alt.Chart]":
-    """Return the line λ = 1, dark on white so that it can be seen on every colour, and its name at its end."""
+    """Return the line λ = 1, dark on white to be visible on every colour, with its name at the end."""
     import altair as alt
 
     if not grid.diagonal:
@@ -199,7 +199,7 @@ def _texts(grid: Grid) -> "list[alt.Chart]":
 
     two = "length(split(datum.text, '\\n')) > 1 ? -6 : 0"
     texts = _layer(grid, type="text", lineBreak="\n", dy=alt.expr(two), fontSize=11)
-    # What has no value takes the page's colour.
+    # A cell without a value takes the page's colour.
     known = texts.transform_filter("isValid(datum.mean)").encode(text="text:N", color=alt.Color("ink:N", scale=None))
     return [known, texts.transform_filter("!isValid(datum.mean) && isValid(datum.text)").encode(text="text:N")]
 

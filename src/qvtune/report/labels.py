@@ -1,4 +1,4 @@
-"""What tells runs apart: their labels, runs that differ in the seed alone, and words for both."""
+"""Labels that distinguish runs, groups of runs that differ only in the seed, and words for both."""
 
 import json
 import math
@@ -13,19 +13,19 @@ SEED = "seed"
 LR, VALUE_LR, LR_RATIO = "lr", "value_lr", "lr_ratio"
 RATES = (LR, VALUE_LR, LR_RATIO, "head_lr", "query_lr", "key_lr", "output_lr")
 
-# How the rates are called where there is room for a symbol alone.
+# The symbols of the rates, for places without room for a name.
 SYMBOLS = {LR: "η_QK", VALUE_LR: "η_V", LR_RATIO: "λ"}
 AXIS_TITLES = {
     LR: "η_QK, rate of query and key",
     VALUE_LR: "η_V, rate of the value",
     LR_RATIO: "λ = η_V / η_QK",
 }
-# The name of the one series where nothing but the seed tells runs apart.
+# The name of the only series, if runs differ only in the seed.
 ALL_RUNS = "all runs"
 
 
 def varied(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
-    """Return the values of every label that has more than one, in the order in which they occur."""
+    """Return the values of every label that has more than one, in the order of occurrence."""
     values: dict[str, dict[str, Any]] = {}
     for outcome in outcomes:
         for name, value in outcome.labels.items():
@@ -34,7 +34,7 @@ def varied(outcomes: Sequence[Outcome]) -> dict[str, list[Any]]:
 
 
 def grouped(outcomes: Iterable[Outcome], names: Collection[str]) -> list[tuple[dict[str, Any], list[Outcome]]]:
-    """Return the runs that agree in the labels `names`, each group with these labels, in order of their first run."""
+    """Group the runs by the labels `names`; return each group with these labels, in order of their first run."""
     groups: dict[str, tuple[dict[str, Any], list[Outcome]]] = {}
     for outcome in outcomes:
         labels = {name: outcome.labels.get(name) for name in names}
@@ -48,7 +48,7 @@ def finished(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Return the mean and the standard deviation with n - 1, which one value does not have."""
+    """Return the mean, and the standard deviation with n - 1; None for a single value."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return mean, None
@@ -56,7 +56,7 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def value_ratio(outcome: Outcome) -> float | None:
-    """Return λ = η_V / η_QK of a run: of its labels, or of its plan where they do not say; None where unknown."""
+    """Return λ = η_V / η_QK of a run, from its labels or else from its plan; None if unknown."""
     labels = outcome.labels
     if labels.get(VALUE_LR) and labels.get(LR):
         return labels[VALUE_LR] / labels[LR]
@@ -70,12 +70,12 @@ def value_ratio(outcome: Outcome) -> float | None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a label is a number; yes and no are none."""
+    """Whether a label is a number; yes and no are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def label_text(value: Any) -> str:
-    """Return a label's value for people: 4e-4 and not 0.0004, yes and not True."""
+    """Return a label's value for people: 4e-4 instead of 0.0004, yes instead of True."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -89,7 +89,7 @@ def label_text(value: Any) -> str:
 
 
 def describe(labels: dict[str, Any]) -> str:
-    """Return labels as one line: "lora, rank 8, λ 4". Text stands without its name."""
+    """Return labels as one line: "lora, rank 8, λ 4". Text values have no name."""
     parts = []
     for name, value in labels.items():
         symbol = SYMBOLS.get(name, name.replace("_", " "))
@@ -103,6 +103,6 @@ def axis_title(name: str) -> str:
 
 
 def mean_text(values: Sequence[float]) -> str:
-    """Return "0.7123 ± 0.0100 (3 seeds)", or without the deviation where there is one value."""
+    """Return "0.7123 ± 0.0100 (3 seeds)", or without the deviation if there is one value."""
     mean, sd = mean_sd(values)
     return f"{mean:.4f}" + ("" if sd is None else f" ± {sd:.4f}") + f" ({count(len(values), 'seed')})"

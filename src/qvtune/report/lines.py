@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 Words = dict[str, Any]
 
 LEGEND_WIDTH = 38
-# Of a name in a legend, in pixels a letter, and what its symbol and the gap after it take.
+# The width of a legend's entry in pixels: per letter of the name, and for its symbol and the gap after it.
 LETTER, BESIDE_NAME = 6.2, 44
-# Arrays of a series, one value a point.
+# Arrays of a series, with one value per point.
 PER_POINT = ("x", "y", "low", "high", "fit", "crossed", "hover")
-# So much of a logarithmic axis is left free at each end, and so many pixels of another.
+# Free space at each end of an axis: a fraction of a logarithmic axis, pixels of a linear one.
 MARGIN, PADDING = 0.05, 12
-# What is left of the others where one series is chosen.
+# Opacity of the other series when one is chosen.
 FAINT = 0.15
-# Numbers as `label_text` writes them, and those of parameters as 147k and 14M.
+# Numbers in the form of `label_text`, and counts of parameters as 147k and 14M.
 NUMBER = (
     "{0} == 0 ? '0' : abs({0}) >= 1e6 ? format({0} / 1e6, '.3~g') + 'M' : abs({0}) >= 1e4 ? "
     "format({0} / 1e3, '.3~g') + 'k' : abs({0}) < 1e-2 ? format({0}, '.3~e') : format({0}, '.6~g')"
@@ -41,7 +41,7 @@ CROSSED: Words = {"shape": CROSS, "size": 170, "strokeWidth": 2.5}
 def draw_chart(chart: Chart) -> Plot:
     """Return a chart for pages and files.
 
-    Its data have a row per series, with the points as arrays.
+    Its data has a row per series, with the points as arrays.
     """
     import altair as alt
 
@@ -76,7 +76,7 @@ def _symbol(series: Series, place: int) -> str:
 
 
 def _layers(chart: Chart) -> "list[alt.Chart]":
-    """Return what there is to draw of a chart, from the back to the front."""
+    """Return the layers of a chart, from back to front."""
     import altair as alt
 
     every = chart.series
@@ -111,10 +111,10 @@ def _layer(chart: Chart, where: str, y: str, channels: Words, **mark: Any) -> "a
 
 
 def _hovered(chart: Chart) -> "alt.Chart":
-    """Return the point that is nearest to the pointer, with its numbers."""
+    """Return the layer that shows the point nearest to the pointer, with its numbers."""
     import altair as alt
 
-    # By these fields: all points of a series come from one row.
+    # Selected by these fields, since all points of a series come from one row.
     near = alt.selection_point(
         name="near", fields=["series", "x"], on="pointermove", clear="pointerout", nearest=True, empty=False
     )
@@ -124,7 +124,7 @@ def _hovered(chart: Chart) -> "alt.Chart":
 
 
 def _by_series(channel: Any, look: Callable[[Series, int], Any], chart: Chart) -> Any:
-    """Return what tells series apart: colours, symbols or dashes, and the one legend of all of them."""
+    """Return what distinguishes series: colours, symbols or dashes, with one legend for all of them."""
     import altair as alt
 
     looks = {_legend_name(series): look(series, place) for place, series in _placed(chart)}
@@ -136,7 +136,7 @@ def _legend(chart: Chart) -> "alt.Legend":
     import altair as alt
 
     longest = max(len(line) for series in chart.series for line in _legend_name(series).splitlines())
-    # Where no point is marked, the line itself stands for it, with its dashes.
+    # If no point has a marker, the legend shows the line itself, with its dashes.
     marked = any(series.has_marks for series in chart.series)
     return alt.Legend(
         title=None,
@@ -171,7 +171,7 @@ def _y(chart: Chart, name: str) -> "alt.Y":
     if chart.log_y:
         scale, axis = _logarithmic(ends or ys, 0 if ends else MARGIN)
     elif ends or len(set(ys)) == 1:
-        # Where all values are equal, a narrow range about them.
+        # If all values are equal, a narrow range around them.
         margin = abs(ys[0]) / 10 or 0.1
         scale = {"domain": list(ends or (ys[0] - margin, ys[0] + margin)), "nice": False, "zero": False}
     if not chart.log_y and max(map(abs, ends or ys), default=1.0) < 1e-2:

@@ -1,4 +1,4 @@
-"""Runs below folders as rows of a table: found, filtered, sorted and compared."""
+"""Runs in folders as rows of a table: find, filter, sort and compare them."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from qvtune.training.folder import RunFolder
 Row = dict[str, Any]
 
 COLUMNS = ("path", "task", "model", "method", "roles", "lr", "lr_ratio", "seed", "metric", "status", "seconds")
-# What `TrainConfig.to_yaml` starts with; another program's config.yaml is no run.
+# The first line of `TrainConfig.to_yaml`; a config.yaml from another program is not a run.
 OURS = "# qvtune train"
 DAMAGED = "damaged"
 NOT_COMPARED = {"path", "run", "out", "reason", "fingerprint"}
@@ -43,7 +43,7 @@ class Filter:
     value: str
 
     def holds(self, row: Row) -> bool:
-        """Whether a row fulfils it. A row without a value fulfils none but "column=" for an empty one."""
+        """Whether a row fulfils it. A row without a value only fulfils "column=", for an empty value."""
         have = row.get(self.column)
         if have is None:
             return self.sign == "=" and self.value == ""
@@ -54,11 +54,11 @@ class Filter:
 
 
 def list_runs(paths: Sequence[str | Path]) -> list[Row]:
-    """Return a row per run in or below `paths`, by path; the runs of a store in the order of the store.
+    """Return a row per run in or below `paths`, sorted by path; runs of a store keep the store's order.
 
     A row has every option of the run's configuration, its metrics by name, its labels, and `path`, `task`, `metric`,
-    `metric_name`, `status`, `learned`, `reason`, `seconds`, `steps`, `parameters`. `lr_ratio` is λ also where
-    `value_lr` was set.
+    `metric_name`, `status`, `learned`, `reason`, `seconds`, `steps`, `parameters`. `lr_ratio` is λ even if `value_lr`
+    was set.
 
     Raises:
         RunError: if a path does not exist or is a file, or a store's manifest is damaged.
@@ -74,10 +74,10 @@ def list_runs(paths: Sequence[str | Path]) -> list[Row]:
 
 
 def find_row(rows: Sequence[Row], name: str) -> Row:
-    """Return the run that a path or a run's name means.
+    """Return the run with this path or name.
 
     Raises:
-        RunError: if it means none, or several.
+        RunError: if there is no such run, or several.
     """
     if Path(name).is_dir():
         found = list_runs([Path(name)])
@@ -96,7 +96,7 @@ def parse_filter(text: str, rows: Sequence[Row]) -> Filter:
     """Read "lr>=1e-4" or "task=rte".
 
     Raises:
-        ConfigError: if it is none of these, no row has the column, or a number is needed and there is none.
+        ConfigError: if it has neither form, no row has the column, or a number is needed but missing.
     """
     match = re.fullmatch(r"\s*([^<>=\s]+)\s*(>=|<=|=|>|<)\s*(.*?)\s*", text)
     if match is None:
@@ -109,10 +109,10 @@ def parse_filter(text: str, rows: Sequence[Row]) -> Filter:
 
 
 def known_column(name: str, rows: Sequence[Row], option: str) -> str:
-    """Return the column that `name` means, with - for _ allowed.
+    """Return the column called `name`; - may stand for _.
 
     Raises:
-        ConfigError: if no row has it and it is no option of a run; the nearest name is suggested.
+        ConfigError: if no row has it and it is not an option of a run; the text suggests the nearest name.
     """
     known = {*COLUMNS, *TrainConfig.model_fields, *(column for row in rows for column in row)}
     plain = name.removeprefix("--").replace("-", "_")
@@ -122,7 +122,7 @@ def known_column(name: str, rows: Sequence[Row], option: str) -> str:
 
 
 def sort_rows(rows: Iterable[Row], column: str, *, descending: bool = False) -> list[Row]:
-    """Return the rows sorted by a column: numbers, then text, and rows without a value last, whichever way."""
+    """Return the rows sorted by a column: numbers, then text; rows without a value are last in both directions."""
     rows = list(rows)
     numbers = [row for row in rows if is_number(row.get(column))]
     texts = [row for row in rows if row.get(column) is not None and not is_number(row[column])]
@@ -133,7 +133,7 @@ def sort_rows(rows: Iterable[Row], column: str, *, descending: bool = False) -> 
 
 
 def compare_rows(rows: Sequence[Row]) -> list[Row]:
-    """Return a row per option or metric in which the runs differ: its name as `what`, and the value by run's path."""
+    """Return a row per option or metric that differs between runs: its name as `what`, its value by path of the run."""
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in NOT_COMPARED]
     return [
         {"what": name} | {row["path"]: row.get(name) for row in rows}
@@ -143,7 +143,7 @@ def compare_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def plain_text(value: Any) -> str:
-    """Return a value as a filter writes it and a table shows it."""
+    """Return a value in the form that filters and tables use."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -208,7 +208,7 @@ def _results(outcome: Outcome) -> Row:
 
 
 def _saved_steps(folder: RunFolder) -> int | None:
-    """Return the step from which a run would go on that has not come to its end."""
+    """Return the step from which an unfinished run would go on."""
     checkpoints = Checkpoints(folder.checkpoints).all()
     return checkpoints[0].step if checkpoints else None
 

@@ -1,4 +1,4 @@
-"""`write_report`: pictures and one page of a run, a sweep, a comparison or a reproduction, from its folder alone."""
+"""`write_report`: make one page and pictures of a run, sweep, comparison or reproduction, only from its folder."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from qvtune.training.folder import RunFolder
 def write_report(path: str | Path, *, target: float | None = None) -> list[Path]:
     """Write `report.html` and the pictures of a folder as PNG and SVG, and return their paths, the page first.
 
-    A run has `curves`; a store `heatmap`, `metric`, `curves`, `reach` and `parameters`, those of them that make sense
-    for its labels.
+    A run has the picture `curves`. A store has `heatmap`, `metric`, `curves`, `reach` and `parameters`, as far as they
+    make sense for its labels.
 
     Args:
         path: a run folder, finished or not, or a store.
-        target: of a store, the metric of the picture `reach`; what λ = 1 reaches when left out.
+        target: for a store, the metric to reach in the picture `reach`; what λ = 1 reaches when None.
 
     Raises:
-        RunError: if there is neither here, files are damaged, or nothing can be written.
+        RunError: if the folder is neither, files are damaged, or nothing can be written.
     """
     path = Path(path)
     store, folder = Store(path), RunFolder(path)

@@ -1,4 +1,4 @@
-"""The metric against what is trained, and against one label that varies alone."""
+"""The metric against the number of trained parameters, and against a single varying label."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,14 +22,14 @@ from qvtune.report.labels import (
     varied,
 )
 
-# Methods and ranks are read from a legend of at most so many names.
+# The most names in a legend of methods and ranks.
 MOST_POINTS = 18
 
 
 def parameter_charts(outcomes: Sequence[Outcome]) -> list[Chart]:
-    """Return the metric against adapter parameters, per task; none where all runs train equally many.
+    """Return the metric against adapter parameters, per task; none if all runs train equally many.
 
-    A point is a combination of the labels that are no rates and no seed, at those of its rates with the best mean.
+    A point is a combination of the labels other than rates and seed, at its rates with the best mean.
     """
     names = [name for name in varied(outcomes) if name not in (SEED, TASK)]
     charts = []
@@ -59,7 +59,7 @@ def _chart(task: dict[str, Any], runs: list[Outcome], points: list[Any]) -> Char
     word = runs[0].result["main_metric"].replace("_", " ")
     fewest = sorted(points, key=lambda point: adapter_parameters(point[1][1][0]))[:MOST_POINTS]
     series = []
-    # In the order of the labels, so that a method has the same colour in every picture.
+    # Ordered by labels, so that a method has the same colour in every picture.
     for labels, (at, members) in [point for point in points if point in fewest]:
         values = metrics(members)
         mean, sd = mean_sd(values)
@@ -77,7 +77,7 @@ def _chart(task: dict[str, Any], runs: list[Outcome], points: list[Any]) -> Char
 
 
 def label_charts(outcomes: Sequence[Outcome]) -> list[Chart]:
-    """Return the metric by the one numeric label that varies, with a series per other labels; none for two or more."""
+    """Return the metric by the only varying numeric label, with a series per other labels; none if several vary."""
     labels = varied(outcomes)
     numeric = [n for n, values in labels.items() if n != SEED and sum(map(is_number, values)) > 1]
     if len(numeric) != 1:

@@ -1,4 +1,4 @@
-"""`Plot`: one picture as Vega-Lite, on a page by the JavaScript in it, in PNG and SVG files by vl-convert."""
+"""`Plot`: one picture in Vega-Lite; JavaScript draws it on a page, vl-convert in PNG and SVG files."""
 
 import math
 import re
@@ -12,9 +12,9 @@ from typing import Any
 from qvtune.files import write_bytes
 from qvtune.report.theme import file_config
 
-# Name of the layer of a picture that shows what is pointed at, which a file has no use for.
+# Name of the layer that shows what is under the pointer; files leave it out.
 HOVER = "hover"
-# Parameter of a picture: how much room the names below it have, in pixels.
+# Parameter of a picture: the room for the names below it, in pixels.
 ROOM = "room"
 FILE_WIDTH = 310
 TITLE_WIDTH = 48
@@ -27,12 +27,12 @@ class Plot:
     """One picture.
 
     Attributes:
-        title: heading above it; none where empty.
-        alternative: what a reader hears who cannot see it.
+        title: heading above it; none if empty.
+        alternative: the text for readers who cannot see it.
         spec: its definition in Vega-Lite, without a size, and with all text and numbers in its data.
-        height: of what is between the axes, in pixels.
-        width: what it needs at least on a page, in rem; it scrolls where there is less.
-        file_width: of what is between the axes, in pixels of a file.
+        height: height between the axes, in pixels.
+        width: minimum width on a page, in rem; with less room it scrolls.
+        file_width: width between the axes in a file, in pixels.
     """
 
     title: str
@@ -43,16 +43,16 @@ class Plot:
     file_width: int = FILE_WIDTH
 
     def for_page(self) -> dict[str, Any]:
-        """Return what a page draws, as wide as there is room."""
+        """Return the definition for a page, as wide as the room there."""
         return _plain({**self.spec, "width": "container", "height": self.height})
 
     def for_file(self) -> dict[str, Any]:
-        """Return what stands in a file: nothing there is pointed at or chosen."""
+        """Return the definition for a file, without interaction."""
         layers = []
         for layer in self.spec["layer"]:
             if layer.get("name") != HOVER:
                 channels = {c: of for c, of in layer["encoding"].items() if "condition" not in of}
-                # Of two layers of one name, in panels beside each other, both would get the data of one.
+                # If layers in panels beside each other had the same name, both would get the data of one.
                 layers.append({name: of for name, of in layer.items() if name != "name"} | {"encoding": channels})
         title = {"text": textwrap.wrap(self.title, TITLE_WIDTH)} if self.title else None
         size = {"width": self.file_width, "height": self.height, "title": title}
@@ -60,12 +60,12 @@ class Plot:
 
 
 def to_spec(picture: Any) -> dict[str, Any]:
-    """Return a picture of Altair as plain values, without the address of its schema and a configuration of its own."""
+    """Return an Altair picture as plain values, without its schema's address and its own configuration."""
     return {name: part for name, part in picture.to_dict().items() if name not in ("$schema", "config")}
 
 
 def side_by_side(plots: Sequence[Plot], columns: int) -> dict[str, Any]:
-    """Return plots as one picture of a file, so many in a row."""
+    """Return plots as one picture for a file, with `columns` plots in a row."""
     own = dict.fromkeys(("color", "shape", "strokeDash", "strokeWidth"), "independent")
     return {
         "params": [{"name": ROOM, "value": FILE_WIDTH}],
@@ -86,7 +86,7 @@ def save_spec(path: Path, spec: dict[str, Any]) -> Path:
     """Write a picture in Vega-Lite as PNG or SVG, by the suffix, and return the path."""
     import vl_convert
 
-    # Nothing in a picture has an address; with none allowed, none could be asked for.
+    # Nothing in a picture has an address; since none is allowed, nothing can be fetched.
     options: dict[str, Any] = {"vl_version": _version(), "config": file_config(), "allowed_base_urls": []}
     if path.suffix == ".svg":
         content = _numbered(vl_convert.vegalite_to_svg(spec, **options)).encode()
@@ -97,7 +97,7 @@ def save_spec(path: Path, spec: dict[str, Any]) -> Path:
 
 
 def _numbered(svg: str) -> str:
-    """Return an SVG whose parts are numbered from 0: Vega counts on, and the same picture would be another file."""
+    """Return an SVG whose parts are numbered from 0: Vega keeps counting, so equal pictures would be unequal files."""
     known: dict[str, str] = {}
     of = re.compile(r'((?:id="|url\(#)(?:clip|gradient_))(\d+)')
     return of.sub(lambda found: found[1] + known.setdefault(found[2], str(len(known))), svg)
@@ -105,21 +105,21 @@ def _numbered(svg: str) -> str:
 
 @cache
 def javascript() -> str:
-    """Return what draws pictures on a page: Vega, Vega-Lite and Vega-Embed in one script, which asks nobody."""
+    """Return the script that draws pictures on a page: Vega, Vega-Lite and Vega-Embed; it fetches nothing."""
     import vl_convert
 
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_version())
 
 
 def _version() -> str:
-    """Return the version of Vega-Lite that Altair writes, as vl-convert names it."""
+    """Return the version of Vega-Lite that Altair writes, in vl-convert's form."""
     from altair import SCHEMA_VERSION
 
     return ".".join(SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
 def _plain(value: Any) -> Any:
-    """Return a picture with null, which JSON has, in the place of NaN and infinity, which it has not."""
+    """Return a picture with null instead of NaN and infinity, which JSON does not have."""
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

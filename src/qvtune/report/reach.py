@@ -26,14 +26,14 @@ from qvtune.report.records import read_records
 
 @dataclass(frozen=True)
 class Reached:
-    """How long the runs of one λ took.
+    """How long the runs with one λ took.
 
     Attributes:
         ratio: λ.
-        steps: until the mean over seeds is at least the target; the last step where it never is.
-        seconds: the same in seconds of training.
+        steps: steps until the mean over seeds is at least the target; the last step if it never is.
+        seconds: the same time in seconds of training.
         seeds: number of runs.
-        missed: whether it never is.
+        missed: whether the target is never reached.
     """
 
     ratio: float
@@ -48,9 +48,9 @@ def reach_charts(outcomes: Sequence[Outcome], target: float | None = None) -> li
 
     Args:
         outcomes: the runs.
-        target: a metric; for every series what its runs with λ = 1 have at their end, on average, when left out.
-            A series without such runs is not drawn then, nor one where that metric is noise, see `is_noise`. What
-            learned nothing reaches no target.
+        target: a metric. When None, for every series the mean final metric of its runs with λ = 1. Then a series is not
+            drawn if it has no such runs, or if that metric is noise, see `is_noise`. Runs that learned nothing reach no
+            target.
     """
     names = [name for name in varied(outcomes) if name not in (SEED, VALUE_LR, LR_RATIO)]
     charts: list[Chart] = []
@@ -66,16 +66,16 @@ def reach_charts(outcomes: Sequence[Outcome], target: float | None = None) -> li
 
 
 def metric_at_one(runs: Sequence[Outcome]) -> float | None:
-    """Return the last metric of the runs with λ = 1, on average, or None without any."""
+    """Return the mean of the last metric of the runs with λ = 1, or None without such runs."""
     curve = mean_curve([run for run in runs if _is_one(value_ratio(run))])
     return curve[-1][1] if curve else None
 
 
 def is_noise(runs: Sequence[Outcome]) -> bool:
-    """Whether the metric that runs with λ = 1 reach is none that they came to by learning.
+    """Whether the runs with λ = 1 reach their metric without learning.
 
-    It is where all of them learned nothing, and where their mean has risen from its first evaluation to its last by
-    less than one standard error of a share over all their evaluation examples.
+    That is so if all of them learned nothing, or if their mean has risen from the first evaluation to the last by less
+    than one standard error of a share over all their evaluation examples.
     """
     ones = [run for run in runs if _is_one(value_ratio(run))]
     if ones and all(run.learned is False for run in ones):
@@ -88,13 +88,13 @@ def is_noise(runs: Sequence[Outcome]) -> bool:
     if not curve or not examples:
         return False
     end = min(max(curve[-1][1], 0.0), 1.0)
-    # A share is at most 0.5 / sqrt(n) off, and a mean of few examples not less than one of them.
+    # The standard error of a share is at most 0.5 / sqrt(n); here it counts as at least one example.
     error = max(math.sqrt(end * (1 - end)), 1 / math.sqrt(examples)) / math.sqrt(examples)
     return curve[-1][1] - curve[0][1] < error
 
 
 def times_to_reach(runs: Sequence[Outcome], target: float) -> list[Reached]:
-    """Return for every λ how long its runs took to a metric of at least `target`, rising by λ."""
+    """Return, sorted by λ, how long the runs of each λ took to reach a metric of at least `target`."""
     by_ratio: dict[float, list[Outcome]] = {}
     for run in runs:
         ratio = value_ratio(run)
@@ -113,7 +113,7 @@ def _reached(ratio: float, runs: list[Outcome], target: float) -> Reached:
 
 
 def mean_curve(runs: Sequence[Outcome]) -> list[tuple[float, float, float]]:
-    """Return step, mean metric and mean seconds of every evaluation that all of the runs had."""
+    """Return step, mean metric and mean seconds of every evaluation that all the runs have."""
     curves = [{step: (metric, seconds) for step, metric, seconds in _curve(run)} for run in runs]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     return [(s, mean_sd([c[s][0] for c in curves])[0], mean_sd([c[s][1] for c in curves])[0]) for s in steps]
@@ -168,7 +168,7 @@ def _words(point: Reached, wanted: float) -> str:
 
 
 def not_drawn(outcomes: Sequence[Outcome]) -> str | None:
-    """Return why there is no such picture although λ varies, or None where there is one or λ does not vary."""
+    """Return why there is no such picture although λ varies, or None if there is one or λ does not vary."""
     if {VALUE_LR, LR_RATIO}.isdisjoint(varied(outcomes)) or reach_charts(outcomes):
         return None
     if not any(_is_one(value_ratio(run)) for run in finished(outcomes)):

@@ -1,4 +1,4 @@
-"""The lines of `metrics.jsonl`, of whole runs and of those that were killed, and those of `mistakes.jsonl`."""
+"""The lines of `metrics.jsonl`, for whole and for killed runs, and the lines of `mistakes.jsonl`."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from qvtune.training.folder import RunFolder
 
 
 def read_records(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the lines of `metrics.jsonl`, without a last one that a killed run left half written.
+    """Return the lines of `metrics.jsonl`, without a half-written last line of a killed run.
 
     Raises:
         RunError: if another line is damaged.
@@ -30,7 +30,7 @@ def read_records(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def read_mistakes(folder: RunFolder) -> list[dict[str, Any]]:
-    """Return the lines of `mistakes.jsonl`, none where a run of an earlier version has no such file.
+    """Return the lines of `mistakes.jsonl`; none for a run of an earlier version without that file.
 
     Raises:
         RunError: if one is damaged.

@@ -1,4 +1,4 @@
-"""The page of one run, finished or not, made from its folder alone."""
+"""The page of one run, finished or not, made only from its folder."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from qvtune.training.folder import RunFolder
 
 
 def read_run(folder: RunFolder, name: str) -> dict[str, Any]:
-    """Return one of the run's JSON files, or nothing where the run has not come so far.
+    """Return one of the run's JSON files, or an empty dictionary if the run has not written it yet.
 
     Raises:
         RunError: if it is damaged.
@@ -23,7 +23,7 @@ def read_run(folder: RunFolder, name: str) -> dict[str, Any]:
 
 
 def main_metric(result: dict[str, Any], plan: dict[str, Any]) -> str:
-    """Return the name of the task's main metric, of what there is of a run."""
+    """Return the name of the task's main metric, from the files that a run has."""
     return result.get("main_metric") or plan.get("task", {}).get("main_metric", "metric")
 
 
@@ -56,7 +56,7 @@ def run_page(folder: RunFolder) -> Page:
 
 
 def text_table(caption: str, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
-    """Return a table of text, whose columns from the second on are aligned as numbers."""
+    """Return a table of text; columns from the second on are aligned like numbers."""
     return Table(caption, list(columns), [[Entry(cell) for cell in row] for row in rows])
 
 

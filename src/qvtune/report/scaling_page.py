@@ -155,7 +155,7 @@ def _ratio_chart(result: ScalingResult) -> Chart:
 
 
 def _series(name: str, exponent: dict[str, Any] | None, widths: list[int], sizes: Sizes) -> Series:
-    """Return points with the fitted line, of sizes of shape (widths, seeds)."""
+    """Return points with the fitted line, from sizes of shape (widths, seeds)."""
     means, x = _means(sizes), np.log(widths)
     fit: Sequence[float] = []
     if exponent is not None:
@@ -175,5 +175,5 @@ def _floats(widths: list[int]) -> list[float]:
 
 
 def _ticks(widths: list[int]) -> list[float]:
-    """Return the first, the middle and the last width, where there is one in the middle."""
+    """Return the first, the middle and the last width, if there is a middle one."""
     return _floats(widths[:: max(1, (len(widths) - 1) // 2)])

@@ -10,7 +10,7 @@ from qvtune.theory.predict import UNDECIDED
 
 TERMS = ("d1", "d2", "d3")
 RATES = {"1": "1", "n^-1/2": "1/√n", "n^-1": "1/n"}
-# What the verdict on a side rests on, and the side.
+# The quantity that decides the verdict on a side, and the side.
 SIDES = {"scores": "query_key", "values": "value"}
 SYMBOLS = {"scores": "Δ scores", "values": "Δ values", "query_key": "QK", "value": "V"}
 TOY_TITLES = {
@@ -25,7 +25,7 @@ NONE = "none"
 
 @dataclass(frozen=True)
 class Titled:
-    """A table with its title and what is to be known to read it."""
+    """A table with its title and an explanation."""
 
     title: str
     text: str
@@ -33,16 +33,16 @@ class Titled:
 
 
 def exponent_text(exponent: Mapping[str, float] | None) -> str:
-    """Return "+1.98 ± 0.02", half of the 95 % interval after the sign; "none" where there is no power law."""
+    """Return "+1.98 ± 0.02", with half of the 95 % interval after the sign; "none" without a power law."""
     if exponent is None:
         return NONE
-    # Rounded to nothing, a number has no sign.
+    # A number that rounds to zero has no sign.
     slope = round(exponent["slope"], 2) + 0.0
     return f"{slope:+.2f} ± {(exponent['high'] - exponent['low']) / 2:.2f}"
 
 
 def headline(data: Mapping[str, Any]) -> list[str]:
-    """Return in sentences what the experiment found of the theorem, and of λ on real blocks."""
+    """Return in sentences the experiment's results on the theorem, and on λ in real blocks."""
     sentences = []
     for query_key, value in (("n^-1", "1"), ("n^-1", "n^-1"), ("1", "1")):
         cell = find_cell(data, "linear", "factor", query_key, value)
@@ -53,7 +53,7 @@ def headline(data: Mapping[str, Any]) -> list[str]:
 
 
 def cell_title(cell: Mapping[str, Any]) -> str:
-    """Return the rates of a toy layer and what became of its sides."""
+    """Return the rates of a toy layer and the verdicts on its sides."""
     words = f"QK {cell['verdict']['query_key']}, V {cell['verdict']['value']}"
     return f"η_QK = {RATES[cell['query_key_rate']]}, η_V = {RATES[cell['value_rate']]}: {words}"
 
@@ -90,22 +90,22 @@ def find_cell(data: Mapping[str, Any], attention: str, value: str, query_key_rat
 
 
 def scaling_tables(data: Mapping[str, Any]) -> list[Titled]:
-    """Return all tables, those of the toy layer first."""
+    """Return all tables, the toy layer's first."""
     return [*toy_tables(data), *block_tables(data)]
 
 
 def toy_tables(data: Mapping[str, Any]) -> list[Titled]:
-    """Return two tables for each kind of toy layer: of its sides with what their verdicts rest on, and of the terms."""
+    """Return two tables for each kind of toy layer: its sides with the basis of their verdicts, and the terms."""
     return [table(data, *kind) for kind in TOY_TITLES for table in (_side_table, _term_table)]
 
 
 def block_tables(data: Mapping[str, Any], *, brief: bool = False) -> list[Titled]:
-    """Return the tables of real blocks, where there are any; `brief` ones show the first step alone."""
+    """Return the tables of real blocks, if there are any; `brief` ones show only the first step."""
     return [_block_table(data, brief), _ratio_table(data)] if data["blocks"] else []
 
 
 def brief_tables(data: Mapping[str, Any]) -> list[Titled]:
-    """Return what a terminal has room for: of the terms those of the theorem's own layer."""
+    """Return the tables that fit in a terminal; of the terms, only those of the theorem's own layer."""
     linear, *others = TOY_TITLES
     sides = [_side_table(data, *kind, brief=True) for kind in others]
     own = [_side_table(data, *linear, brief=True), _term_table(data, *linear, brief=True)]
@@ -113,7 +113,7 @@ def brief_tables(data: Mapping[str, Any]) -> list[Titled]:
 
 
 def shown_step(cell: Mapping[str, Any]) -> int:
-    """Return the place of the step to look at: with softmax the first, after which there may be nothing left."""
+    """Return the index of the step to show: with softmax the first, since later ones may have no power law."""
     return 0 if cell["attention"] == "softmax" else len(cell["steps"]) - 1
 
 
@@ -157,7 +157,7 @@ def _term_table(data: Mapping[str, Any], attention: str, value: str, *, brief: b
 
 
 def _titled(title: str, text: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Titled:
-    # Aligned as text, cells are broken into lines where a terminal is narrow.
+    # Cells that are aligned as text get line breaks in a narrow terminal.
     return Titled(title, text, TextTable(header, rows, "l" * len(header)))
 
 

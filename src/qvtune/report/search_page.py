@@ -1,4 +1,4 @@
-"""What a search for rates saw: the range test of every side, the trials, and the choice."""
+"""The page of a search for rates: the range test of every side, the trials, and the choice."""
 
 import math
 from collections.abc import Mapping
@@ -22,23 +22,23 @@ TITLES = AXIS_TITLES | {HEAD_LR: "rate of the head"}
 CHOSEN = "chosen"
 # Colour and marker of trials, the same in every picture.
 PLACES = {"worse": 0, CHOSEN: 1, "not told apart": 2, "diverged": 3}
-# Of a curve that breaks, so many points more are shown; what follows has another scale.
+# A curve that breaks is shown for this many points more; later points have another scale.
 AFTER_BREAK = 2
 
 
 class SearchReport:
-    """A suggestion for people.
+    """A suggestion for readers.
 
     Args:
-        name: of the model and the data.
-        suggestion: what was found.
+        name: name of the model and the data.
+        suggestion: the result of the search.
     """
 
     def __init__(self, name: str, suggestion: Suggestion) -> None:
         self.name, self.suggestion = name, suggestion
 
     def sentences(self) -> list[str]:
-        """Return the choice, where it is from, how sure it is, and what it cost."""
+        """Return sentences on the choice, its source, its confidence and its cost."""
         found = self.suggestion
         cost, sure = found.cost, found.confidence
         draws = "" if found.choice.again is None else ", over two draws of batches"
@@ -67,7 +67,7 @@ class SearchReport:
 
     @cached_property
     def charts(self) -> list[Chart]:
-        """The range test of every side, and the trials in the plane of the two rates where both were searched."""
+        """The range test of every side, and the trials in the plane of the two rates if both were searched."""
         found, best = self.suggestion, self.suggestion.choice
         charts = [_range_chart(test, best.rates[test.rate]) for test in found.ranges]
         if found.trials and LR in best.rates and VALUE_LR in best.rates:
@@ -104,7 +104,7 @@ def _range_chart(test: RangeTest, rate: float) -> Chart:
     curve = [test.curve[i] for i in places]
     name = " and ".join(test.groups)
     change = float(np.interp(math.log(rate), np.log(rates), curve))
-    # Beyond the rise that counts as broken there is nothing to see; below, all.
+    # Everything is shown up to the rise that counts as broken, and nothing beyond.
     rise = 2 * max(ENDS * test.drop, RISES * abs(test.start))
     lowest = min([0.0, *(value for values in spread for value in values)])
     return Chart(
@@ -130,7 +130,7 @@ def _trial_chart(found: Suggestion) -> Chart:
         "not told apart": near,
         CHOSEN: [best],
     }
-    # Of points at one place, which differ in the head's rate, the last covers the others.
+    # Points in the same place differ in the head's rate; the last one covers the others.
     series = [
         Series(
             name,
@@ -147,7 +147,7 @@ def _trial_chart(found: Suggestion) -> Chart:
         value = found.lr * found.lr_ratio
         series.append(Series("suggested for the whole run", [found.lr], [value], line=False, place=4))
     sides = [trial.rates[name] for trial in trials for name in (LR, VALUE_LR)]
-    # Of a line with few points each is marked.
+    # A line with few points has a marker at each.
     line = [float(rate) for rate in np.geomspace(min(sides), max(sides), 2 * FEW_POINTS)]
     diagonal = Series("λ = 1", line, line, width=1.0, place=5)
     return Chart("trials", TITLES[LR], TITLES[VALUE_LR], [*series, diagonal], log_x=True, log_y=True)

@@ -1,4 +1,4 @@
-"""The page of a sweep, a comparison or a reproduction, made from its folder alone."""
+"""The page of a sweep, a comparison or a reproduction, made only from its folder."""
 
 import json
 from collections import Counter
@@ -32,9 +32,9 @@ from qvtune.report.lines import draw_chart
 from qvtune.report.parameters import label_charts, metrics, parameter_charts
 from qvtune.report.reach import not_drawn, reach_charts
 
-# More panels than this are a wall.
+# More panels than this are unreadable.
 MOST_PANELS = 12
-# Columns of the table of runs that are counts, also where a run has none.
+# Columns of counts in the table of runs, even if a run has no value.
 COUNTS = {"trained_parameters", "adapter_parameters", "head_parameters", "saved_bytes", "peak_memory_bytes", "steps"}
 COUNTS |= {"best_step"}
 SUMMARY = "table.csv"
@@ -45,7 +45,7 @@ def store_page(store: Store, target: float | None = None) -> Page:
 
     Args:
         store: the folder.
-        target: the metric of the picture of steps and seconds; what λ = 1 reaches when left out.
+        target: the metric to reach in the picture of steps and seconds; what λ = 1 reaches when None.
     """
     manifest, outcomes = store.read(), store.outcomes()
     details = {name: value for name, value in manifest["details"].items() if value not in ("", [], {}, None)}
@@ -82,7 +82,7 @@ def _sentences(manifest: dict[str, Any], outcomes: Sequence[Outcome]) -> list[st
 
 
 def best_sentences(outcomes: Sequence[Outcome]) -> list[str]:
-    """Return the labels with the highest mean metric over seeds in words, per task."""
+    """Return in words, per task, the labels with the highest mean metric over seeds."""
     names = [name for name in varied(outcomes) if name != SEED]
     sentences = []
     for task, runs in grouped(finished(outcomes), [name for name in names if name == TASK]):
@@ -145,7 +145,7 @@ def _summary(path: Path) -> list[Table]:
 
 def _runs(outcomes: Sequence[Outcome]) -> Table:
     frame = results_table(outcomes)
-    # The name of a run is the longest of its columns and the one that is read least.
+    # The name of a run is its longest column and is read least.
     frame = frame[[*(column for column in frame if column != "run"), "run"]]
     marks = [f"{UNLEARNED} nothing" if outcome.learned is False else None for outcome in outcomes]
     frame = frame.assign(learned=marks).dropna(axis="columns", how="all")

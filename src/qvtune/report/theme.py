@@ -1,15 +1,16 @@
-"""Colours, symbols and letters of all pictures, light and dark."""
+"""Colours, symbols and fonts of all pictures, light and dark."""
 
 from typing import Any
 
-# Okabe and Ito, Color Universal Design (2008), without black and yellow: each vanishes on one of the backgrounds.
+# Okabe and Ito, Color Universal Design (2008), without black and yellow, which vanish on one of the backgrounds.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-# Colour is never the only difference. Colours and markers have no common number, so that many pairs differ.
+# Colour is never the only difference. The numbers of colours and of markers have no common divisor, so that many pairs
+# differ.
 STAR = "M0,-1.4L.34,-.45L1.33,-.43L.53,.17L.83,1.13L0,.56L-.83,1.13L-.53,.17L-1.33,-.43L-.34,-.45Z"
 MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", STAR)
 DASHES = ([1, 0], [7, 4], [2, 3])
 CROSS = "M-.7,-.7L.7,.7M-.7,.7L.7,-.7"
-# From this part of viridis on black is read better than white.
+# From this fraction of viridis on, black is easier to read than white.
 BRIGHT_FROM = 0.625
 NEUTRAL = "#808080"
 ACCENT = "#D55E00"
@@ -26,12 +27,12 @@ def marker(place: int) -> str:
 
 
 def dash(place: int) -> list[int]:
-    """Return lengths of dashes and gaps of a picture's series by its place."""
+    """Return the lengths of dashes and gaps for a picture's series by its place."""
     return DASHES[place // len(PALETTE) % len(DASHES)]
 
 
 def ink(part: float) -> str:
-    """Return the colour of text on that part of viridis, from 0 to 1."""
+    """Return the colour of text on this position of viridis, from 0 to 1."""
     return "#000000" if part > BRIGHT_FROM else "#ffffff"
 
 

@@ -15,10 +15,10 @@ from qvtune.roles.layouts import ROLES, Rows
 class Projection:
     """One role of one attention layer: a module and the rows of its output that belong to the role.
 
-    Of XLNet, which has parameters in the place of modules, `module` names the parameter.
+    In XLNet, which has parameters instead of modules, `module` names the parameter.
     `shape` is (rows, inputs) of the role's part of the weight; `module_rows` counts all rows of the module. `extra`
-    names parameters outside the module that are the role's too, as DeBERTa's `q_bias`. `bias` says whether the role has
-    one in the module: the key of BLIP-2 has not, though query and value have.
+    names parameters outside the module that belong to the role too, such as DeBERTa's `q_bias`. `bias` says whether the
+    role has a bias in the module: in BLIP-2, query and value have one, but the key has none.
     """
 
     role: str
@@ -31,12 +31,12 @@ class Projection:
 
     @property
     def is_fused(self) -> bool:
-        """Whether the module plays other roles too."""
+        """Whether the module holds other roles too."""
         return len(self.rows) != self.module_rows
 
     @property
     def trained(self) -> str:
-        """Name of the module that is the role's alone: the one that `split.py` makes of a fused one's rows."""
+        """Name of the role's own module; for a fused module, the one that `split.py` makes from the role's rows."""
         return f"{self.module}.{ROLES[self.role]}" if self.is_fused else self.module
 
     @property
@@ -51,11 +51,11 @@ class AttentionLayer:
 
     `name` is the smallest module that holds all projections; `layout` names how they are stored: "separate",
     "blocks", "grouped", "codegen", "key_value_halves", "latent", "multihead" (torch's own module), "relative"
-    (XLNet's) or "declared". An output projection may be missing; a role may have further projections after its first,
-    for some of the tokens, as Longformer's for those with global attention. `index` counts layers of one `kind`
+    (XLNet's) or "declared". An output projection may be missing. After its first projection a role may have further
+    ones for some of the tokens, as in Longformer for those with global attention. `index` counts layers of one `kind`
     ("self", "cross") within one `stack`: the side of an encoder-decoder, or the path of one of several towers. `uses`
-    is how often a forward pass calls the module (ALBERT calls one for all its layers; 0 where the model was not run).
-    `verified` says that the probe measured the roles on this model, of each role the first projection.
+    is how often a forward pass calls the module (ALBERT calls one for all its layers; 0 if the model was not run).
+    `verified` says that the probe measured the first projection of each role on this model.
     """
 
     name: str
@@ -79,7 +79,7 @@ class AttentionLayer:
 
 @dataclass(frozen=True)
 class WithoutRoles:
-    """A module that mixes positions and has no query, key and value to adapt, with the reason."""
+    """A module that mixes positions but has no query, key and value to adapt, with the reason."""
 
     module: str
     class_name: str
@@ -127,9 +127,9 @@ class AttentionMap:
         return [layer for layer in self.layers if wanted is None or layer.index in wanted]
 
     def role_of_module(self, name: str) -> str | None:
-        """Return the role of the module called `name`, or of the module that holds it, or None.
+        """Return the role of the module called `name`, or of the module that contains it, or None.
 
-        What a fused module holds has a role only once it is split.
+        Parts of a fused module have a role only after it is split.
         """
         for layer in self.layers:
             for projection in layer.projections:
@@ -143,10 +143,10 @@ class AttentionMap:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "AttentionMap":
-        """Read what `to_dict` gave, also after a trip through JSON.
+        """Read what `to_dict` returned, also after it was written to JSON and read again.
 
         Raises:
-            ValidationError: pydantic's, where something is missing or of another type.
+            ValidationError: pydantic's, if something is missing or has another type.
         """
         return TypeAdapter(cls).validate_python(data)
 
@@ -166,10 +166,10 @@ class AttentionMap:
 
 
 def parse_roles(roles: str | Iterable[str]) -> str:
-    """Return `roles` in the order q, k, v, o, each once; commas between them are passed over.
+    """Return `roles` in the order q, k, v, o, each once; commas between them are ignored.
 
     Raises:
-        RoleError: for a letter that is no role, a repeated one, or none at all.
+        RoleError: for a letter that is not a role, a repeated letter, or none at all.
     """
     if not isinstance(roles, Iterable):
         raise RoleError(f"roles is {roles!r}; it must be letters, as in 'qv'.")

@@ -17,12 +17,12 @@ class Call:
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Call":
-        """Keep what a forward pre-hook is given."""
+        """Record the arguments of a forward pre-hook."""
         without = [None if isinstance(value, Cache) else value for value in (*args, *kwargs.values())]
         return cls(tuple(without[: len(args)]), dict(zip(kwargs, without[len(args) :], strict=True)))
 
     def repeat(self, module: nn.Module) -> Any:
-        """Call a module as it was called."""
+        """Call a module with these arguments."""
         return module(*self.args, **self.kwargs)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Call":

@@ -1,4 +1,4 @@
-"""`declare_attention`: roles stated by hand, for a layout that the tables do not know, and measured all the same."""
+"""`declare_attention`: roles stated by hand, for a layout that the tables do not know. They are measured too."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from qvtune.roles.linear import is_linear, linear_size
 from qvtune.roles.locate import common_parent, model_type, numbered
 from qvtune.roles.unwrap import unwrap
 
-# A role's modules: their names with * for the layer's number, or such names with the rows of the module that are its.
+# A role's modules: their names with * for the layer's number, or such names with the role's rows of the module.
 Declared = str | tuple[str, Sequence[int]]
 
 
@@ -29,15 +29,15 @@ def declare_attention(
     verify: bool = True,
     inputs: Mapping[str, Any] | None = None,
 ) -> AttentionMap:
-    """State where query, key, value and output are, where `find_attention` cannot tell.
+    """State where query, key, value and output are, if `find_attention` cannot find them.
 
     Args:
         model: a transformers model, or any other module with inputs.
-        roles: for q, k and v, and for o where there is one, the name of the module with `*` for the layer's number,
-            as in "h.*.attn.query"; for a module that plays several roles a pair of the name and the numbers of the
-            rows of its output that are this role's, as in ("h.*.attn.qkv", range(0, 32)).
+        roles: for q, k and v, and for o if there is one, the name of the module with `*` for the layer's number, such
+            as "h.*.attn.query". For a module that holds several roles, a pair of the name and the numbers of this
+            role's rows in its output, such as ("h.*.attn.qkv", range(0, 32)).
         heads: number of query heads.
-        verify: measure the roles as `find_attention` does, and refuse what the measurement contradicts.
+        verify: measure the roles as `find_attention` does, and refuse a declaration that the measurement contradicts.
         inputs: keyword arguments of the model's forward pass in the probe.
 
     Returns:
@@ -102,7 +102,7 @@ def _layer(inner: nn.Module, parts: tuple[Projection, ...], heads: int) -> Atten
     size = len(query.rows) // heads
     layout = "declared" if any(part.is_fused for part in parts) else "separate"
     name = common_parent([part.module for part in parts])
-    if name in {part.module for part in parts}:  # one fused module and no output
+    if name in {part.module for part in parts}:  # a single fused module without an output
         name = name.rpartition(".")[0]
     return AttentionLayer(name, 0, "", "self", layout, heads, len(key.rows) // size, size, parts)
 
@@ -114,7 +114,7 @@ def read_declaration(path: Path) -> tuple[dict[str, Declared], int]:
         The roles and the number of heads, as `declare_attention` takes them.
 
     Raises:
-        RoleError: if it cannot be read or is not of that form.
+        RoleError: if it cannot be read or does not have that form.
     """
     try:
         values = load_yaml(read_document(path))

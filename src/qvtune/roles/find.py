@@ -21,26 +21,26 @@ def find_attention(
 ) -> AttentionMap:
     """Find the query, key, value and output projection of every attention layer of `model`.
 
-    The structure of the modules proposes the roles, also of the rows of a fused matrix; a probe then runs the model on
-    one short random input and measures them: doubling the value projection doubles the layer's context, a change of
-    the query at one position moves that position alone, a change of the key at one position moves others and is not
-    linear. The sizes of heads are measured the same way. The model, its modes and the global random state are left as
-    they were.
+    The structure of the modules proposes the roles, also for the rows of a fused matrix. A probe then runs the model on
+    one short random input and measures them. Doubling the value projection's output doubles the layer's context. A
+    change of the query at one position moves only that position. A change of the key at one position moves other
+    positions too, and is not linear. The sizes of heads are measured the same way. The model, its modes and the global
+    random state are unchanged afterwards.
 
     Args:
         model: a transformers model, also inside PEFT, DistributedDataParallel or `torch.compile`.
-        verify: run the probe; None runs it unless the model is on the meta device, where there is nothing to measure.
-            Without it layers come back with `verified=False`.
-        inputs: keyword arguments for the model's forward pass in the probe, where the ones made from its
-            configuration (8 random token ids, one random image, ...) do not fit.
+        verify: run the probe. None runs it unless the model is on the meta device, where there is nothing to measure.
+            Without the probe, layers have `verified=False`.
+        inputs: keyword arguments for the model's forward pass in the probe, if those made from its configuration (8
+            random token ids, one random image, ...) do not fit.
 
     Returns:
         The map; module names are relative to the transformers model, without PEFT's prefixes. Its `others` are the
         modules that mix positions without query, key and value, with the reason.
 
     Raises:
-        RoleError: if nothing is found, if some modules look like attention and are not understood, or if the probe
-            measures something else than the structure says. The text names the modules.
+        RoleError: if nothing is found, if some modules look like attention but are not understood, or if the probe
+            contradicts the structure. The text names the modules.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -57,7 +57,7 @@ def find_attention(
 
 
 def confirmed(inner: nn.Module, attention: AttentionMap, inputs: Mapping[str, Any] | None) -> AttentionMap:
-    """Measure a map on the model, and return it with what was measured.
+    """Measure a map on the model, and return it with the measurements.
 
     Raises:
         RoleError: if the model cannot be run, or the measurement contradicts the map.
@@ -77,7 +77,7 @@ def _is_on_meta(inner: nn.Module) -> bool:
 
 
 def _confirm(layer: AttentionLayer, result: Probed) -> AttentionLayer:
-    """Return the layer with what was measured, or raise if the measurement contradicts it."""
+    """Return the layer with the measurements, or raise if they contradict it."""
     wrong = [
         f"'{_described(layer[role])}' was taken for the {ROLES[role]} and behaves like a {measured}"
         for role, measured in result.roles.items()
@@ -90,10 +90,10 @@ def _confirm(layer: AttentionLayer, result: Probed) -> AttentionLayer:
             f"roles by hand: {BY_HAND}."
         )
     if layer.layout == "latent":
-        result = replace(result, kind=layer.kind)  # query and keys come from latents of their own
+        result = replace(result, kind=layer.kind)  # query and keys come from separate latents
     if result.head_dim is None:
         return replace(layer, kind=result.kind, uses=result.uses, verified=True)
-    # A value may have heads of another size than query and key, and a query row moves the value's channels.
+    # The value's heads may differ in size from those of query and key, and a query row moves the value's channels.
     if result.head_dim * layer.heads != result.width:
         raise RoleError(
             f"'{layer.name}' was taken to have {layer.heads} heads of size {layer.head_dim}, but one query row "

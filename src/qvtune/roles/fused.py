@@ -1,4 +1,4 @@
-"""Take the fused projections of a model apart, and put them together again."""
+"""Split the fused projections of a model, and join them again."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from qvtune.roles.split import REST, Split, SplitProjection
 
 
 def split(inner: nn.Module, attention: AttentionMap, projections: Sequence[Projection]) -> list[str]:
-    """Replace the fused modules behind `projections` by split ones, wherever the model holds them.
+    """Replace the fused modules behind `projections` by split ones, everywhere in the model.
 
     Returns:
         Names of the modules that were split.
@@ -24,14 +24,14 @@ def split(inner: nn.Module, attention: AttentionMap, projections: Sequence[Proje
     for name in names:
         fused = inner.get_submodule(name)
         if isinstance(fused, Split):
-            continue  # shared with a layer whose turn came before
+            continue  # shared with an earlier layer
         whole = _split_as_a_whole(fused)
         _replace(inner, fused, whole(fused) if whole else SplitProjection(fused, _rows_by_part(attention, name)))
     return sorted(names)
 
 
 def join(inner: nn.Module) -> list[str]:
-    """Make every split module of `inner` one again.
+    """Join every split module of `inner` again.
 
     Returns:
         Names of the modules that were joined.
@@ -43,14 +43,14 @@ def join(inner: nn.Module) -> list[str]:
 
 
 def split_modules(inner: nn.Module) -> Iterator[tuple[str, Split]]:
-    """Yield the name and module of everything that is split."""
+    """Yield the name and module of every split module."""
     for name, module in inner.named_modules():
         if isinstance(module, Split):
             yield name, module
 
 
 def misfit(inner: nn.Module, attention: AttentionMap) -> str | None:
-    """Say what of a map the model does not have, or return None where it has all."""
+    """Say which part of a map the model lacks, or return None if it has all."""
     modules = dict(inner.named_modules())
     for projection in attention.projections("qkvo"):
         size = _size(modules, projection.module)
@@ -64,7 +64,7 @@ def misfit(inner: nn.Module, attention: AttentionMap) -> str | None:
 
 @contextmanager
 def taken_apart(inner: nn.Module) -> Iterator[None]:
-    """Let torch's and XLNet's attention call their projections inside the block, and leave them as they were after."""
+    """Let torch's and XLNet's attention call their projections inside the block, and restore them afterwards."""
     swapped = [(m, split(m, keep=True)) for m in inner.modules() if (split := _split_as_a_whole(m)) is not None]
     for fused, apart in swapped:
         _replace(inner, fused, apart)
@@ -76,14 +76,14 @@ def taken_apart(inner: nn.Module) -> Iterator[None]:
 
 
 def _split_as_a_whole(module: nn.Module) -> type[SplitMultihead] | type[SplitRelative] | None:
-    """Return the class that stands for a whole attention module, where no layer of it is called for a role, or None."""
+    """Return the class that replaces a whole attention module, if it calls no layer for a role, or None."""
     if can_split(module):
         return SplitMultihead
     return SplitRelative if is_relative(module) else None
 
 
 def _size(modules: dict[str, nn.Module], name: str) -> tuple[int, int] | None:
-    """Return (rows, inputs) of what a projection calls its module, or None where there is no such."""
+    """Return (rows, inputs) of the module or parameter of a projection, or None if there is none."""
     module: Any = modules.get(name)
     parent, _, child = name.rpartition(".")
     if module is None:
@@ -106,12 +106,12 @@ def _rows_by_part(attention: AttentionMap, name: str) -> dict[str, Rows]:
 def _to_split(inner: nn.Module, projection: Projection) -> str | None:
     parent = projection.module.rpartition(".")[0]
     if parent and _split_as_a_whole(inner.get_submodule(parent)):
-        return parent  # as for the output projection of torch's attention
+        return parent  # for example for the output projection of torch's attention
     return projection.module if projection.is_fused else None
 
 
 def _replace(inner: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    # A module that several layers share stands in several places.
+    # A module that several layers share is in several places.
     places = [(parent, name) for parent in inner.modules() for name, child in parent._modules.items() if child is old]
     for parent, name in places:
         setattr(parent, name, new)

@@ -1,4 +1,4 @@
-"""Short random inputs for a model of text, images, video or sound, made from its configuration."""
+"""Short random inputs for a model of text, images, video or sound, from its configuration."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 POSITIONS = 8
-# Samples of a waveform: a few steps after the strides of a feature extractor, 320 as a rule.
+# Samples of a waveform: a few steps after the strides of a feature extractor, which usually are 320.
 SAMPLES = 6400
 FRAMES = 64
 IMAGE = 64
-# Patches along a side of an image that is given as patches.
+# Patches along a side of an image that is passed as patches.
 GRID = 4
 
 IMAGE_SIZES = ("image_size", "img_size", "input_size", "pretrain_image_size", "max_img_size")
@@ -26,7 +26,7 @@ TEMPORAL = ("temporal_patch_size", "patch_temporal")
 
 @dataclass
 class Source:
-    """What inputs are made from: `width` is what the first linear layer or norm of the model takes."""
+    """What inputs are made from: `width` is the input width of the model's first linear layer or norm."""
 
     config: Any
     generator: torch.Generator
@@ -38,7 +38,7 @@ class Source:
         return torch.randn(*shape, generator=self.generator)
 
     def first(self, names: tuple[str, ...], default: Any) -> Any:
-        """Return the first of these that the configuration, or one inside it, says."""
+        """Return the first of these values in the configuration, or in one inside it."""
         inside = (getattr(self.config, name, None) for name in INSIDE)
         sources = [self.config, *(source for source in inside if source is not None)]
         values = (getattr(source, name, None) for source in sources for name in names)
@@ -49,10 +49,10 @@ Make = Callable[[Source], Tensor]
 
 
 def candidate_inputs(model: Any, positions: int = POSITIONS) -> Iterator[dict[str, Tensor]]:
-    """Yield short random inputs, the likeliest first: a configuration does not say in which order axes are read.
+    """Yield short random inputs, the likeliest first: a configuration does not state the order of the axes.
 
-    First come those with the model's main input alone, then those with all that its forward pass has a name for, as
-    text and an image. The global random state is not touched.
+    First come those with only the model's main input, then those with every input that its forward pass names, such as
+    text and an image. The global random state is not changed.
     """
     parameter = next(model.parameters())
     wanted = inspect.signature(model.forward).parameters
@@ -66,7 +66,7 @@ def candidate_inputs(model: Any, positions: int = POSITIONS) -> Iterator[dict[st
                 inputs = {name: _makers(name, wanted)[number % len(_makers(name, wanted))](source) for name in names}
                 inputs |= _beside(source, wanted, inputs, inputs[names[0]])
             except (AttributeError, TypeError, KeyError):
-                continue  # the configuration lacks what this input is made from
+                continue  # the configuration lacks a value for this input
             yield {name: _placed(value, parameter) for name, value in inputs.items()}
 
 
@@ -75,7 +75,7 @@ def _main_input(model: Any, wanted: Mapping[str, inspect.Parameter]) -> str:
     if "grid_thw" in wanted and "hidden_states" in wanted:
         return "hidden_states"
     if main == "input_ids" and not hasattr(model.config.get_text_config(), "vocab_size") and main not in wanted:
-        main = "pixel_values"  # towers whose class does not say what they read
+        main = "pixel_values"  # towers whose class does not name their input
     if main in wanted and main in MAKERS:
         return main
     required = [name for name, parameter in wanted.items() if _is_required(parameter)]
@@ -100,7 +100,7 @@ def _makers(name: str, wanted: Mapping[str, Any]) -> list[Make]:
 def _beside(
     source: Source, wanted: Mapping[str, inspect.Parameter], inputs: Mapping[str, Tensor], main: Tensor
 ) -> dict[str, Tensor]:
-    """Return what some models want beside their main input."""
+    """Return the inputs that some models need beside their main input."""
     beside = {}
     if source.config.is_encoder_decoder and "decoder_input_ids" in wanted:
         is_text = not main.is_floating_point()
@@ -121,14 +121,14 @@ def _beside(
         **dict.fromkeys(("grid_thw", "image_grid_thw"), torch.tensor([[1, GRID, GRID]])),
         **dict.fromkeys(("spatial_shapes", "target_sizes"), torch.tensor([[GRID, GRID]])),
         "pixel_position_ids": torch.stack([columns.flatten(), rows.flatten()], dim=-1)[None],
-        # True, or one, where there is padding.
+        # True, or one, marks padding.
         "audio_mel_mask": torch.zeros(1, frames, dtype=torch.bool),
         "past_values_padding": torch.zeros(1, length, dtype=torch.long),
         "feature_lens": torch.tensor([frames]),
         "bbox": torch.zeros(1, source.positions, 4, dtype=torch.long),
     }
     for name in set(wanted) - set(inputs):
-        # A grid, a size or a mask of frames describes what is given; of what is not given it says nothing.
+        # A grid, a size or a mask of frames describes another input, and is left out without that input.
         if not _is_required(wanted[name]) and not (main.is_floating_point() and name in DESCRIBES) and name != "bbox":
             continue
         if name in grid:
@@ -147,7 +147,7 @@ def _ids(source: Source) -> Tensor:
     vocabulary = getattr(config.get_text_config(), "vocab_size", None)
     if vocabulary is None:  # Unicode code points
         return torch.randint(97, 123, (1, source.positions), generator=source.generator)
-    # Placeholders of images and sounds stand for inputs that are not given.
+    # Placeholders for images and sounds would need inputs that are not given.
     named = (value for name, value in vars(config).items() if name.endswith(("_token_id", "_token_index")))
     special = {value for value in named if isinstance(value, int)}
     eos = getattr(config, "eos_token_id", None)
@@ -164,7 +164,7 @@ def _codebook_rows(source: Source) -> Tensor:
 
 
 def _codes(source: Source) -> Tensor:
-    """Return a text token and one of each codebook of a sound at every position."""
+    """Return, at every position, a text token and one token of each codebook of a sound."""
     many = source.config.num_codebooks + 1
     return torch.randint(2, 30, (1, source.positions, many), generator=source.generator)
 
@@ -182,7 +182,7 @@ def _tiles(source: Source) -> Tensor:
 
 
 def _patches(source: Source) -> Tensor:
-    """Return the flattened patches of one image, as the vision towers of Qwen-VL and its kin take them."""
+    """Return the flattened patches of one image, as the vision towers of Qwen-VL and similar models take them."""
     size = source.config.patch_size
     values = source.first(CHANNELS, 3) * source.first(TEMPORAL, 1) * size * size
     return source.random(GRID * GRID, values)
@@ -195,7 +195,7 @@ def _patch_images(source: Source) -> Tensor:
 
 
 def _patch_strip(source: Source) -> Tensor:
-    """Return the patches one beside the other, as MiniCPM-V takes them."""
+    """Return the patches side by side, as MiniCPM-V takes them."""
     size = source.config.patch_size
     return source.random(1, source.first(CHANNELS, 3), size, GRID * GRID * size)
 
@@ -258,7 +258,7 @@ def _frame_rows(source: Source) -> Tensor:
 
 
 def _frames(source: Source) -> int:
-    """Return a number of frames: a window of it, where the model reads windows."""
+    """Return a number of frames: one window, if the model reads windows."""
     return 2 * source.config.n_window if hasattr(source.config, "n_window") else FRAMES
 
 
@@ -308,7 +308,7 @@ MAKERS: dict[str, list[Make]] = {
     "inputs_embeds": [_embeddings],
     "encoder_hidden_states": [_encoded],
 }  # fmt: skip
-# Those that stand for another input, and are given where a model takes nothing else.
+# Inputs that replace another one; they are given only to a model that takes nothing else.
 EMBEDDED = {"hidden_states", "query_embeds", "context", "inputs_embeds", "qformer_input_ids"}
 GRIDS = {"grid_thw", "image_grid_thw", "spatial_shapes", "target_sizes", "pixel_position_ids"}
 DESCRIBES = GRIDS | {"merge_sizes", "pixel_attention_mask", "input_features_mask", "audio_mel_mask", "feature_lens",

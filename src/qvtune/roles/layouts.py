@@ -1,7 +1,6 @@
-"""How attention modules are laid out, as data: which child of an attention module plays which role, and which rows of
-a child that plays several.
+"""The layouts of attention modules, as data: which child has which role, and which rows of a child with several roles.
 
-The tables are hints. What a projection really does is measured on the model by `probe.py`.
+The tables are hints. `probe.py` measures on the model what a projection really does.
 """
 
 import re
@@ -13,7 +12,7 @@ ROLES = {"q": "query", "k": "key", "v": "value", "o": "output"}
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a matrix that belong to one role: `repeats` runs of `size` rows, a run every `period` from `start` on.
+    """Rows of a matrix that belong to one role: `repeats` runs of `size` rows, one every `period` rows from `start` on.
 
     >>> Rows(start=2, size=2, period=6, repeats=2).indices()
     [2, 3, 8, 9]
@@ -33,7 +32,7 @@ class Rows:
 
 
 def rows_of(numbers: list[int]) -> Rows | None:
-    """Return ascending row numbers as `Rows`, or None where they are not runs of one length at one distance."""
+    """Return ascending row numbers as `Rows`, or None if they are not runs of equal length at equal distances."""
     size = next((i for i in range(1, len(numbers)) if numbers[i] != numbers[i - 1] + 1), len(numbers))
     period = numbers[size] - numbers[0] if size < len(numbers) else 0
     rows = Rows(numbers[0], size, period, len(numbers) // size)
@@ -67,7 +66,7 @@ def grouped(sizes: Sizes) -> dict[str, Rows]:
     }
 
 
-# CodeGen's checkpoints were trained in four parallel parts, and its code cuts the matrix in four for good.
+# CodeGen's checkpoints were trained in four parallel parts, so its code always cuts the matrix in four.
 CODEGEN_PARTS = 4
 
 
@@ -97,9 +96,9 @@ class SeparateLayout:
 class FusedLayout:
     """One child holds several roles.
 
-    `fused` names it, `arrangement` says whose its rows are, `query` names the query where it has a child of its own.
-    Where rows differ between classes that use the same name, `classes` is a pattern of the ones that this row is for,
-    and the first row that fits counts.
+    `fused` names it, `arrangement` assigns its rows to roles, and `query` names the query if it has its own child. If
+    classes with the same child name arrange rows differently, `classes` is a pattern for the classes of this entry, and
+    the first entry that fits is used.
     """
 
     name: str
@@ -109,12 +108,12 @@ class FusedLayout:
     classes: str = ""
 
     def is_for(self, class_name: str) -> bool:
-        """Whether this row is for modules of that class."""
+        """Whether this entry is for modules of that class."""
         return re.search(self.classes, class_name) is not None
 
 
 SEPARATE_LAYOUTS = (
-    SeparateLayout("query", "key", "value"),  # BERT and its kin, ViT-like models
+    SeparateLayout("query", "key", "value"),  # BERT and similar models, ViT-like models
     SeparateLayout("q_proj", "k_proj", "v_proj"),  # Llama, Mistral, Qwen, Gemma, OPT, BART, GPT-J, Phi, CLIP, Whisper
     SeparateLayout("query_proj", "key_proj", "value_proj"),  # DeBERTa-v2 and v3, ProphetNet
     SeparateLayout("q_lin", "k_lin", "v_lin"),  # DistilBERT, XLM, FlauBERT
@@ -143,13 +142,13 @@ FUSED_LAYOUTS = (
     FusedLayout("grouped", "in_proj", grouped, classes="DisentangledSelfAttention"),  # DeBERTa v1
     FusedLayout("key_value_halves", "c_attn", key_value_halves, query="q_attn"),  # cross-attention of GPT-2
     FusedLayout("grouped", "c_attn", grouped, classes="GPTBigCode"),
-    FusedLayout("blocks", "c_attn", blocks),  # GPT-2 and its kin
+    FusedLayout("blocks", "c_attn", blocks),  # GPT-2 and similar models
     FusedLayout("key_value_halves", "to_kv", key_value_halves, query="to_q"),  # conformers of Granite-Speech
 )
 
-# Projections that a role has beside its first one, for some of the tokens or a part of what is known of them: with
-# global attention in Longformer and LED, between words and entities in LUKE, of the place on the page in LiLT or in the
-# image in Conditional and DAB-DETR. They are named from the module of query, key and value.
+# Projections that a role has beside its first one, for some of the tokens or some of their features: tokens with global
+# attention in Longformer and LED, pairs of words and entities in LUKE, the place on the page in LiLT, the place in the
+# image in Conditional and DAB-DETR. Their names are relative to the module of query, key and value.
 FURTHER = {
     "q": ("query_global", "w2e_query", "e2w_query", "e2e_query", "layout_query", "q_pos_proj", "q_pos_sine_proj",
           "self_attn_query_pos_proj", "cross_attn_query_pos_proj", "cross_attn_query_pos_sine_proj"),
@@ -161,13 +160,13 @@ FURTHER = {
 # Biases that are parameters beside the projections, in DeBERTa, LayoutLMv2 and GPT-NeoX-Japanese.
 BIASES = {"q": "q_bias", "k": "k_bias", "v": "v_bias", "o": "dense_bias"}
 
-# Classes whose query projection gives, head by head, a query and then a gate for the head's output.
+# Classes whose query projection outputs, head by head, a query and then a gate for the head's output.
 GATED_QUERIES = r"^Qwen3(Next|_5)"
 
-# Classes of differential attention: two queries and keys of half a head each weigh the value of a whole one.
+# Classes of differential attention: two pairs of query and key, of half a head each, weight the value of a whole head.
 PAIRED_HEADS = r"^DiffLlama"
 
-# Classes that put a fused bias together from a query's and a value's, with zeros for a key's, which they do not have.
+# Classes that build a fused bias from those of query and value, with zeros for the key, which has none.
 WITHOUT_KEY_BIAS = r"^(Blip2|InstructBlip|InstructBlipVideo|PPOCRV\d\w*)Attention$"
 
 # Low-rank attention of DeepSeek: the query's last factor, and one matrix from the shared latent to every head's key
@@ -175,22 +174,22 @@ WITHOUT_KEY_BIAS = r"^(Blip2|InstructBlip|InstructBlipVideo|PPOCRV\d\w*)Attentio
 LATENT_KEY_VALUE = "kv_b_proj"
 LATENT_QUERIES = ("q_b_proj", "q_proj")
 
-# Where the output projection is, relative to the module of query, key and value; the first that exists counts.
+# Where the output projection is, relative to the module of query, key and value; the first that exists is used.
 OUTPUTS = (
     "o_proj", "out_proj", "out_lin", "o", "linear_out", "c_proj", "Wo", "proj", "projection", "projection_layer",
     "to_out", "attention_out", "output_proj", "post_proj", "proj_out", "dense", "linear", "output", "../output.dense",
     "../output", "../out_proj", "../post", "../dense", "self_attn.output_proj", "cross_attn.output_proj",
 )  # fmt: skip
 
-# Children of a decoder layer that attend to the encoder; a hint only, the probe looks at the inputs.
+# Children of a decoder layer that attend to the encoder. This is only a hint; the probe compares the inputs.
 CROSS_ATTENTION_NAMES = frozenset({"EncDecAttention", "encoder_attn", "crossattention", "cross_attn"})
 
-# Attributes in which attention modules keep their sizes.
+# Attributes in which attention modules store their sizes.
 HEAD_DIM_ATTRIBUTES = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size", "dim_per_head", "d_head")
 HEADS_ATTRIBUTES = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_local_attention_heads")
 
-# Modules with attention in their class's name that have no query, key and value that can be adapted: a pattern of the
-# class's name, or the name of a child or parameter by which they tell, and the reason.
+# Modules with attention in their class's name that have no query, key and value to adapt: a pattern of the class's
+# name, or the name of a child or parameter that identifies them, and the reason.
 WITHOUT_ROLES_BY_CLASS = {
     "GroupViTAssignAttention": "an assignment of patches to groups: a softmax over queries, not over keys",
     "ChannelAttention": "attention over channels, not over positions",
@@ -222,8 +221,8 @@ WITHOUT_ROLES_BY_CHILD = {
     "output_gate": "linear attention: no softmax over keys",
 }
 
-# Children that wrap a linear layer, to clip its values or to choose among several, keep it under this name.
+# Children that wrap a linear layer, to clip its values or to choose among several, have it under this name.
 WRAPPED = "linear"
 
-# Attributes of a layer that takes keys and values from an earlier one and has a query alone.
+# Attributes of a layer that takes keys and values from an earlier layer and has only a query.
 SHARES_KEYS = ("is_kv_shared_layer",)

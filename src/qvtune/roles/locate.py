@@ -44,7 +44,7 @@ def locate(inner: nn.Module) -> AttentionMap:
     """Find the layers of a transformers model by structure alone.
 
     Raises:
-        RoleError: if nothing is found, or some modules look like attention and are not understood.
+        RoleError: if nothing is found, or some modules look like attention but are not understood.
     """
     modules = dict(inner.named_modules())
     found = [layer for name in modules if (layer := _layer(inner, name, modules)) is not None]
@@ -181,14 +181,14 @@ def _fused(inner: nn.Module, core: nn.Module, name: str, children: dict[str, Chi
 def _fused_rows(
     inner: nn.Module, core: nn.Module, layout: FusedLayout, children: dict[str, Child]
 ) -> dict[str, Rows] | None:
-    """Return whose the rows of a fused module are, or None where its size does not fit the layout."""
+    """Return the rows of each role in a fused module, or None if its size does not fit the layout."""
     total, width = linear_size(children[layout.fused].module)
     heads = _heads(inner, core, 0)
     if layout.query is not None:
         return layout.arrangement((1, 1, total // 2)) if total % 2 == 0 else None
     if heads is None:
         return None
-    # With equal sizes for query, key and value a third of the rows are queries; fewer keys show in the size of a head.
+    # With equal sizes for query, key and value, a third of the rows are queries; the size of a head shows fewer keys.
     size = next((s for s in (_declared_head_dim(core), width // heads, total // (3 * heads)) if s), 0)
     groups, rest = divmod(total - heads * size, 2 * size)
     if rest or not 0 < groups <= heads or heads % groups:
@@ -212,7 +212,7 @@ def _latent(core: nn.Module, name: str, children: dict[str, Child]) -> Proposed 
 
 
 def numbered(inner: nn.Module, layers: list[AttentionLayer]) -> Iterable[AttentionLayer]:
-    """Give each layer its stack, and its number among those of its stack and kind."""
+    """Give each layer its stack, and its number among the layers of its stack and kind."""
     encoder_decoder = bool(getattr(getattr(inner, "config", None), "is_encoder_decoder", False))
     stacks = [_side(layer.name) if encoder_decoder else re.split(r"\.\d+(?:\.|$)", layer.name)[0] for layer in layers]
     if len(set(stacks)) == 1:
@@ -240,7 +240,7 @@ def _output_name(name: str, modules: dict[str, nn.Module], taken: set[str]) -> s
 
 
 def _beside(name: str, path: str) -> str:
-    """Return the name of the module at a path from the one called `name`; "../" is its parent."""
+    """Return the name of the module at a path relative to the module `name`; "../" is its parent."""
     return _join(name.rpartition(".")[0], path[3:]) if path.startswith("../") else _join(name, path)
 
 
@@ -263,7 +263,7 @@ def _without_roles(module: nn.Module) -> str | None:
 def _refuse_unknown(
     inner: nn.Module, modules: dict[str, nn.Module], layers: list[AttentionLayer], others: list[WithoutRoles]
 ) -> None:
-    """Raise if a module looks like attention and nothing accounts for it, or if there is no layer at all."""
+    """Raise if a module looks like attention but is not in the tables, or if there is no layer at all."""
     known = {layer.name for layer in layers} | {
         p.module.rpartition(".")[0] for layer in layers for p in layer.projections
     }
@@ -300,7 +300,7 @@ def _part(role: str, path: str, module: nn.Module, rows: Rows) -> Projection:
 
 
 def _with_extra(core: nn.Module, name: str, projection: Projection) -> Projection:
-    """Add the parameters beside a module that are the role's: a bias that is kept apart."""
+    """Add the role's parameters beside its module: a separate bias."""
     bias = BIASES[projection.role]
     parameter = core._parameters.get(bias)
     is_own = parameter is not None and parameter.numel() == len(projection.rows)
@@ -308,7 +308,7 @@ def _with_extra(core: nn.Module, name: str, projection: Projection) -> Projectio
 
 
 def _head_dim(inner: nn.Module, core: nn.Module, rows: int) -> int:
-    """Return the size of a head; where neither the module nor its configuration names one, there is one head."""
+    """Return the size of a head; if neither the module nor its configuration names one, there is one head."""
     return _declared_head_dim(core) or rows // (_heads(inner, core, rows) or 1)
 
 
@@ -333,7 +333,7 @@ def _whole_number(source: Any, attributes: Iterable[str]) -> int | None:
 def _read(source: Any, name: str) -> Any:
     try:
         return getattr(source, name, None)
-    except RuntimeError:  # a configuration whose layers differ refuses to name a size of all
+    except RuntimeError:  # a configuration whose layers differ refuses to name one size
         return None
 
 
@@ -362,5 +362,5 @@ def _has_matrix(module: nn.Module) -> bool:
 
 
 def model_type(inner: nn.Module) -> str:
-    """Return the model type of a configuration, or the name of the class."""
+    """Return the model type from the configuration, or the name of the class."""
     return str(getattr(getattr(inner, "config", None), "model_type", None) or type(inner).__name__)

@@ -1,4 +1,4 @@
-"""Put a model into evaluation mode for a while."""
+"""Set a model to evaluation mode for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Keep a module and all below it in evaluation mode, and give each back the mode that it had."""
+    """Set a module and all its children to evaluation mode, and restore the mode of each afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -1,7 +1,7 @@
 """torch's `nn.MultiheadAttention` as a module with a linear layer per role, and back again, bit for bit.
 
-torch keeps query, key and value in one parameter and reads it, and the output projection's, without calling a layer,
-so that nothing can be attached to any of them.
+torch stores query, key and value in one parameter. It reads this parameter, and the output projection's, without
+calling a layer, so nothing can be attached to any of them.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ OUTPUT = "out_proj"
 
 
 def can_split(module: nn.Module) -> bool:
-    """Whether a module is torch's attention in a form that `SplitMultihead` computes."""
+    """Whether a module is torch's attention in a form that `SplitMultihead` supports."""
     return (
         isinstance(module, nn.MultiheadAttention)
         and module.in_proj_weight is not None
@@ -26,15 +26,15 @@ def can_split(module: nn.Module) -> bool:
 
 
 class _CallTheModule(Tensor):
-    """A tensor on which torch's own fast paths give way, as on each that has functions of its own."""
+    """A tensor for which torch skips its own fast paths, as it does for every tensor with its own functions."""
 
 
 class SplitMultihead(Split):
     """Computes what an `nn.MultiheadAttention` computes, with linear layers `query`, `key`, `value` and `out_proj`.
 
     Args:
-        fused: the module to split. It is kept without its weights, to be filled again by `join`.
-        keep: leave the weights in `fused` too, for a measurement after which the split module is thrown away.
+        fused: the module to split. It is stored without its weights; `join` fills it again.
+        keep: leave the weights in `fused` too, for a measurement after which the split module is discarded.
     """
 
     prefix = "in_proj_"
@@ -45,7 +45,7 @@ class SplitMultihead(Split):
         super().__init__(fused, rows, is_loaded=getattr(fused.in_proj_weight, LOADED_MARK, False))
         self.num_heads, self.head_dim, self.dropout = fused.num_heads, fused.head_dim, fused.dropout
         self.embed_dim, self.batch_first = width, fused.batch_first
-        self._qkv_same_embed_dim = True  # what torch's Transformer layers ask first
+        self._qkv_same_embed_dim = True  # torch's Transformer layers read this first
         trainable = fused.in_proj_weight.requires_grad
         for role, part in self.rows.items():
             chosen = slice(part.start, part.start + part.size)
@@ -68,7 +68,7 @@ class SplitMultihead(Split):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the output and, if asked for, the attention weights, with the arguments and shapes of torch's."""
+        """Return the output and, if asked for, the attention weights; arguments and shapes are torch's."""
         unbatched = query.dim() == 2
         if unbatched:
             query, key, value = (part.unsqueeze(0) for part in (query, key, value))
@@ -97,16 +97,16 @@ class SplitMultihead(Split):
 
     @property
     def in_proj_weight(self) -> Tensor:
-        """The weights of query, key and value under each other, (3 width, width). Without adapters.
+        """The stacked weights of query, key and value, (3 width, width), without adapters.
 
-        torch's Transformer layers read it to compute attention themselves, past the adapters. A tensor of a class of
-        its own, as here, makes them call the module instead.
+        torch's Transformer layers read it to compute attention themselves, which would bypass the adapters. A tensor of
+        a special class, as here, makes them call the module instead.
         """
         return self._weight().as_subclass(_CallTheModule)
 
     @property
     def in_proj_bias(self) -> Tensor | None:
-        """The biases of query, key and value after each other, (3 width,), or None where they have none."""
+        """The concatenated biases of query, key and value, (3 width,), or None if they have none."""
         biases = [part.bias for part in self.parts.values()]
         return None if biases[0] is None else torch.cat(biases)
 

@@ -1,13 +1,13 @@
-"""Measure which projection is which by perturbing them on the model itself.
+"""Measure which projection has which role by perturbing them on the model itself.
 
 For one attention layer with context c = softmax(f(q, k)) v, the input of the output projection:
 
 - c is linear in v: doubling the value projection's output doubles c, exactly in floating point;
-- a change of q at position i moves c at position i alone;
+- a change of q at position i moves c only at position i;
 - a change of k at position j moves c at other positions too, and c is not linear in k.
 
-A change of one row of q moves the channels of one head, a change of one row of k those of all heads that share it.
-Positions are those of all sequences, images or windows of a batch, one after another.
+A change of one row of q moves the channels of one head; a change of one row of k moves those of all heads that share
+it. Positions are those of all sequences, images or windows of a batch, one after another.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,14 +29,15 @@ from qvtune.roles.layouts import ROLES, Rows
 from qvtune.roles.modes import evaluating
 from qvtune.roles.multihead import SplitMultihead
 
-# Relative change of the context below which a position or channel counts as untouched; it is zero but for rounding.
+# A position or channel counts as untouched below this relative change of the context; only rounding makes it differ
+# from zero.
 UNTOUCHED = 1e-6
-# Relative error within which a doubled projection counts as having doubled the context (bfloat16 has 8 bits).
+# A doubled projection counts as having doubled the context within this relative error (bfloat16 has 8 bits).
 LINEAR = 1e-2
-# The largest weight of a projection below which what it gives is lost in rounding; what trained has larger ones.
+# If all weights of a projection are below this, rounding swallows its output; trained projections have larger weights.
 TINY = 1e-4
-# Perturbations are these many times the projection's own root mean square. One alone may vanish in bfloat16's rounding
-# (a fresh model's attention hardly moves) or overflow float16, so what any of them moves counts.
+# Perturbations are these multiples of the projection's own root mean square. A single one may vanish in bfloat16's
+# rounding (a new model's attention hardly moves) or overflow float16, so a move under any of them counts.
 STRENGTHS = (8.0, -64.0, 512.0)
 
 Change = Callable[[Tensor], Tensor]
@@ -44,11 +45,11 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Probed:
-    """What was measured on one layer.
+    """The measurements on one layer.
 
-    `roles` maps the claimed q, k and v to what their rows behave like. `width` counts the channels of the context.
-    `head_dim` and `group` (query heads per key head) are None where rows of the query or key mix before the product,
-    as under a norm over all heads.
+    `roles` maps the claimed q, k and v to the roles that their rows behave like. `width` counts the channels of the
+    context. `head_dim` and `group` (query heads per key head) are None if rows of the query or key mix before the
+    product, as with a norm over all heads.
     """
 
     roles: dict[str, str]
@@ -72,7 +73,7 @@ def probe(inner: nn.Module, layers: Sequence[AttentionLayer], inputs: Mapping[st
 
 @dataclass
 class _Calls:
-    """How an attention layer was called first, and how often in one run of the model."""
+    """The first call of an attention layer, and the number of its calls in one run of the model."""
 
     first: Call = Call((), {})
     count: int = 0
@@ -127,8 +128,8 @@ def _record_calls(
 
 
 def _run(part: nn.Module, candidates: Iterable[dict[str, Any]], calls: Sequence[_Calls]) -> list[str]:
-    """Run a model on one input after another until all calls are recorded; return the failures if none would do."""
-    # A model without its head; in some the name of the one without it is that of a part, as an encoder.
+    """Run a model on one input after another until all calls are recorded; return the failures if no input works."""
+    # A model without its head. In some models its name is that of a part, such as an encoder.
     bodies: list[Any] = list(dict.fromkeys((getattr(part, "base_model", part), part)))
     failures, has_run = [], False
     for given, body in product(candidates, bodies):
@@ -138,7 +139,7 @@ def _run(part: nn.Module, candidates: Iterable[dict[str, Any]], calls: Sequence[
             body(**given, use_cache=False) if _takes_cache(part) else body(**given)
             has_run = True
         except Exception as error:
-            # Whatever the model raises: other inputs may fit, and another part of it may still be run alone.
+            # Any error is possible here: other inputs may fit, and another part of the model may still run alone.
             failures.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
         if all(call.count for call in calls):
             break
@@ -146,7 +147,7 @@ def _run(part: nn.Module, candidates: Iterable[dict[str, Any]], calls: Sequence[
 
 
 def _parts(inner: nn.Module) -> Iterator[nn.Module]:
-    """Yield the model, then the models inside it, as a text and a vision tower, which can be run alone."""
+    """Yield the model, then the models inside it that can run alone, such as a text and a vision tower."""
     for module in inner.modules():
         if module is inner or isinstance(module, PreTrainedModel):
             yield module
@@ -162,7 +163,7 @@ def _probe_layer(inner: nn.Module, layer: AttentionLayer, calls: _Calls) -> Prob
     parts = {p.role: _part(inner, p) for p in reversed(layer.projections)}  # a role's first one
 
     plain = partial(_context, attention, parts, calls.first)
-    # Through weights of next to nothing no input shows anything: noise is added to what they give.
+    # Inputs have no visible effect through almost zero weights, so noise is added to the outputs.
     claimed = [role for role in "qkv" if role in parts]
     is_lost = any(_is_next_to_nothing(parts[role].module) for role in claimed)
     noise: dict[str, Any] = {"lift" if is_lost else "scatter": _noise(1.0)}
@@ -170,9 +171,9 @@ def _probe_layer(inner: nn.Module, layer: AttentionLayer, calls: _Calls) -> Prob
     honest = {role: ROLES[role] for role in claimed}
     roles = _measure_roles(plain, claimed)
     if roles != honest and _measure_roles(scattered, claimed) == honest:
-        # Values that are alike at all positions hide what weighs them, and keys that are alike what reads them: they
-        # are zeros in the first layer of a decoder of DETR's kind, and next to nothing in some fresh models. With noise
-        # in the inputs of the projections they differ.
+        # Equal values at all positions hide their weights, and equal keys hide the query. They are zeros in the first
+        # layer of a decoder like DETR's, and almost zero in some new models. With noise in the inputs of the
+        # projections they differ.
         roles = honest
     reference = scattered()
     if not reference.isfinite().all():
@@ -224,16 +225,16 @@ def _behaves_like(context: Callable[..., Tensor], reference: Tensor, role: str, 
             is_value = _is_averaged(context, role, claimed) or _is_indispensable(context, reference, role)
             return "value" if is_value else "key"
         alone += len(moved)
-        # The context may be in another order than the queries, as where Hiera pools them: then two of them tell.
+        # The context may have another order than the queries, as in Hiera, which pools them: then two positions decide.
         if moved == {position} or alone == 2:
             return "query"
     return "query" if alone else "projection with no effect on the context"
 
 
 def _is_relative(context: Callable[..., Tensor], reference: Tensor, role: str) -> bool:
-    """Whether a change that all positions share moves nothing: of keys, a softmax sees the differences alone.
+    """Whether an equal change at all positions moves nothing: a softmax sees only the differences between keys.
 
-    It tells keys from the query where there is one query, as in pooling.
+    This distinguishes keys from the query if there is only one query, as in pooling.
     """
     shared, single = (
         (context({role: change}) - reference).abs().max()
@@ -245,15 +246,15 @@ def _is_relative(context: Callable[..., Tensor], reference: Tensor, role: str) -
 def _telling_positions(positions: int) -> list[int]:
     """List positions to change one after another, until one has an effect.
 
-    Causal attention sees nothing from the first position and little from the last, and some positions are padding: all
-    but those from a quarter on, where Pegasus-X shifts its blocks.
+    In causal attention the first position sees nothing else and the last is hardly seen. Some positions are padding:
+    where Pegasus-X shifts its blocks, all but those from a quarter on.
     """
     middle = min(positions, POSITIONS) // 2
     return list(dict.fromkeys((middle, positions // 2, min(1, positions - 1), positions // 3, positions // 4)))
 
 
 def _is_affine(context: Callable[..., Tensor], reference: Tensor, role: str) -> bool:
-    """Whether the context is linear in `role` but for a constant, as where values have a position added.
+    """Whether the context is linear in `role` up to a constant, as for values with an added position.
 
     A key's effect is bounded by the values and levels off, so it neither grows with its size nor stays linear.
     """
@@ -266,10 +267,11 @@ def _times(factor: float, out: Tensor) -> Tensor:
 
 
 def _is_averaged(context: Callable[..., Tensor], role: str, claimed: Sequence[str]) -> bool:
-    """Whether the context is an average over positions of what `role` gives, also where a norm follows it.
+    """Whether the context is an average over positions of the outputs of `role`, also if a norm follows.
 
-    An average of equal things does not depend on its weights. So with the projection's output the same at every
-    position, changes of the other two projections must not move the context; a key's average is not of the key.
+    An average of equal values does not depend on its weights. So if the projection's output is the same at every
+    position, changes of the other two projections must not move the context. For a key this fails, since the average is
+    not of the key.
     """
     constant = {
         role: lambda out: out.reshape(-1, out.shape[-1])[:1].expand_as(out.reshape(-1, out.shape[-1])).reshape_as(out)
@@ -280,7 +282,7 @@ def _is_averaged(context: Callable[..., Tensor], role: str, claimed: Sequence[st
 
 
 def _is_indispensable(context: Callable[..., Tensor], reference: Tensor, role: str) -> bool:
-    """Whether no context is left without `role`: so with values, also normed or mixed before they are averaged.
+    """Whether the context vanishes without `role`: true for values, also if normed or mixed before they are averaged.
 
     Without keys the softmax still averages the values.
     """
@@ -290,13 +292,13 @@ def _is_indispensable(context: Callable[..., Tensor], reference: Tensor, role: s
 def _measure_heads(
     context: Callable[..., Tensor], reference: Tensor, layer: AttentionLayer
 ) -> tuple[int, int | None, int | None]:
-    """Return the channels of the context, the size of a head and the query heads per key head.
+    """Return the number of channels of the context, the size of a head and the query heads per key head.
 
-    The last two are None where rows mix across heads.
+    The last two are None if rows mix across heads.
     """
     width = reference.shape[1]
     by_query = _moved(context, reference, 1, "q", lambda strength: _push_row(None, strength))
-    # At one position, because a softmax does not see what all keys have in common.
+    # Only one position changes, since a softmax does not see what all keys have in common.
     shared = len(_moved(context, reference, 1, "k", lambda strength: _push_row(0, strength)))
     by_keys = _moved(context, reference, 1, "k", partial(_noise_at, 0, len(reference)))
     if by_keys and by_query - by_keys:
@@ -319,10 +321,10 @@ def _context(
 ) -> Tensor:
     """Return the context, (positions, d) in float64, with the projections' outputs changed.
 
-    Before that `scatter` changes their inputs, or `lift` their outputs.
+    Before that, `scatter` changes their inputs, or `lift` their outputs.
 
-    It is the input of the output projection, all inputs where a module has several streams, as ProphetNet's decoder;
-    or where there is no output projection what the attention module returns.
+    The context is the input of the output projection, or all its inputs if a module has several streams, as in
+    ProphetNet's decoder. Without an output projection, it is what the attention module returns.
     """
     seen: list[Tensor] = []
 
@@ -400,7 +402,7 @@ def _noise(strength: float) -> Change:
 
 
 def _noise_at(position: int, positions: int, strength: float) -> Change:
-    """Change one of so many positions; a projection that sees more or fewer, as over an image, at the same part."""
+    """Change one of `positions` positions; where a projection has more or fewer, change it at the same fraction."""
 
     def change(out: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(1)
@@ -413,7 +415,7 @@ def _noise_at(position: int, positions: int, strength: float) -> Change:
 
 
 def _push_row(position: int | None, strength: float) -> Change:
-    """Change the first row at one position, or at every one."""
+    """Change the first row at one position, or at every position."""
 
     def change(out: Tensor) -> Tensor:
         flat = out.reshape(-1, out.shape[-1]).clone()
@@ -424,7 +426,7 @@ def _push_row(position: int | None, strength: float) -> Change:
 
 
 def _scale(out: Tensor) -> Tensor:
-    # At least one, so that a freshly initialised model with tiny projections still moves.
+    # At least one, so that a newly initialised model with tiny projections still moves.
     return out.float().pow(2).mean().sqrt().clamp(min=1.0).to(out.dtype)
 
 

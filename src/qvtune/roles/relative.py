@@ -1,8 +1,8 @@
 """XLNet's attention as a module with a linear layer per role, and back again, bit for bit.
 
-XLNet keeps query, key, value and output as raw parameters of shape (width, heads, size of a head) and multiplies with
-them by einsum, so that nothing can be attached to any of them. Its parameter r gives the keys of relative positions; it
-is no role's, and stays as it is.
+XLNet stores query, key, value and output as raw parameters of shape (width, heads, size of a head) and multiplies with
+them by einsum, so nothing can be attached to any of them. Its parameter r gives the keys of relative positions. It
+belongs to no role, and stays as it is.
 """
 
 from typing import Any
@@ -20,25 +20,25 @@ def is_relative(module: nn.Module | None) -> bool:
 
 
 def raw_size(module: Any, role: str) -> tuple[int, int]:
-    """Return (rows, inputs) of the linear layer that the parameter of a role amounts to."""
+    """Return (rows, inputs) of the linear layer that equals the parameter of a role."""
     width, heads, size = getattr(module, role).shape
     return (width, heads * size) if role == "o" else (heads * size, width)
 
 
 class SplitRelative(Split):
-    """Computes what XLNet's attention computes, with linear layers in the places of its parameters q, k, v and o.
+    """Computes what XLNet's attention computes, with linear layers instead of its parameters q, k, v and o.
 
     Args:
-        fused: the module to split. It is kept without its weights, to be filled again by `join`.
-        keep: leave the weights in `fused` too, for a measurement after which the split module is thrown away.
+        fused: the module to split. It is stored without its weights; `join` fills it again.
+        keep: leave the weights in `fused` too, for a measurement after which the split module is discarded.
     """
 
-    # Besides the roles: the keys of relative positions, and what follows the output.
+    # Beside the roles: the keys of relative positions, and what follows the output.
     r: Tensor
     layer_norm: nn.Module
     dropout: nn.Module
 
-    names = {role: role for role in "qkvo"}  # a linear layer has the name of the parameter that it stands for
+    names = {role: role for role in "qkvo"}  # a linear layer has the name of the parameter that it replaces
 
     def __init__(self, fused: Any, *, keep: bool = False) -> None:
         rows = {role: Rows(0, raw_size(fused, role)[0]) for role in "qkvo"}
@@ -71,7 +71,7 @@ class SplitRelative(Split):
         target_mapping: Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[Any, ...]:
-        """Return both streams and, if asked for, the attention weights, with the arguments and shapes of XLNet's."""
+        """Return both streams and, if asked for, the attention weights; arguments and shapes are XLNet's."""
         content = h if mems is None or mems.dim() < 2 else torch.cat([mems, h])
         key, value = self._heads("k", content), self._heads("v", content)
         position_key = torch.einsum("ibh,hnd->ibnd", r.type(self.r.dtype), self.r)
@@ -84,7 +84,7 @@ class SplitRelative(Split):
             query = self._heads("q", stream)
             if mapping is not None:
                 query = torch.einsum("mbnd,mlb->lbnd", query, mapping)
-            # The product is XLNet's own code; it reads nothing but what this module has too.
+            # XLNet's own code computes the product; this module has everything that the code reads.
             context = type(self.fused).rel_attn_core(
                 self, query, key, value, position_key, seg_mat, mask, output_attentions
             )
@@ -99,24 +99,24 @@ class SplitRelative(Split):
         return (*outputs, *told)
 
     def raw(self, role: str, weight: Tensor) -> Tensor:
-        """Return the weight of a linear layer as the parameter of its role, (width, heads, size of a head)."""
+        """Return the weight of a linear layer in the shape of its role's parameter, (width, heads, size of a head)."""
         return (weight if role == "o" else weight.T).reshape(self.shape).contiguous()
 
     def to_fused(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Put the raw parameters into a state dict in place of the linear layers'."""
+        """Replace the linear layers' weights in a state dict by the raw parameters."""
         for role in self.rows:
             if (key := f"{prefix}{role}.weight") in state:
                 state[f"{prefix}{role}"] = self.raw(role, state.pop(key))
 
     def from_fused(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Put the linear layers' weights into a state dict in place of the raw parameters."""
+        """Replace the raw parameters in a state dict by the linear layers' weights."""
         for role in self.rows:
             if (key := f"{prefix}{role}") in state:
                 flat = state.pop(key).flatten(1)
                 state[f"{key}.weight"] = (flat if role == "o" else flat.T).contiguous()
 
     def _heads(self, role: str, hidden: Tensor) -> Tensor:
-        """Return what a role gives, (positions, batch, heads, size of a head)."""
+        """Return the output of a role, (positions, batch, heads, size of a head)."""
         return self.parts[role](hidden).unflatten(-1, self.shape[1:])
 
     def _fill(self, *, trainable: bool) -> None:

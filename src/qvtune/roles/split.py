@@ -1,4 +1,4 @@
-"""A fused projection as one plain linear layer per role while it trains, and as one again afterwards, bit for bit."""
+"""Split a fused projection into one plain linear layer per role for training, and join it again bit for bit."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,35 +11,35 @@ from qvtune.roles.layouts import ROLES, Rows
 
 LOADED_MARK = "_is_hf_initialized"
 
-# Rows that are no role's, as a gate's: they have a part of their own, which never trains.
+# Rows that belong to no role, such as a gate's: they have their own part, which never trains.
 REST = "rest"
 PART_NAMES = {**ROLES, REST: REST}
 
 
 class Split(nn.Module):
-    """A module with a linear layer per role, in the place of one that holds the roles together.
+    """A module with a linear layer per role, which replaces a module that holds the roles together.
 
     Args:
-        fused: the module that it stands for. It is kept, without its weights, to be filled again by `join`.
+        fused: the module that it replaces. It is stored without its weights; `join` fills it again.
         rows: rows of its output by role, in their order.
-        is_loaded: whether transformers read its weights from a checkpoint. It marks what it reads, and what is
-            unmarked counts as a new head.
+        is_loaded: whether transformers read its weights from a checkpoint. transformers marks what it reads, and
+            unmarked parameters count as a new head.
     """
 
     fused: Any
 
-    # What stands before "weight" and "bias" in the fused module's own parameters.
+    # The prefix of "weight" and "bias" in the names of the fused module's parameters.
     prefix = ""
-    # What the linear layer of a role is called.
+    # The name of each role's linear layer.
     names = PART_NAMES
 
     def __init__(self, fused: nn.Module, rows: dict[str, Rows], *, is_loaded: bool) -> None:
         super().__init__()
         self.rows = rows
         self._is_loaded = is_loaded
-        # Not a child: it has no parameters, and nothing should walk into it.
+        # Not a child: it has no parameters, and nothing should visit it.
         object.__setattr__(self, "fused", fused)
-        # What is saved of a split model without adapters is a checkpoint of the original shape, and loads into both.
+        # A split model without adapters saves a checkpoint of the original shape, which loads into both forms.
         self.register_state_dict_post_hook(_join_state)
         self.register_load_state_dict_pre_hook(_split_state)
 
@@ -55,7 +55,7 @@ class Split(nn.Module):
         return self.fused.train(self.training)
 
     def to_fused(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Put the fused weight and bias into a state dict in place of the parts'."""
+        """Replace the parts' weights and biases in a state dict by the fused ones."""
         for kind in ("weight", "bias"):
             keys = [f"{prefix}{self.names[role]}.{kind}" for role in self.rows]
             if all(key in state for key in keys):
@@ -64,7 +64,7 @@ class Split(nn.Module):
                 state[f"{prefix}{self.prefix}{kind}"] = joined.T.contiguous() if transposed else joined
 
     def from_fused(self, state: dict[str, Tensor], prefix: str) -> None:
-        """Put the parts' weights and biases into a state dict in place of the fused ones."""
+        """Replace the fused weight and bias in a state dict by those of the parts."""
         for kind in ("weight", "bias"):
             key = f"{prefix}{self.prefix}{kind}"
             if key in state:
@@ -83,7 +83,7 @@ class Split(nn.Module):
         return torch.empty_like(joined).index_copy(0, self.order(joined.device), joined)
 
     def order(self, device: torch.device) -> Tensor:
-        """Return which row of the fused matrix each row of the parts is, (rows,)."""
+        """Return, for each row of the parts, its row in the fused matrix: (rows,)."""
         return torch.tensor([row for rows in self.rows.values() for row in rows.indices()], device=device)
 
     def _mark(self, module: nn.Module) -> None:
@@ -93,15 +93,15 @@ class Split(nn.Module):
 
 
 class SplitProjection(Split):
-    """Stands in the place of a fused projection: a linear layer per role, whose outputs it puts in the old order.
+    """Replaces a fused projection: it has a linear layer per role, and returns their outputs in the old order.
 
-    Inputs are (..., inputs), outputs (..., rows) in the fused module's own order, so that the model's code around it
-    needs no change.
+    Inputs are (..., inputs), and outputs (..., rows) in the fused module's order, so the code of the model around it
+    stays the same.
 
     Args:
-        fused: the linear layer, or transformers' `Conv1D`, to split. It is kept without its weights, to be filled
-            again by `join`.
-        rows: rows of its output by role; together they are all of them, each once.
+        fused: the linear layer, or transformers' `Conv1D`, to split. It is stored without its weights; `join` fills it
+        again.
+        rows: rows of its output by role; every row belongs to exactly one.
     """
 
     def __init__(self, fused: Any, rows: dict[str, Rows]) -> None:
@@ -119,7 +119,7 @@ class SplitProjection(Split):
         fused.bias = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return what the fused module would, (..., rows) for inputs (..., inputs)."""
+        """Return what the fused module would return, (..., rows) for inputs (..., inputs)."""
         parts = [part(hidden) for part in self.parts.values()]
         if self.runs == 1:
             return torch.cat(parts, dim=-1)
@@ -130,7 +130,7 @@ class SplitProjection(Split):
 
     @property
     def weight(self) -> Tensor:
-        """The fused weight, (rows, inputs), or (inputs, rows) where the fused module keeps it so. Without adapters."""
+        """The fused weight without adapters, (rows, inputs), or (inputs, rows) if the fused module stores it so."""
         joined = self._joined([part.weight for part in self.parts.values()])
         return joined.T.contiguous() if isinstance(self.fused, Conv1D) else joined
 
@@ -146,12 +146,12 @@ class SplitProjection(Split):
         self.fused.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=trainable)
 
     def extra_repr(self) -> str:
-        """Say how many rows each role has, when the model is printed."""
+        """Show how many rows each role has when the model is printed."""
         return ", ".join(f"{PART_NAMES[role]}: {len(part)} rows" for role, part in self.rows.items())
 
 
 def _join_state(module: Split, state: dict[str, Tensor], prefix: str, local_metadata: Any) -> None:
-    if all(type(part) is nn.Linear for part in module.parts.values()):  # and no adapter wraps them
+    if all(type(part) is nn.Linear for part in module.parts.values()):  # no adapter wraps them
         module.to_fused(state, prefix)
 
 
@@ -160,7 +160,7 @@ def _split_state(module: Split, state: dict[str, Tensor], prefix: str, *args: An
 
 
 def _interleaved_runs(parts: list[Rows]) -> int:
-    """Return the number of runs that all parts have and take turns in, or 0 where they lie otherwise."""
+    """Return the number of runs per part if the parts' runs alternate, or 0 if they do not."""
     runs = {part.repeats for part in parts}
     if len(runs) > 1:
         return 0
@@ -173,7 +173,7 @@ def _interleaved_runs(parts: list[Rows]) -> int:
 
 def linear_from(weight: Tensor, bias: Tensor | None, trainable: bool) -> nn.Linear:
     """Return a linear layer with this weight, (rows, inputs), and bias."""
-    with torch.device("meta"):  # so that nothing is drawn at random
+    with torch.device("meta"):  # so that no random numbers are drawn
         linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     linear.weight = nn.Parameter(weight, requires_grad=trainable)
     if bias is not None:

@@ -1,1 +1,1 @@
-"""Find the learning rates: η_QK, λ and the head's, in a small part of what a grid costs."""
+"""Find the learning rates: η_QK, λ and the head's, at a small fraction of the cost of a grid."""

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from qvtune.errors import ConfigError
 
-# Of a full run, and steps at least, where no budget is given.
+# The default budget: this fraction of a full run, and at least this many steps.
 DEFAULT_PART, DEFAULT_STEPS = 0.25, 600
-# Parts of the budget that the range tests take, that they may take where it is small, and that the evaluations of
-# trials may take; trials take the rest.
+# Fractions of the budget: for range tests, for range tests if the budget is small, and for evaluations of trials.
+# Trials take the rest.
 RANGE_PART, MOST_RANGE_PART, VALIDATION_PART = 0.2, 0.35, 0.2
-# A curve over rates says nothing with fewer points, a trial learns nothing in fewer steps, and one alone says nothing.
+# The fewest points of a useful curve over rates, the fewest steps in which a trial learns, and the fewest trials to
+# compare.
 FEWEST_POINTS, FEWEST_TRIAL_STEPS, FEWEST_COMPARED = 20, 8, 2
 
 
@@ -19,8 +20,8 @@ class Budget:
     """What may be spent, in steps of training; a forward pass alone counts as a third of one.
 
     Attributes:
-        steps: all of it.
-        full_steps: of the run that the rates are for.
+        steps: the whole budget.
+        full_steps: steps of the run that the rates are for.
     """
 
     steps: float
@@ -39,8 +40,8 @@ def parse_budget(value: str | float | None, full_steps: int) -> Budget:
     """Read "25%" of a full run, or a number of steps.
 
     Args:
-        value: what was given; a quarter of a full run, and at least 600 steps, when None.
-        full_steps: of the run that the rates are for.
+        value: the budget that was given; a quarter of a full run, and at least 600 steps, when None.
+        full_steps: steps of the run that the rates are for.
 
     Raises:
         ConfigError: if it is neither, or not above 0.

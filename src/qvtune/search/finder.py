@@ -1,4 +1,4 @@
-"""`Finder`: range tests and trials on a live model, and what they say."""
+"""`Finder`: range tests and trials on a live model, and the choice from them."""
 
 import math
 import time
@@ -41,16 +41,16 @@ from qvtune.search.trials import (
     trial_schedule,
 )
 
-# Range tests of a side, each over other batches.
+# Number of range tests per side, each over different batches.
 PASSES = 2
-# Numbers of passes: each part of a search sees batches of its own, and all trials of a round see the same.
+# Numbers of passes: each part of a search has its own batches, and all trials of a round have the same ones.
 HEAD_PASS, WARM_PASS, SIDE_PASS, TRIAL_PASS = 0, 1, 10, 100
 SURE, LIKELY = 0.9, 0.7
 
 
 @dataclass(frozen=True)
 class Side:
-    """Groups that share a rate, each with its factor: λ for the value where λ is given."""
+    """Groups that share a rate, each with its factor: λ for the value if λ is given."""
 
     rate: str
     groups: dict[str, float]
@@ -61,11 +61,11 @@ class Finder:
 
     Args:
         runner: trains the model, within `borrowed`.
-        budget: what may be spent.
-        default: rates that would be taken without a search: "lr", "value_lr" and "head_lr".
-        fixed: those of them that are given and are not searched.
-        lr_ratio: λ, where it is given and the rate of query and key is not.
-        journal: keeps what was measured.
+        budget: what the search may spend.
+        default: the rates without a search: "lr", "value_lr" and "head_lr".
+        fixed: the rates among them that are given and not searched.
+        lr_ratio: λ, if it is given and the rate of query and key is not.
+        journal: stores the measurements.
     """
 
     def __init__(
@@ -90,12 +90,12 @@ class Finder:
     def find(self) -> Suggestion:
         """Run the range tests and the trials that the budget allows, and choose.
 
-        Where it is too small for range tests trials alone are made, near the method's own rates; where it is too small
-        for two trials these rates are returned, untested.
+        If the budget is too small for range tests, there are only trials, near the method's default rates. If it is too
+        small for two trials, the default rates are returned untested.
 
         Raises:
             ConfigError: if there is nothing to find.
-            DivergedError: if the loss is not finite before any step, or no rate that was tried left it finite.
+            DivergedError: if the loss is not finite before any step, or at every rate that was tried.
         """
         if not self.free:
             raise ConfigError("every rate is given, so there is nothing to find. Leave out one of them.")
@@ -114,11 +114,11 @@ class Finder:
 
     @property
     def _spent(self) -> float:
-        """What the pieces cost, in steps."""
+        """What the measurements cost so far, in steps."""
         return self.cost["steps"] + self.cost["forwards"] * FORWARD_SHARE
 
     def _points(self) -> int:
-        """Return at how many rates each range test looks, or 0 where the budget is too small for a curve."""
+        """Return the number of rates of each range test, or 0 if the budget is too small for a curve."""
         sides = sum(name != HEAD_LR for name in self.free)
         head = 1 + FORWARD_SHARE if HEAD_LR in self.free else 0
         warm = 1 if HEAD_LR in self.default else 0
@@ -138,7 +138,7 @@ class Finder:
         return make_range(side, rates, [losses], [still])
 
     def _test_sides(self, sides: Sequence[Side], points: int, head_rate: float) -> list[RangeTest]:
-        """Raise the rate of each side; where there is a head, it has learned for a while before, and stays."""
+        """Run the range test of each side; a head, if there is one, learns for a while first and then stays fixed."""
         if not sides:
             return []
         numbers = range(SIDE_PASS, SIDE_PASS + PASSES)
@@ -150,7 +150,7 @@ class Finder:
             is_known = "warm" in self.journal
             self._piece("warm", learn)
             if is_known and not all(name in self.journal for name in names):
-                learn()  # the journal keeps losses, and no state
+                learn()  # the journal stores losses, but no state
         state = self.runner.snapshot()
         still = [self._piece(f"still/{n}", partial(self._still, points, n, state)) for n in numbers]
         tests = []
@@ -233,7 +233,7 @@ class Finder:
             raise DivergedError(
                 f"every trial diverged, at {tried}. Check the data and the precision, or give lower rates by hand."
             )
-        # The method's own rates, of the first trial, are for whole runs.
+        # The first trial has the method's default rates, which are meant for whole runs.
         own = not trials or best is trials[0]
         shrunk = (
             1.0 if own else shrinkage(self._schedule(best.steps), self.runner.full_schedule(self.budget.full_steps))
@@ -258,7 +258,7 @@ class Finder:
         )
 
     def _piece(self, name: str, function: Callable[[], list[float]]) -> list[float]:
-        """Measure a piece, or find it measured, and count what it cost."""
+        """Make a measurement, or take it from the journal, and count its cost."""
 
         def measure() -> dict[str, Any]:
             before, started = (self.runner.cost.steps, self.runner.cost.forwards), time.perf_counter()
@@ -277,8 +277,8 @@ def make_sides(groups: Sequence[str], lr_ratio: float | None) -> list[Side]:
     """Return the sides of a model whose groups have these names; the head comes last.
 
     Args:
-        groups: as "query", "value" and "head".
-        lr_ratio: λ, where it is given, so that the value goes with query and key.
+        groups: names such as "query", "value" and "head".
+        lr_ratio: λ, if it is given; the value then shares a rate with query and key.
     """
     names = [name for name in groups if name not in ("value", "head")]
     query_key = dict.fromkeys(names, 1.0)
@@ -293,7 +293,7 @@ def make_sides(groups: Sequence[str], lr_ratio: float | None) -> list[Side]:
 def make_range(
     side: Side, rates: Sequence[float], losses: Sequence[Sequence[float]], still: Sequence[Sequence[float]]
 ) -> RangeTest:
-    """Return the test of a side.
+    """Return the range test of a side.
 
     Raises:
         DivergedError: if the loss was not finite before any step.
@@ -308,7 +308,7 @@ def make_range(
 
 
 def judge_choice(best: Trial, trials: Sequence[Trial]) -> Confidence:
-    """Say how sure a choice is, from the validation examples that all trials share."""
+    """Return how sure a choice is, from the validation examples that all trials share."""
     if not trials:
         return Confidence("none", None, {})
     others = [probability_below(best, trial) for trial in trials if trial is not best]

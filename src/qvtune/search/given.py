@@ -1,4 +1,4 @@
-"""Which rates a user gives, and which are to be searched."""
+"""Which rates a user gives, and which are searched."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,28 +8,28 @@ from qvtune.methods.table import METHODS
 from qvtune.options import option_name
 from qvtune.training.config import TrainConfig
 
-# The names that a search has for its rates; the options of a run that they come from are called the same.
+# The names of rates in a search; the options of a run have the same names.
 LR, VALUE_LR, HEAD_LR = "lr", "value_lr", "head_lr"
-# In the place of a number it says that the rate is to be searched.
+# In place of a number, it says that the rate is searched.
 AUTO = "auto"
 SEARCHED = ("lr", "lr_ratio", "head_lr")
 ROLE_RATES = ("query_lr", "key_lr", "output_lr")
 
 
 def without_auto(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options but for the rates that are "auto"."""
+    """Return the options without the rates that are "auto"."""
     return {name: value for name, value in options.items() if not (name in SEARCHED and value == AUTO)}
 
 
 def given_rates(config: TrainConfig, options: Mapping[str, Any]) -> tuple[dict[str, float], float | None]:
-    """Return the rates that are given, by "lr", "value_lr" and "head_lr", and λ where it is given and η_QK is not.
+    """Return the given rates, by "lr", "value_lr" and "head_lr", and λ if it is given and η_QK is not.
 
     Args:
-        config: the whole of the options, defaults included.
-        options: what was given.
+        config: all options, defaults included.
+        options: the given ones.
 
     Raises:
-        ConfigError: for rates of single roles, which are not searched.
+        ConfigError: for rates of single roles, which cannot be searched.
     """
     single = [name for name in ROLE_RATES if options.get(name) is not None]
     if single:
@@ -52,10 +52,10 @@ def given_rates(config: TrainConfig, options: Mapping[str, Any]) -> tuple[dict[s
 
 
 def checked_rate(name: str, value: Any) -> float | None:
-    """Return a rate that a Python caller gives, None where it is to be searched.
+    """Return a rate that a Python caller gives; None if it is searched.
 
     Raises:
-        ConfigError: if it is no number above 0.
+        ConfigError: if it is not a number above 0.
     """
     if value is None or value == AUTO:
         return None

@@ -1,4 +1,4 @@
-"""`Journal`: what a search has measured, so that one that was interrupted goes on."""
+"""`Journal`: the measurements of a search, so that an interrupted search can go on."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -10,11 +10,11 @@ from qvtune.files import writing
 
 
 class Journal:
-    """Keeps every measured piece by its name, in a file of JSON lines where there is one.
+    """Stores every measurement by its name, in a file of JSON lines if there is one.
 
     Args:
-        path: the file, made with the first piece; memory alone when None.
-        key: what the search is of. A file of another search is refused.
+        path: the file, which the first measurement creates; only memory is used when None.
+        key: identifies the search. A file of another search is refused.
 
     Raises:
         RunError: if the file is of another search, or cannot be read or written.
@@ -28,7 +28,7 @@ class Journal:
             return
         with writing(path):
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        # A line without its end was being written when the process was killed.
+        # A line without its end was not finished when the process was killed.
         try:
             whole = [json.loads(line) for line in lines if line.endswith("\n")]
             first = whole[0]["search"] if whole else key
@@ -42,7 +42,7 @@ class Journal:
         self._pieces = {piece["name"]: piece["value"] for piece in whole[1:]}
 
     def measure(self, name: str, function: Callable[[], Any]) -> Any:
-        """Return what the piece `name` gave before, or call `function` and keep its result, which JSON can hold."""
+        """Return the stored result of `name`, or call `function` and store its result, which JSON can hold."""
         if name not in self._pieces:
             value = function()
             if self.path is not None:
@@ -51,7 +51,7 @@ class Journal:
         return self._pieces[name]
 
     def values(self) -> Iterator[Any]:
-        """Return what every piece gave."""
+        """Return the result of every measurement."""
         return iter(self._pieces.values())
 
     def __contains__(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a search trains on and compares trials by: batches of a configuration's examples."""
+"""The batches that a search trains on and compares trials by, from a configuration's examples."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from qvtune.training.objective import Batch, TaskObjective
 from qvtune.training.prepare import Prepared
 from qvtune.training.seeds import stream_seed
 
-# The fewest examples that can judge a trial, and the fewest batches that can train one.
+# The fewest examples to evaluate a trial on, and the fewest batches to train one on.
 FEWEST_HELD_OUT, FEWEST_BATCHES = 32, 4
 
 
@@ -37,7 +37,7 @@ class Material:
     objective: TaskObjective
 
     def supply(self, number: int) -> Iterator[Batch]:
-        """Yield full batches without end, in an order that the number of the pass gives."""
+        """Yield full batches without end, in an order fixed by the number of the pass."""
         config = self.config
         order = Order(
             self.lengths,
@@ -48,7 +48,7 @@ class Material:
         )
         for epoch in count():
             for chosen in order.epoch(epoch):
-                # The last batch may not be full, and its loss would be of other examples' number.
+                # The last batch may have fewer examples, so its loss would not compare with the others.
                 if config.batch_tokens is not None or len(chosen) == config.batch_size:
                     yield dict(self.collate([self.train[i] for i in chosen]))
 
@@ -62,15 +62,15 @@ class Material:
 
 
 def make_material(config: TrainConfig, prepared: Prepared, most: int) -> Material:
-    """Return what a search of a prepared run works with.
+    """Return the batches for the search of a prepared run.
 
     Args:
         config: the run's, with a held-out part of the training examples.
         prepared: the run.
-        most: how many held-out examples may judge.
+        most: the largest number of held-out examples to evaluate trials on.
 
     Raises:
-        DataError: if there are too few examples to train or to judge by.
+        DataError: if there are too few examples to train on or to evaluate on.
     """
     held_out = prepared.splits[TUNING]
     batches = len(prepared.train) // config.batch_size if config.batch_tokens is None else FEWEST_BATCHES

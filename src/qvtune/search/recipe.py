@@ -1,4 +1,4 @@
-"""`Recipe`: how a run trains, but for its rates and length."""
+"""`Recipe`: how a run trains, apart from its rates and length."""
 
 from dataclasses import dataclass, fields
 
@@ -11,23 +11,23 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a run trains, but for its rates and length: AdamW's numbers, the schedule, clipping.
+    """How a run trains, apart from its rates and length: AdamW's numbers, the schedule, clipping.
 
     Attributes:
         schedule: "linear", "constant" or "cosine", after the warmup.
-        warmup: part of the steps over which the rates rise from zero.
-        weight_decay: AdamW's; biases and norms are spared.
+        warmup: fraction of the steps over which the rates rise from zero.
+        weight_decay: AdamW's; it does not apply to biases and norms.
         adam_beta1: AdamW's β₁.
         adam_beta2: AdamW's β₂.
         adam_epsilon: AdamW's ε.
-        max_grad_norm: the gradient's norm is clipped to it; 0 does not clip.
+        max_grad_norm: the gradient's norm is clipped to this; 0 does not clip.
         accumulation: batches per step.
         b_lr_ratio: η_B / η_A of LoRA's factors; the method's own when None.
         precision: "fp32", or "bf16" or "fp16" for autocast.
-        seed: of dropout and of the order of batches.
+        seed: seed of dropout and of the order of batches.
 
     Raises:
-        ConfigError: for a value that a run would not take.
+        ConfigError: for a value that a run would refuse.
     """
 
     schedule: str = "linear"

@@ -1,4 +1,4 @@
-"""`TrialRunner`: train an adapted model for a few steps at any rates, and give it back as it was."""
+"""`TrialRunner`: train an adapted model for a few steps at any rates, and restore it afterwards."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,44 +28,44 @@ from qvtune.training.step import Share, Step, StepResult
 
 # Returns the losses of a model in evaluation mode on validation batches: one per example, or one per batch.
 ValidationLosses = Callable[[nn.Module, Sequence[Batch]], Sequence[float]]
-# Batches without end, from the number of the pass: the same number gives the same batches.
+# Takes the number of a pass and returns batches without end; the same number gives the same batches.
 Supply = Callable[[int], Iterator[Batch]]
 
 _SNAPSHOT = Path("a snapshot of the search")
 
-# So often the scale of float16's gradients is halved for a step, from 2 ** 16 down to 2 ** -8.
+# How many times the scale of float16 gradients may be halved for a step, from 2 ** 16 down to 2 ** -8.
 MOST_HALVINGS = 24
 
-# A step is a forward and a backward pass, which is twice as much work again.
+# A step is a forward and a backward pass; the backward pass is twice the work of the forward pass.
 FORWARD_SHARE = 1 / 3
 
 
 @dataclass
 class Cost:
-    """What was spent: steps of training, and batches that were run forward alone."""
+    """What was spent: steps of training, and forward passes alone."""
 
     steps: int = 0
     forwards: float = 0.0
 
     @property
     def in_steps(self) -> float:
-        """All of it in steps of training."""
+        """The whole cost, in steps of training."""
         return self.steps + self.forwards * FORWARD_SHARE
 
 
 class TrialRunner:
     """Trains a model for a few steps at a time, always from a snapshot.
 
-    Use it within `borrowed`, which gives the model back bit for bit. `spent` is called after every step and forward
-    pass with what all of them cost so far, in steps.
+    Use it within `borrowed`, which restores the model bit for bit. `spent` is called after every step and forward pass
+    with their total cost so far, in steps.
 
     Args:
         model: what `adapt` returned.
         supply: training batches by the number of the pass.
-        validation: batches that say how good a state is.
+        validation: batches to evaluate a state on.
         objective: what training makes small.
         recipe: how the run trains.
-        validation_losses: of a model on the validation batches; their objective when None.
+        validation_losses: computes the losses of a model on the validation batches; the objective does when None.
     """
 
     def __init__(
@@ -109,13 +109,13 @@ class TrialRunner:
     def train(
         self, rates: Mapping[str, float], steps: int, number: int, schedule: Sequence[float] | None = None
     ) -> list[float]:
-        """Train what `rates` names for some steps and return the loss of each, up to the first that is not finite.
+        """Train the groups in `rates` for some steps and return each step's loss, up to the first that is not finite.
 
         Args:
-            rates: learning rate by the name of a group; groups that it does not name stay as they are.
-            steps: how many, which is also the length of the schedule.
-            number: of the pass, which fixes batches and dropout.
-            schedule: factors of the rates for every step, in place of the recipe's.
+            rates: learning rate by the name of a group; other groups stay as they are.
+            steps: number of steps, which is also the length of the schedule.
+            number: number of the pass, which fixes batches and dropout.
+            schedule: factors of the rates for every step, instead of the recipe's.
         """
         losses: list[float] = []
         self.model.train()
@@ -129,14 +129,14 @@ class TrialRunner:
         return losses
 
     def output_changes(self, rates: Mapping[str, float], number: int) -> dict[str, float]:
-        """Take one step and return the relative change of attention's output that it makes through each role alone.
+        """Take one step and return the relative change of attention's output through each role alone.
 
         Args:
             rates: learning rate by the name of a group.
-            number: of the pass.
+            number: number of the pass.
 
         Returns:
-            By the name of the role, and "query_key" for both together; see `OutputMeter`.
+            The change by the name of the role, and "query_key" for both together; see `OutputMeter`.
         """
         meter = OutputMeter(self.model)
         before = meter.weights()
@@ -146,7 +146,7 @@ class TrialRunner:
 
     @torch.no_grad()
     def losses(self, steps: int, number: int) -> list[float]:
-        """Return what `train` would have as losses if nothing moved: the same batches, the same dropout."""
+        """Return the losses that `train` would give if nothing moved: the same batches, the same dropout."""
         self.model.train()
         found = []
         with self._accelerator() as accelerator:
@@ -160,7 +160,7 @@ class TrialRunner:
 
     @torch.no_grad()
     def validate(self) -> list[float]:
-        """Return the losses on the validation batches, in evaluation mode; nothing where one is not finite."""
+        """Return the losses on the validation batches, in evaluation mode; an empty list if one is not finite."""
         self.model.eval()
         batches = [send_to_device(batch, self._device) for batch in self._validation]
         with self._accelerator() as accelerator, accelerator.autocast():
@@ -169,13 +169,13 @@ class TrialRunner:
         return losses if np.isfinite(losses).all() else []
 
     def full_schedule(self, steps: int) -> list[float]:
-        """Return the factors of the rates by step that the recipe's schedule has over so many steps."""
+        """Return the factors of the rates by step in the recipe's schedule over `steps` steps."""
         return schedule_factors(self.recipe.schedule, warmup=self.recipe.warmup, steps=steps)
 
     def _take(self, step: Step, batches: Sequence[Batch], number: int, place: int) -> StepResult:
-        """Take a step, again at a lower scale where its gradients have overflowed float16.
+        """Take a step, and repeat it at a lower scale if its gradients have overflowed float16.
 
-        A run can leave out such a step; here a step is a measurement.
+        A run can skip such a step, but here a step is a measurement.
         """
         shares = [Share(batch) for batch in batches]
         for _ in range(MOST_HALVINGS):
@@ -192,7 +192,7 @@ class TrialRunner:
     ) -> Step:
         """Return the step of a run at these rates."""
         recipe = self.recipe
-        # The rate of a group is put in below; here it keeps the ratio of B to A.
+        # The rate of a group is set below; here it only fixes the ratio of B to A.
         groups = param_groups(self.model, lr=1.0, weight_decay=recipe.weight_decay, b_lr_ratio=recipe.b_lr_ratio)
         chosen = [g | {"lr": g["lr"] * rates[owner_of(g["name"])]} for g in groups if owner_of(g["name"]) in rates]
         betas = (recipe.adam_beta1, recipe.adam_beta2)
@@ -237,7 +237,7 @@ class TrialRunner:
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
-    """Give a model back as it was, also after an error: what trains, its gradients, and every module's mode."""
+    """Restore a model afterwards, also after an error: what trains, its gradients, and every module's mode."""
     state = _copy_of(model)
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]

@@ -40,9 +40,9 @@ from qvtune.training.seeds import kept_random_state, stream_seed
 from qvtune.training.timetable import count_steps
 
 RESULT, MEASURED = "suggestion.json", "measured.jsonl"
-# Part of the training examples that judges trials, where the options hold out none.
+# Fraction of the training examples to evaluate trials on, if the options hold out none.
 HELD_OUT = 0.1
-# Options of a run that a search shares with it.
+# Options that a search shares with a run.
 RECIPE = (
     "schedule", "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "accumulation",
     "seed",
@@ -58,26 +58,26 @@ def suggest(
 ) -> Suggestion:
     """Find η_QK, λ and the head's rate for a model, data and a method.
 
-    A range test of every side (Smith 2017), in which it trains alone while its rate rises, says where rates begin to
-    act and where they break. Short runs choose, first at the method's default rates, then between these and what the
-    range tests say, then about the better ones. They are judged by a part of the training examples: the evaluation set
-    is not looked at. The rates of a trial that beats the defaults are lowered, since a whole run is longer.
+    Every side has a range test (Smith 2017): it trains alone while its rate rises. The test shows where rates begin to
+    act and where they break. Short runs then choose: first at the method's default rates, then between these and the
+    rates from the range tests, then around the better ones. They are compared on a part of the training examples; the
+    evaluation set is not used. The rates of a trial that beats the defaults are lowered, since a whole run is longer.
 
     Args:
-        options: of `train`, without `out`. Rates among them are kept, and the others searched, as are those that are
-            "auto".
-        budget: what may be spent, as "25%" of a full run or a number of steps, where a forward pass alone counts as a
-            third of a step; a quarter of a full run and at least 600 steps when None.
-        out: folder for `suggestion.json` and what was measured; a call that was interrupted goes on from there. When
-            None, what was measured is kept in the cache.
+        options: options of `train`, without `out`. Rates among them are fixed. Other rates are searched, as are those
+            that are "auto".
+        budget: what the search may spend: "25%" of a full run or a number of steps. A forward pass alone counts as a
+            third of a step. When None, a quarter of a full run and at least 600 steps.
+        out: folder for `suggestion.json` and the measurements; an interrupted call goes on from there. When None, the
+            measurements are stored in the cache.
         console: where progress goes; standard error when None.
 
     Raises:
-        ConfigError: for options or a budget that make no sense, or where nothing is left to find.
-        DataError: if the data cannot be read, or leaves too few examples to judge by.
+        ConfigError: for options or a budget that make no sense, or if nothing is left to find.
+        DataError: if the data cannot be read, or leave too few examples to evaluate on.
         DivergedError: if the loss is not finite before the first step, or every trial diverged.
-        Interrupted: after Ctrl-C, when what was measured has been kept.
-        RunError: if `out` is of another search, or cannot be written.
+        Interrupted: after Ctrl-C, when the measurements have been stored.
+        RunError: if `out` belongs to another search, or cannot be written.
     """
     if not isinstance(options, Mapping):
         raise ConfigError(f"options is {options!r}; it should be a dictionary of options of train.")
@@ -122,28 +122,28 @@ def suggest_rates(
     recipe: Recipe | None = None,
     console: Console | None = None,
 ) -> Suggestion:
-    """Find the rates of a model that was adapted, for a training loop of one's own, and leave the model as it was.
+    """Find the rates of an adapted model, for a training loop of your own, and leave the model unchanged.
 
-    Weights, gradients, modes and random states are bit for bit what they were, also after an error or an interruption.
-    An optimizer is not touched: every part of the search makes its own.
+    Weights, gradients, modes and random states are bit for bit the same afterwards, also after an error or an
+    interruption. Your optimizer is not touched: every part of the search makes its own.
 
     Args:
         model: what `adapt` returned.
-        batches: of training, as a DataLoader or a list, read as often as is needed; a loader that shuffles does so by
-            torch's global seed, which is set for every reading.
-        validation: batches that judge trials, by their loss.
+        batches: training batches, as a DataLoader or a list. They are read as often as needed. A loader that shuffles
+            uses torch's global seed, which is set for every reading.
+        validation: batches to compare trials on, by loss.
         full_steps: how many steps the training will take.
         budget: as `suggest` takes it.
-        loss: of a model and a batch, the mean over its examples; `model(**batch).loss` when None.
-        lr: η_QK, if it is not to be searched.
-        lr_ratio: λ, likewise.
-        head_lr: the head's rate, likewise.
+        loss: takes a model and a batch and returns the mean loss over its examples; `model(**batch).loss` when None.
+        lr: η_QK, if it is not searched.
+        lr_ratio: λ, if it is not searched.
+        head_lr: the head's rate, if it is not searched.
         recipe: schedule, AdamW's numbers, clipping, accumulation and precision of the training.
         console: where progress goes; standard error when None.
 
     Raises:
-        ConfigError: if the model is not adapted, there are fewer than 4 batches or they can be read once only, a number
-            or the recipe makes no sense, the budget is too small, or nothing is left to find.
+        ConfigError: if the model is not adapted, there are fewer than 4 batches, the batches can be read only once, a
+            number or the recipe makes no sense, the budget is too small, or nothing is left to find.
         DivergedError: if the loss is not finite before the first step, or every trial diverged.
     """
     recipe = recipe or Recipe()
@@ -197,10 +197,10 @@ def _check_call(model: nn.Module, recipe: Recipe, full_steps: int) -> None:
 
 
 def _checked_batches(name: str, batches: Any, fewest: int, *, own_loss: bool) -> list[Batch]:
-    """Return the batches, of `batches` the first few, after a check that they are there and of the form that is read.
+    """Return the first batches of `batches`, after a check that there are enough and that they have the right form.
 
     Raises:
-        ConfigError: if they are not.
+        ConfigError: if the check fails.
     """
     if not isinstance(batches, Iterable):
         raise ConfigError(f"{name} is {batches!r}; it should be a DataLoader or a list of batches.")
@@ -231,7 +231,7 @@ def _own_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _most_to_judge(budget: Budget, config: TrainConfig) -> int:
-    """Return how many examples may be evaluated after every trial."""
+    """Return the largest number of examples to evaluate after every trial."""
     batches = VALIDATION_PART * budget.steps / MOST / FORWARD_SHARE
     return int(batches * config.batch_size * config.accumulation)
 
@@ -245,7 +245,7 @@ def _examples(config: TrainConfig, prepared: Prepared) -> int:
 def _journal(
     folder: Path | None, config: TrainConfig, fixed: RateByName, ratio: float | None, budget: Budget
 ) -> Journal:
-    """Open the journal of this search: in its folder, or in the cache, or in memory where neither can be written."""
+    """Open the journal of this search: in its folder, or in the cache, or in memory if neither can be written."""
     what = [config.fingerprint(), file_digests(config), dict(fixed), ratio, budget.steps]
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
     if folder is None:

@@ -12,11 +12,11 @@ class Confidence:
     """How sure a choice is.
 
     Attributes:
-        level: "high", "medium", "low", or "none" where nothing was compared.
-        probability: that the chosen rates are better than the next best, by the validation examples; how much
-            another draw of training batches would change is not in it; None where nothing was compared.
-        limits: by the name of a rate, the lowest and the highest of the trials that the choice is not better than by
-            a standard error.
+        level: "high", "medium", "low", or "none" if nothing was compared.
+        probability: probability that the chosen rates are better than the next best, from the validation examples. It
+            does not include the effect of other training batches. None if nothing was compared.
+        limits: by the name of a rate, the lowest and the highest value among the trials that the choice does not beat
+            by a standard error.
     """
 
     level: str
@@ -29,19 +29,19 @@ class Suggestion:
     """Learning rates for a model, data and a method.
 
     Attributes:
-        lr: η_QK; the value's rate where neither query, key nor output trains, the head's where no role does.
-        lr_ratio: λ = η_V / η_QK; 1 where only one side trains.
-        head_lr: the head's, None where there is none.
-        cost: what was spent: "steps" of training, "forwards" of batches alone, "in_steps" both together, "part" of a
-            full run, "seconds".
+        lr: η_QK; the value's rate if neither query, key nor output trains, the head's if no role does.
+        lr_ratio: λ = η_V / η_QK; 1 if only one side trains.
+        head_lr: the head's rate; None if there is no head.
+        cost: what the search cost: "steps" of training, "forwards" (forward passes alone), "in_steps" (both together),
+            "part" (the fraction of a full run) and "seconds".
         confidence: how sure the choice is.
         balance: how many times as much the model's first step changes attention's output through the value as through
-            query and key, at equal rates: |δ²| / |δ¹| of Theorem 2; None where one of them does not train.
-        choice: the trial that the rates are from; of no steps where none was made.
-        shrunk: the part of that trial's rates that the suggested ones are, since a whole run is longer.
-        ranges: the range tests, the head's first; none where the budget was too small for them.
-        trials: the short runs, in the order in which they were made; none where the budget was too small for two.
-        notes: what else was seen, in sentences.
+            query and key, at equal rates: |δ²| / |δ¹| of Theorem 2; None if one of them does not train.
+        choice: the trial whose rates were chosen; a trial of no steps if there was none.
+        shrunk: the suggested rates as a fraction of that trial's, since a whole run is longer.
+        ranges: the range tests, the head's first; none if the budget was too small for them.
+        trials: the short runs, in order; none if the budget was too small for two.
+        notes: other findings, in sentences.
     """
 
     lr: float

@@ -1,4 +1,4 @@
-"""Trials: short runs that look for better rates step by step, all of one length and over the same batches."""
+"""Trials: short runs that look for better rates step by step, all of the same length and over the same batches."""
 
 import math
 import statistics
@@ -12,22 +12,23 @@ import numpy as np
 from qvtune.search.budget import FEWEST_TRIAL_STEPS
 from qvtune.search.ranges import RangeTest
 
-# Where trials begin, relative to the rate of the deepest drop: a range test spends few steps at each rate, and a run
-# spends many. The test's users take a tenth for whole runs (fastai's `minimum / 10`); trials are shorter.
+# Trials begin at this fraction of the rate of the deepest drop: a range test spends few steps at each rate, and a run
+# spends many. Range tests for whole runs usually take a tenth (fastai's `minimum / 10`); trials are shorter.
 CENTRE = 0.3
-# Where a side breaks without having learned, this part of that rate stands for the rate of the deepest drop: where both
-# are seen, one is about that far below the other.
+# If a side breaks without having learned, this fraction of the breaking rate replaces the rate of the deepest drop. In
+# tests that show both, the one is about this far below the other.
 BELOW_EDGE = 0.4
-# By so much a move changes a rate at first, and below this at no time: what so small a change does, noise hides.
+# The first factor by which a move changes a rate, and the smallest: noise hides the effect of a smaller one.
 STEP, LEAST_STEP = math.sqrt(10), 1.2
-# A trial keeps its rates up to this last part of it, in which they fall to zero. A whole run spends a quarter of its
-# steps above three quarters of its rates; a trial with a linear schedule of its own leaves rates before they break.
+# In this last fraction of a trial the rates fall to zero; before it they stay. A whole run spends a quarter of its
+# steps above three quarters of its rates. With its own linear schedule, a trial would leave high rates before they
+# break.
 DECAY = 0.2
-# So many trials; the second number if each has ENOUGH steps then, or a quarter of a full run. Longer than half a run
-# none is: there are more of them then.
+# Numbers of trials; the second is used if each trial then has ENOUGH steps, or a quarter of a full run. No trial is
+# longer than half a run; there are more trials instead.
 FEWEST, USUAL, MOST = 5, 7, 12
 ENOUGH, QUARTER, LONGEST = 100, 0.25, 0.5
-# Where there are so many, two of them repeat the choice and its rival over other batches.
+# If there are enough trials, two of them repeat the choice and its rival over other batches.
 REPEATS = 2
 
 RateByName = Mapping[str, float]
@@ -38,10 +39,10 @@ class Trial:
     """A short run.
 
     Attributes:
-        rates: "lr", "value_lr" and "head_lr", those of them that mean something.
-        steps: its length.
-        losses: of every validation example, or batch, at its end; empty if it diverged.
-        again: the same after training over other batches; None where it was not repeated.
+        rates: "lr", "value_lr" and "head_lr", as far as they apply.
+        steps: the trial's length.
+        losses: the loss of every validation example, or batch, at its end; empty if it diverged.
+        again: the same losses after training over other batches; None if the trial was not repeated.
     """
 
     rates: dict[str, float]
@@ -56,7 +57,7 @@ class Trial:
 
     @property
     def loss(self) -> float:
-        """The mean over validation, without the repetition, which has batches of its own; infinite if it diverged."""
+        """The mean validation loss, without the repetition, which has its own batches; infinite if it diverged."""
         return float(np.mean(self.losses)) if self.losses else math.inf
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,9 +70,9 @@ class Trial:
 def centre(ranges: Sequence[RangeTest], balance: float | None = None) -> dict[str, float]:
     """Return the rates at which trials begin.
 
-    By its own test a side would begin at a part of the rate of its deepest drop. Theorem 2 asks that a step changes
-    attention's output at the same order through both sides, so the one that would change it less says how much, and the
-    other takes the rate at which it changes it as much. A side whose test shows nothing has no say.
+    By its own test, a side would begin at a fraction of the rate of its deepest drop. Theorem 2 asks that a step
+    changes attention's output to the same order through both sides. So the side with the smaller change sets the size,
+    and the other side gets the rate at which its change is equal. A side whose test shows nothing is not considered.
 
     Args:
         ranges: the tests.
@@ -81,10 +82,10 @@ def centre(ranges: Sequence[RangeTest], balance: float | None = None) -> dict[st
     found = {name: _anchor(test) * CENTRE for name, test in tests.items()}
     if balance is not None and {"lr", "value_lr"} <= tests.keys():
         shown = [name for name, test in tests.items() if test.learns or test.edge is not None]
-        acts = {"lr": 1.0, "value_lr": balance}  # on the output, by unit of the rate
+        acts = {"lr": 1.0, "value_lr": balance}  # effect on the output, per unit of the rate
         change = min((found[name] * acts[name] for name in acts if name in shown), default=None)
         if change is not None:
-            # Query and key of a model that was never trained change next to nothing at any rate.
+            # In an untrained model, query and key change next to nothing at any rate.
             found |= {name: min(change / act, tests[name].rates[-1] * CENTRE) for name, act in acts.items()}
     return {name: rounded(rate) for name, rate in found.items()}
 
@@ -96,7 +97,7 @@ def _anchor(test: RangeTest) -> float:
 
 
 def moves(free: Sequence[str], best: RateByName, other: RateByName) -> list[tuple[str, float]]:
-    """Return what a search tries from its best start: the name of a rate, and 1 for up or -1 for down.
+    """Return the moves that a search tries from its best start: the name of a rate, and 1 for up or -1 for down.
 
     First each rate moves towards the other start, then away from it.
     """
@@ -107,15 +108,15 @@ def moves(free: Sequence[str], best: RateByName, other: RateByName) -> list[tupl
 def compass_search(
     starts: Sequence[RateByName], free: Sequence[str], most: int, run: Callable[[RateByName], Trial]
 ) -> list[Trial]:
-    """Move one rate at a time from the better start as long as there are trials left, and return all trials.
+    """Move one rate at a time from the better start while there are trials left, and return all trials.
 
-    A move is taken if the trial there is better. Where none is they become half as long, in the logarithm.
+    A move is accepted if its trial is better. If no move is, moves become half as long, in the logarithm.
 
     Args:
         starts: rates of the first two trials, or of the first.
         free: names of the rates that move.
-        most: how many trials.
-        run: makes one.
+        most: the largest number of trials.
+        run: makes a trial.
     """
     seen = {_place(start): start for start in starts}
     trials = [run(start) for start in seen.values()]
@@ -138,10 +139,10 @@ def compass_search(
 
 
 def chosen(trials: Sequence[Trial]) -> Trial:
-    """Return, of the trials that the best is not better than by a standard error, the nearest to the first.
+    """Return the trial nearest to the first among those that the best does not beat by a standard error.
 
-    Only trials that are better than the first for sure compete with it: by a standard error for every move of √10 that
-    they are away from it, and by one at least. What is far from the rates that have served others needs more evidence.
+    Only trials that are clearly better than the first compete with it: better by one standard error per move of √10
+        away from it, and by at least one. Rates far from proven defaults need more evidence.
     """
     first = trials[0]
     convincing = [trial for trial in trials[1:] if _is_convincing(trial, first)]
@@ -159,7 +160,7 @@ def _is_convincing(trial: Trial, first: Trial) -> bool:
 
 
 def distance(one: RateByName, other: RateByName) -> float:
-    """Return how far rates are from each other: the Euclidean distance of their logarithms."""
+    """Return the distance between rates: the Euclidean distance of their logarithms."""
     return math.dist([math.log(rate) for rate in one.values()], [math.log(other[name]) for name in one])
 
 
@@ -169,19 +170,19 @@ def best_of(trials: Sequence[Trial]) -> Trial:
 
 
 def rivals(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the choice and what it has to beat: the first trial, or the best of the others where that was chosen."""
+    """Return the choice and its rival: the first trial, or the best of the others if the first was chosen."""
     choice = chosen(trials)
     others = [trials[0]] if choice is not trials[0] else list(trials[1:])
     return [trial for trial in (choice, *([best_of(others)] if others else [])) if not trial.diverged]
 
 
 def not_told_apart(best: Trial, trials: Sequence[Trial]) -> list[Trial]:
-    """Return the trials that `best` is not better than by a standard error, itself among them unless it diverged."""
+    """Return the trials that `best` does not beat by a standard error, with `best` itself unless it diverged."""
     return [trial for trial in trials if not is_better(best, trial, by_error=True)]
 
 
 def is_better(one: Trial, other: Trial, *, by_error: bool) -> bool:
-    """Whether the first has the lower loss, and by more than a standard error of the difference if asked."""
+    """Whether the first has the lower loss; with `by_error`, by more than a standard error of the difference."""
     if one.diverged or other.diverged:
         return not one.diverged
     mean, error = paired_difference(one, other)
@@ -189,7 +190,7 @@ def is_better(one: Trial, other: Trial, *, by_error: bool) -> bool:
 
 
 def probability_below(one: Trial, other: Trial) -> float:
-    """Return how probable it is that the first has the lower loss on other examples, by a normal paired difference."""
+    """Return the probability that the first has the lower loss on other examples, by a normal paired difference."""
     if other.diverged:
         return 1.0
     mean, error = paired_difference(one, other)
@@ -197,9 +198,9 @@ def probability_below(one: Trial, other: Trial) -> float:
 
 
 def paired_difference(one: Trial, other: Trial) -> tuple[float, float]:
-    """Return the mean difference of the losses over what both were validated on, and its standard error.
+    """Return the mean difference of the losses on the same validation examples, and its standard error.
 
-    Where both were repeated, the error also has what another draw of the batches changes.
+    If both were repeated, the error includes the effect of other batches.
     """
     differences = np.subtract(one.losses, other.losses)
     between = 0.0
@@ -212,12 +213,12 @@ def paired_difference(one: Trial, other: Trial) -> tuple[float, float]:
 
 
 def trial_schedule(steps: int, warmup: float, *, decays: bool) -> list[float]:
-    """Return the factors of a trial's rates by step: up over the warmup, then 1, and down to zero at the end.
+    """Return the factors of a trial's rates by step: rising over the warmup, then 1, falling to zero at the end.
 
     Args:
-        steps: of the trial.
-        warmup: part of them over which the rates rise.
-        decays: whether they fall at the end, as they do in the run that the rates are for.
+        steps: steps of the trial.
+        warmup: fraction of the steps over which the rates rise.
+        decays: whether the rates fall at the end, as they do in the run that they are for.
     """
     rise, fall = max(1, round(warmup * steps)), max(1.0, DECAY * steps)
     return [min(1.0, (i + 1) / rise, (steps - i) / fall if decays else 1.0) for i in range(steps)]
@@ -227,9 +228,9 @@ def trial_length(steps: float, evaluation: float, full_steps: int) -> tuple[int,
     """Return the number of trials and their length.
 
     Args:
-        steps: what may be spent on them.
-        evaluation: what an evaluation costs, in steps.
-        full_steps: of the run that the rates are for.
+        steps: steps that all trials together may cost.
+        evaluation: cost of an evaluation, in steps.
+        full_steps: steps of the run that the rates are for.
     """
     enough = max(FEWEST_TRIAL_STEPS, min(ENOUGH, math.ceil(QUARTER * full_steps)))
     number = USUAL if steps / USUAL - evaluation >= enough else FEWEST
@@ -240,24 +241,24 @@ def trial_length(steps: float, evaluation: float, full_steps: int) -> tuple[int,
 
 
 def shrinkage(trial: Sequence[float], run: Sequence[float]) -> float:
-    """Return by how much lower the rates of a run should be than those of the trial that were found best, 1 at most.
+    """Return the factor, at most 1, from the best trial's rates to the rates for a run.
 
-    Steps that add up like those of a random walk carry the weights of the run as far as those of the trial when η √Σf
-    is the same, where f are the factors of the rates by step. For the best rate of language models Bjorck et al.
-    (2024) measured a power of about a third of the number of steps; weights that drift would ask for one.
+    If steps add up like a random walk, run and trial move the weights equally far when η √Σf is the same, where f are
+    the factors of the rates by step. Bjorck et al. (2024) measured that the best rate of language models follows a
+    power of about a third of the number of steps. Weights that drift in one direction would need a power of one.
 
     Args:
         trial: factors of the rates of the trial's steps.
-        run: those of the run's.
+        run: factors of the rates of the run's steps.
     """
     return min(1.0, math.sqrt(sum(trial) / sum(run)))
 
 
 def rounded(rate: float) -> float:
-    """Return a rate with three digits."""
+    """Return a rate with three significant digits."""
     return float(f"{rate:.3g}")
 
 
 def _place(rates: RateByName) -> tuple[tuple[str, int], ...]:
-    """Return where rates are on a grid finer than any move, so that the way there makes no difference."""
+    """Return the position of rates on a grid finer than any move, so that it does not depend on the path to it."""
     return tuple((name, round(8 * math.log(rate, STEP))) for name, rate in rates.items())

@@ -1,1 +1,1 @@
-"""What is learned: a file per kind of task. Records become examples, batches, a loss, metrics and predictions."""
+"""Tasks, with a file per kind. They turn records into examples, batches, a loss, metrics and predictions."""

@@ -1,4 +1,4 @@
-"""How a classification does class by class: precision, recall, F1, support, and which class it takes for which."""
+"""Results of a classification by class: precision, recall, F1, support, and which classes it confuses."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,14 +11,14 @@ def describe_classes(names: Sequence[str], predicted: NDArray, labels: NDArray) 
     """Compare predicted classes with the labels, by scikit-learn.
 
     Args:
-        names: of the classes, by id.
+        names: names of the classes, by id.
         predicted: (examples,) class ids.
         labels: (examples,) class ids.
 
     Returns:
-        `classes`, in the order of the names: `label`, `precision`, `recall`, `f1`, `support` (examples with the
-        label) and `predicted` (examples called so) of each, 0 where one is not defined; and `confusion`, a list of
-        rows: row i column j counts the examples with label i that were called j.
+        `classes`, in the order of the names: `label`, `precision`, `recall`, `f1`, `support` (examples with the label)
+        and `predicted` (examples with the prediction) of each; undefined values are 0. And `confusion`, a list of rows:
+        row i column j counts the examples with label i and prediction j.
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -43,8 +43,8 @@ def frequent_confusions(confusion: list[list[int]], most: int) -> list[tuple[int
     """Return label, prediction and count of the most frequent mistakes, at most `most` of them.
 
     Args:
-        confusion: as `describe_classes` gives it.
-        most: how many.
+        confusion: as `describe_classes` returns it.
+        most: the largest number to return.
     """
     found = [(i, j, n) for i, row in enumerate(confusion) for j, n in enumerate(row) if n and i != j]
     return sorted(found, key=lambda mistake: -mistake[2])[:most]

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from qvtune.data.records import Records
 
-# Classes in a remark.
+# How many classes a note names.
 LISTED = 8
-# Classes are unequal where one has so many times the examples of another.
+# Classes are unequal if one has this many times as many examples as another.
 UNEQUAL = 3.0
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
@@ -41,10 +41,10 @@ class Classification(Task):
 
     @classmethod
     def from_records(cls, name: str, records: "Records") -> "Classification":
-        """Make the task of one's own data: its classes and their order come from the training rows.
+        """Make the task for a user's own data: its classes and their order come from the training rows.
 
         Raises:
-            DataError: if there is one class only, or there seem to be no classes.
+            DataError: if there is only one class, or there seem to be no classes.
         """
         labels = class_names(records.labels)
         if len(labels) < 2:
@@ -59,7 +59,7 @@ class Classification(Task):
         """Return the id of a class.
 
         Raises:
-            DataError: if training never saw the class; `place` says where it was met.
+            DataError: if the training rows lack the class; `place` says where it was found.
         """
         name = class_name(value)
         if name not in self.labels:
@@ -70,7 +70,7 @@ class Classification(Task):
         return self.labels.index(name)
 
     def describe_examples(self, labels: Sequence[int]) -> str:
-        """Say how many training examples each class has, and which it cannot learn."""
+        """Say how many training examples each class has, and which classes cannot be learned."""
         counts = Counter(labels)
         classes = [f"{name} ({counts[i]:,})" for i, name in enumerate(self.labels)]
         more = f", and {len(classes) - LISTED} more" if len(classes) > LISTED else ""
@@ -100,7 +100,7 @@ class Classification(Task):
         config.label2id = {name: i for i, name in enumerate(self.labels)}
 
     def match_head(self, known: Sequence[str], source: str) -> tuple["Classification", str | None]:
-        """Put the classes in the order of a head that has them, by their names, or by their number if it has none.
+        """Put the classes in the order of a head's classes, by name, or by number if the head has no names.
 
         Raises:
             ModelError: if the head is for other classes.
@@ -129,7 +129,7 @@ class Classification(Task):
         return torch.nn.functional.cross_entropy(logits, labels, weight=weights, reduction="sum")
 
     def count(self, batch: Mapping[str, Any], class_weights: Sequence[float] | None = None) -> "Tensor":
-        """Return Σ w_i: what the examples of the batch weigh."""
+        """Return Σ w_i, the sum of the weights of the batch's examples."""
         import torch
 
         labels = batch["labels"]
@@ -138,7 +138,7 @@ class Classification(Task):
         return torch.tensor(class_weights, device=labels.device)[labels].sum()
 
     def losses(self, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
-        """Return the cross entropy of every example in nats, (n,), of (n, classes) logits."""
+        """Return the cross entropy of every example in nats, (n,), from (n, classes) logits."""
         from scipy.special import log_softmax
 
         return -log_softmax(np.asarray(scores, dtype=np.float64), axis=1)[np.arange(len(labels)), labels]
@@ -155,9 +155,9 @@ class Classification(Task):
         ]
 
     def mistakes(self, scores: NDArray, labels: NDArray, most: int) -> list[tuple[int, dict[str, Any]]]:
-        """Return the examples in which the model is surest of a wrong class.
+        """Return the examples where the model is most certain of a wrong class.
 
-        Each with the model's `probability` of that class, by which they are sorted, and its `label_probability`.
+        Each has the model's `probability` of that class, by which they are sorted, and its `label_probability`.
         """
         chances, predicted = probabilities(scores), self.predicted(scores)
         sureness = chances[np.arange(len(labels)), predicted]
@@ -179,7 +179,7 @@ class Classification(Task):
         return describe_classes(self.labels, self.predicted(scores), labels)
 
     def judge(self, predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
-        """Warn of predictions that tell no classes apart, or never give one."""
+        """Warn of predictions that do not distinguish classes, or in which a class never occurs."""
         return judging.judge_classes(self.labels, predicted, labels, where)
 
     def is_unequal(self, labels: NDArray) -> bool:
@@ -188,7 +188,7 @@ class Classification(Task):
         return bool(counts.max() >= UNEQUAL * max(1, counts.min()))
 
     def probe_problem(self, labels: ArrayLike) -> str | None:
-        """Say so where there is one class only."""
+        """Say so if there is only one class."""
         return "the training examples are of one class" if len(np.unique(labels)) < 2 else None
 
     def fit_linear(
@@ -217,13 +217,13 @@ def class_name(value: Any) -> str:
 
 
 def class_names(values: Sequence[Any]) -> tuple[str, ...]:
-    """Return every class once, in numeric order where all are integers, else alphabetically.
+    """Return every class once, in numeric order if all are integers, or else alphabetically.
 
-    The order is total: "01" comes before "1", which is as large.
+    The order is total: "01" comes before "1", although they are equal.
     """
     names = {class_name(value) for value in values}
     if all(is_integer(name) for name in names):
-        return tuple(sorted(names, key=lambda name: (Decimal(name), name)))  # int() ends at 4,300 digits
+        return tuple(sorted(names, key=lambda name: (Decimal(name), name)))  # int() refuses more than 4,300 digits
     return tuple(sorted(names))
 
 

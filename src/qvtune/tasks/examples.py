@@ -14,7 +14,7 @@ class TextData:
     """A task with its examples.
 
     Every split has the columns `text`, `text_pair` for two texts, and `label` (class id or float). `evaluation` maps
-    split names to data sets; MNLI has two. `notes` says in sentences what was guessed, drawn or left out.
+    split names to data sets; MNLI has two. `notes` says in sentences what was guessed, sampled or left out.
     """
 
     task: Task
@@ -23,7 +23,7 @@ class TextData:
     notes: tuple[str, ...] = field(default=())
 
     def with_labels(self, labels: Sequence[str]) -> "TextData":
-        """Return the same data with the classes in another order, as a model that was trained before has them.
+        """Return the same data with the classes in another order, such as that of a model that was trained before.
 
         Raises:
             DataError: if a class of the data is not among `labels`.

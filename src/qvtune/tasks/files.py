@@ -1,4 +1,4 @@
-"""Fingerprints of the local files that a run reads, so that a change of theirs under the same name is noticed."""
+"""Digests of the local files that a run reads, so that a changed file of the same name is noticed."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from qvtune.tasks.options import BALANCED, DataOptions
 
 
 def file_digests(options: DataOptions) -> dict[str, str]:
-    """Return the SHA-256 of every local file that `options` name, under "option: file"; other data have none.
+    """Return the SHA-256 of every local file in `options`, under "option: file"; other data have no digest.
 
-    A file that is not there is left out: whoever reads it says so.
+    A missing file is left out; its reader reports it.
     """
     return {name: file_digest(path) for name, path in _files(options)}
 
@@ -23,7 +23,7 @@ def file_digest(path: Path) -> str:
 
 
 def changed_file(before: dict[str, str], now: dict[str, str]) -> str | None:
-    """Return the name of the first file that both hold with different contents, or None."""
+    """Return the name of the first file that has different contents in both, or None."""
     return next((name for name, digest in before.items() if now.get(name, digest) != digest), None)
 
 

@@ -1,4 +1,4 @@
-"""GLUE's tasks as tasks of ours, with their examples, and predictions in the benchmark's submission format."""
+"""GLUE's tasks as qvtune's tasks, with their examples, and predictions in the benchmark's submission format."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ def make_task(name: str) -> Task:
     """Return a GLUE task as qvtune's own `Task`.
 
     Raises:
-        DataError: for a name that is none of the nine.
+        DataError: for a name that is not one of the nine.
     """
     glue = glue_task(name)
     kind: type[Task] = Classification if glue.labels else Regression
@@ -29,7 +29,7 @@ def make_task(name: str) -> Task:
 
 
 def load_tsv(name: str, folder: Path) -> TextData:
-    """Load the training and development sets of a task from the benchmark's folders, as in `folder/RTE/train.tsv`.
+    """Load the training and development sets of a task from the benchmark's folders, such as `folder/RTE/train.tsv`.
 
     Raises:
         DataError: if a file is missing or a row is malformed.
@@ -40,7 +40,7 @@ def load_tsv(name: str, folder: Path) -> TextData:
 
 
 def load_splits(name: str, splits: DatasetDict) -> TextData:
-    """Return a GLUE task from its splits as the hub has them.
+    """Return a GLUE task from its splits on the hub.
 
     Raises:
         DataError: if a split or a column is missing.
@@ -60,7 +60,7 @@ def load_splits(name: str, splits: DatasetDict) -> TextData:
 
 
 def format_submission(name: str, indices: Sequence[str], scores: NDArray) -> str:
-    """Return predictions as the benchmark's server wants them: a header, then index and prediction.
+    """Return predictions in the format of the benchmark's server: a header, then index and prediction.
 
     STS-B's scores are clipped to [0, 5] and written with three decimals.
 

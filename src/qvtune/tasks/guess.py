@@ -1,4 +1,4 @@
-"""Which kind of task labels make, where nobody says."""
+"""Guess the kind of task from the labels, if the user does not say."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -13,10 +13,10 @@ from qvtune.tasks.task import Task
 
 
 def guess_kind(values: Sequence[Any]) -> str:
-    """Return "regression" if the labels are floats, or strings that all are numbers and not all whole ones.
+    """Return "regression" if the labels are floats, or strings that are all numbers but not all whole numbers.
 
-    A missing number, as nan, is refused later with its line; it makes no regression where no number has a fraction.
-    Decimals, as of a Parquet file, count as they are written.
+    A missing number, such as nan, is refused later with its line. It does not make a regression if no number has a
+    fraction. Decimals, for example from a Parquet file, count as they are written.
     """
     values = [str(value) if isinstance(value, Decimal) else value for value in values]
     if any(isinstance(value, float) for value in values):
@@ -29,14 +29,14 @@ def guess_kind(values: Sequence[Any]) -> str:
 
 
 def make_task(name: str, records: Records, kind: str | None = None) -> Task:
-    """Make the task of one's own data from its training rows.
+    """Make the task for a user's own data from its training rows.
 
     Args:
-        name: of the data.
+        name: name of the data.
         records: the training rows.
-        kind: of task; guessed from the labels when None.
+        kind: kind of task; guessed from the labels when None.
 
     Raises:
-        DataError: if they are nothing to learn from.
+        DataError: if there is nothing to learn from them.
     """
     return TASKS[kind or guess_kind(records.labels)].from_records(name, records)

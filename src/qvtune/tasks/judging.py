@@ -1,4 +1,4 @@
-"""What to warn of in predictions: that they tell nothing apart, or agree with the labels by chance alone."""
+"""Warnings about predictions: that they distinguish nothing, or agree with the labels only by chance."""
 
 import math
 from collections.abc import Sequence
@@ -8,33 +8,33 @@ from numpy.typing import NDArray
 
 from qvtune.amounts import join_words
 
-# What a warning is about. The first five say that nothing was learned that shows in the predictions.
+# The subjects of warnings. The first five say that the predictions show no learning.
 ONE_CLASS, MAJORITY, CHANCE, CONSTANT, UNCORRELATED = "one_class", "majority", "chance", "constant", "uncorrelated"
 NEVER, MEAN = "never", "mean"
 NOTHING_LEARNED = frozenset({ONE_CLASS, MAJORITY, CHANCE, CONSTANT, UNCORRELATED})
 
-# Fewer examples can all be predicted alike, or be missed, by accident.
+# With fewer examples than this, all may get the same prediction, or be missed, by accident.
 FEWEST = 5
-# Fewer examples say too little for a test against chance.
+# With fewer examples than this, a test against chance says too little.
 FEWEST_TO_TEST = 30
-# A macro F1 is near the majority's that has come less than this part of the way from there to 1.
+# A macro F1 is near the majority's if it has covered less than this fraction of the way from there to 1.
 NEAR = 0.05
-# Chance reaches this many standard deviations.
+# Agreement within this many standard deviations counts as chance.
 CHANCE_REACHES = 2.0
-# Predictions of numbers are one number that spread less than this part of what the labels do.
+# Predicted numbers count as one number if their spread is less than this fraction of the labels' spread.
 FLAT = 0.01
-# Names of classes in a warning.
+# How many classes a warning names.
 LISTED = 5
 
 
 def judge_classes(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
-    """Return the first that is to be said about predicted classes, by what it is about; nothing if they are good.
+    """Return the first warning about predicted classes, by its subject; nothing if they are good.
 
     Args:
-        names: of the classes, by id.
+        names: names of the classes, by id.
         predicted: (n,) class ids.
         labels: (n,) class ids, not all the same.
-        where: the set in words, as "the validation set".
+        where: the set in words, such as "the validation set".
     """
     return (
         _one_class(names, predicted, labels, where)
@@ -98,7 +98,7 @@ def _never(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str
 
 
 def agreement(labels: NDArray, predicted: NDArray, classes: int) -> tuple[float, float]:
-    """Return Cohen's kappa, and its standard deviation where predictions have nothing to do with the labels.
+    """Return Cohen's kappa, and its standard deviation for predictions that are independent of the labels.
 
     The deviation is that of Fleiss, Cohen and Everitt (1969): sqrt(e + e² − Σ p q (p + q)) / ((1 − e) sqrt(n)), with p
     and q the shares of a class among labels and predictions, and e = Σ p q.
@@ -116,7 +116,7 @@ def agreement(labels: NDArray, predicted: NDArray, classes: int) -> tuple[float,
 
 
 def judge_numbers(predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
-    """Return what is to be said about predicted numbers, by what it is about.
+    """Return the warnings about predicted numbers, by subject.
 
     Args:
         predicted: (n,) float64.

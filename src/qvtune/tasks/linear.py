@@ -1,4 +1,4 @@
-"""Linear models by scikit-learn: heads fitted on features, and the best affine map of outputs."""
+"""Linear models from scikit-learn: heads fitted on features, and the best affine map of outputs."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,15 +15,15 @@ def fit_logistic(
     has_bias: bool,
     classes: int,
 ) -> list[tuple[NDArray, NDArray]]:
-    """Fit logistic regressions of rising strength, each from the one before, and return weights and biases.
+    """Fit logistic regressions of rising strength, each starting from the one before; return weights and biases.
 
     Args:
         values: (n, d).
-        targets: (n,) class ids, of two classes at least.
+        targets: (n,) class ids, of at least two classes.
         strengths: mean loss + ‖w‖² / (2 strength) is minimised.
-        weights: (classes,), in the loss.
-        has_bias: whether there is one.
-        classes: how many there are; one without an example gets the lowest bias of all.
+        weights: (classes,), weights of the classes in the loss.
+        has_bias: whether there is a bias.
+        classes: number of classes; a class without an example gets the lowest bias of all.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -33,12 +33,12 @@ def fit_logistic(
     for strength in strengths:
         model.C = strength / len(values)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of fits that stop short of the optimum, which are good enough
+            warnings.simplefilter("ignore")  # about fits that stop before the optimum, which are good enough
             model.fit(values, targets)
         weight, bias = model.coef_, model.intercept_
-        if len(model.classes_) == 2:  # one row tells the second class from the first
+        if len(model.classes_) == 2:  # one row decides between the second class and the first
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-        # A class without an example gets the lowest bias of all, and so no prediction that another class would have.
+        # A class without an example gets the lowest bias of all, so it never wins over another class.
         whole = np.zeros((classes, values.shape[1]))
         biases = np.full(classes, (bias.min() - np.log(len(values))) * has_bias)
         whole[model.classes_], biases[model.classes_] = weight, bias
@@ -52,7 +52,7 @@ def fit_ridge(
     """Fit ridge regressions of numbers (n,) on values (n, d), and return weights (1, d) and biases (1,)."""
     from sklearn.linear_model import Ridge
 
-    # The scale of the labels is not to decide how strongly a probe is regularised, and of Ridge it does not.
+    # The scale of the labels must not decide how strongly a probe is regularised; in Ridge it does not.
     models = [
         Ridge(alpha=len(values) / strength, fit_intercept=has_bias).fit(values, targets) for strength in strengths
     ]
@@ -68,14 +68,14 @@ def standardised(scores: ArrayLike) -> NDArray[np.float64]:
 
 
 def line_losses(scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
-    """Return the squared error of every example, after the line through outputs (n, k) that fits numbers best."""
+    """Return the squared error of every example after the line through outputs (n, k) that best fits the numbers."""
     from sklearn.linear_model import LinearRegression
 
     return (LinearRegression().fit(scores, labels).predict(scores) - labels) ** 2
 
 
 def logistic_losses(scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
-    """Return the cross entropy of every example, of a logistic regression of class ids on outputs (n, k)."""
+    """Return the cross entropy of every example under a logistic regression of class ids on outputs (n, k)."""
     from sklearn.linear_model import LogisticRegression
 
     if len(np.unique(labels)) == 1:

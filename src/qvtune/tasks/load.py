@@ -1,4 +1,4 @@
-"""`load_data`: from options to a task with its training and evaluation examples."""
+"""`load_data`: load a task with its training and evaluation examples from options."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,14 +27,14 @@ def load_data(options: DataOptions, seed: int) -> TextData:
     """Load, check and divide the examples.
 
     Args:
-        options: where they are and how to divide them.
-        seed: of every random choice: the held-out part and the samples.
+        options: where the examples are and how to divide them.
+        seed: seed of every random choice: the held-out part and the samples.
 
     Returns:
         The data; with `tune_fraction`, `evaluation` has a split "tuning" drawn from the training examples.
 
     Raises:
-        DataError: if they cannot be read or do not make a task.
+        DataError: if the examples cannot be read or do not make a task.
     """
     loaded = _load(options, seed)
     notes = list(loaded.notes)
@@ -51,7 +51,7 @@ def load_data(options: DataOptions, seed: int) -> TextData:
 
 
 def read_records(path: Path, options: DataOptions, task: Task | None = None) -> tuple[Records, str | None]:
-    """Read a labelled file, with the columns of `task` where one is given.
+    """Read a labelled file, with the columns of `task` if one is given.
 
     Returns:
         The records, and a sentence about guessed columns, or None.
@@ -78,7 +78,7 @@ def _load(options: DataOptions, seed: int) -> TextData:
     path = Path(data)
     if path.is_dir() and hub.is_saved_folder(path):
         return _from_records(path.name, *from_splits(options, hub.load_saved(path), data), options, seed)
-    # Folders such as "." and ".." have no name that a suffix could be put to.
+    # Folders such as "." and ".." have no name to which a suffix could be added.
     if named := next((s for s in SUFFIXES if path.name and not path.suffix and path.with_suffix(s).is_file()), None):
         raise DataError(f"{data}: no such file. Did you mean '{path.with_suffix(named)}'?")
     if path.exists() or table_suffix(path) in SUFFIXES or data.startswith((".", "/", "~")):
@@ -88,7 +88,7 @@ def _load(options: DataOptions, seed: int) -> TextData:
 
 
 def load_glue(name: str, folder: Path | None) -> TextData:
-    """Load a GLUE task from the benchmark's folders or one that `datasets` saved, or from the hub without a folder.
+    """Load a GLUE task from the benchmark's folders, a folder saved by `datasets`, or without a folder the hub.
 
     Raises:
         DataError: if there is no such task or folder, or it cannot be read.
@@ -105,7 +105,7 @@ def load_glue(name: str, folder: Path | None) -> TextData:
 
 
 def from_splits(options: DataOptions, splits: DatasetDict, name: str) -> tuple[Records, Records | None, list[str]]:
-    """Return training and validation records (None where there is no such split, or a file is named) and notes."""
+    """Return training and validation records (None if there is no such split, or a file is given) and notes."""
     if "train" not in splits:
         raise DataError(f"{name}: has no split 'train', only {', '.join(splits)}.")
     columns = options.text_column, options.label_column
@@ -154,17 +154,17 @@ def _hold_out(dataset: Dataset, task: Task, fraction: float, seed: int) -> tuple
     if len(dataset) < 2:
         raise DataError("there is one training example; at least two are needed to hold one out for validation.")
     size = min(max(1, round(len(dataset) * fraction)), len(dataset) - 1)
-    # Drawn is what stays, so that a class with one example keeps it in training.
+    # The training part is drawn, so that a class with one example keeps it in training.
     rest = stratified_sample(_strata(dataset, task), len(dataset), len(dataset) - size, seed)
     held_out = np.setdiff1d(np.arange(len(dataset)), rest)
     return dataset.select(rest), dataset.select(held_out)
 
 
 def limit(dataset: Dataset, task: Task, size: int | None, seed: int, what: str) -> tuple[Dataset, list[str]]:
-    """Draw a seeded sample, stratified by class, of `size` examples at most.
+    """Draw a seeded sample of at most `size` examples, stratified by class.
 
     Returns:
-        The sample, and a sentence about it where it is not everything; `what` names the examples there.
+        The sample, and a sentence about it if it is not the whole; `what` names the examples in the sentence.
     """
     if size is None or size >= len(dataset):
         return dataset, []

@@ -1,4 +1,4 @@
-"""Files for a task that was learned before: their columns and labels under the names of the run, or GLUE's own."""
+"""Files for a task that was learned before, with the names of the run, or GLUE's own, for columns and labels."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,18 +15,18 @@ from qvtune.tasks.task import Task
 
 
 def read_matching(task: Task, path: Path, text_columns: Sequence[str] | None) -> tuple[Table, tuple[str, ...]]:
-    """Read a file for a task, and tell its text columns.
+    """Read a file for a task, and find its text columns.
 
-    A file for a GLUE task may be one of the benchmark's own, CoLA's without a header too, and may have the columns of
-    the benchmark's files, of the hub's, or those of another task with the same classes.
+    A file for a GLUE task may be one of the benchmark's own, also CoLA's without a header. It may have the columns of
+    the benchmark's files, of the hub's data, or of another task with the same classes.
 
     Args:
         task: what was learned.
-        path: any of the file formats.
-        text_columns: the names of its text columns, where they are others.
+        path: a file in any of the formats.
+        text_columns: the names of its text columns, if they differ from the task's.
 
     Raises:
-        ConfigError: if so many text columns are named as the task has not.
+        ConfigError: if the number of named text columns is not the task's.
         DataError: if the file cannot be read, or has no such columns.
     """
     if text_columns is not None and (len(text_columns), len(set(text_columns))) != (_texts(task), _texts(task)):
@@ -46,16 +46,16 @@ def read_matching(task: Task, path: Path, text_columns: Sequence[str] | None) ->
 def labelled(
     task: Task, table: Table, texts: Sequence[str], label_column: str | None = None
 ) -> tuple[Dataset, list[str]]:
-    """Return the examples of a labelled table that `read_matching` gave, and what is to be said about their labels.
+    """Return the examples of a labelled table from `read_matching`, and a note about their labels.
 
     Args:
         task: what was learned.
         table: the file.
         texts: its text columns.
-        label_column: the name of its label column, where it is another.
+        label_column: the name of its label column, if it differs from the task's.
 
     Raises:
-        DataError: if there is no label column, or a label is missing or none of the task's.
+        DataError: if there is no label column, or a label is missing or not one of the task's.
     """
     layouts = _layouts(task)
     candidates = [
@@ -76,7 +76,7 @@ def labelled(
 
 
 def same_classes(task: Task, other: Task) -> bool:
-    """Whether what was learned for one task answers the other: the same classes, in any order, and as many texts."""
+    """Whether a model of one task can answer the other: the same classes, in any order, and as many texts."""
     return bool(task.labels) and set(task.labels) == set(other.labels) and _texts(task) == _texts(other)
 
 
@@ -85,7 +85,7 @@ def _texts(task: Task) -> int:
 
 
 def _layouts(task: Task) -> dict[str, GlueTask]:
-    """Return the layout of a GLUE task, and of the others with the same classes; nothing for one's own task."""
+    """Return the layout of a GLUE task and of the others with the same classes; nothing for other tasks."""
     own = glue_name(task.name)
     if own not in GLUE:
         return {}

@@ -1,4 +1,4 @@
-"""Metrics as GLUE defines them, computed by scikit-learn and scipy."""
+"""GLUE's metrics, computed by scikit-learn and scipy."""
 
 import math
 import warnings
@@ -27,10 +27,10 @@ def combine_splits(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> d
 
 
 def standard_error(name: str, value: float, examples: int) -> float:
-    """Return how far a metric of so many examples may be off: of a share, or of a correlation."""
+    """Return the standard error of a metric over `examples` examples, which is a share or a correlation."""
     is_correlation = name.endswith(("pearson", "spearman", "matthews_correlation"))
     spread = 1 - value**2 if is_correlation else math.sqrt(max(value * (1 - value), 0.0))
-    # At the ends of its range a metric would seem to be certain.
+    # At the ends of its range a metric would seem certain.
     return max(spread, 1 / math.sqrt(examples)) / math.sqrt(examples)
 
 
@@ -77,11 +77,11 @@ def _mean_squared_error(labels: NDArray, predictions: NDArray) -> float:
 
 
 def _correlation(function: Callable, labels: NDArray, predictions: NDArray) -> float:
-    # A constant or a single example has no correlation; as a result it explains nothing.
+    # A constant or a single example has no correlation. It counts as 0, since it explains nothing.
     if len(labels) < 2 or np.ptp(labels) == 0 or np.ptp(predictions) == 0:
         return 0.0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nearly constant input is warned about on every early evaluation
+        warnings.simplefilter("ignore")  # every early evaluation would warn about nearly constant input
         value = function(labels.astype(np.float64), predictions.astype(np.float64)).statistic
     return float(np.nan_to_num(value))
 

@@ -1,4 +1,4 @@
-"""The worst mistakes of a model with their texts, as they are kept and shown."""
+"""The worst mistakes of a model with their texts, as they are saved and shown."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from numpy.typing import NDArray
 
 from qvtune.tasks.task import Task
 
-# How many are kept of a run, and how many characters of a text.
+# How many mistakes of a run are saved, and how many characters of a text.
 KEPT = 50
 LONGEST_TEXT = 1000
 
 
 def worst_mistakes(task: Task, scores: NDArray, examples: Dataset, most: int = KEPT) -> list[dict[str, Any]]:
-    """Return the examples that a model has most wrong, the worst first.
+    """Return the worst mistakes of a model, the worst first.
 
     Args:
-        task: says what they are.
-        scores: what it keeps of a model's outputs.
+        task: defines mistakes.
+        scores: the model's outputs in the task's form.
         examples: with the columns of `TextData`, in the order of `scores`.
-        most: how many at most.
+        most: the largest number to return.
 
     Returns:
         `text` (and `text_pair`), cut to 1,000 characters; `label` and `prediction`; and the numbers of the task's
@@ -36,7 +36,7 @@ def sort_mistakes(task: Task, mistakes: list[dict[str, Any]], most: int = KEPT) 
 
 
 def cut_text(text: str, longest: int) -> str:
-    """Return `text` with what is beyond `longest` characters replaced by an ellipsis."""
+    """Return `text` cut to `longest` characters, with an ellipsis for the rest."""
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 

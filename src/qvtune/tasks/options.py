@@ -8,7 +8,7 @@ from pydantic import Field
 from qvtune.options import OneOf, Options
 from qvtune.tasks.table import TASKS
 
-# What --class-weights may be in place of a file.
+# The value that --class-weights may have instead of a file.
 BALANCED = "balanced"
 
 

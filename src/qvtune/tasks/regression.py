@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from qvtune.data.records import Records
 
-# Labels of so few values, all whole, may be classes.
+# Labels with at most this many values, all whole numbers, may be classes.
 FEW_VALUES = 5
 
 
@@ -33,10 +33,10 @@ class Regression(Task):
 
     @classmethod
     def from_records(cls, name: str, records: "Records") -> "Regression":
-        """Make the task of one's own data.
+        """Make the task for a user's own data.
 
         Raises:
-            DataError: if a label is no number, or all are the same.
+            DataError: if a label is not a number, or all are the same.
         """
         numbers = {as_number(value, place) for value, place in zip(records.labels, records.places, strict=True)}
         if len(numbers) < 2:
@@ -47,12 +47,12 @@ class Regression(Task):
         """Return a label as a float.
 
         Raises:
-            DataError: if it is no finite number.
+            DataError: if it is not a finite number.
         """
         return as_number(value, place)
 
     def explain_guess(self, values: Sequence[Any], places: Sequence[str]) -> str:
-        """Say why the labels are taken for numbers, by one that is no whole number where there is one."""
+        """Say why the labels count as numbers; if one is not a whole number, name it."""
         number, place = next(
             ((value, place) for value, place in zip(values, places, strict=True) if not is_integer(str(value))),
             (values[0], places[0]),
@@ -63,7 +63,7 @@ class Regression(Task):
         )
 
     def describe_examples(self, labels: Sequence[float]) -> str:
-        """Say between what the labels are, and if they may be classes."""
+        """Say the range of the labels, and whether they may be classes."""
         text = f"Regression, {len(labels):,} training examples with labels from {min(labels)} to {max(labels)}."
         if len(set(labels)) <= FEW_VALUES and all(float(label).is_integer() for label in labels):
             text += " They are whole numbers: if they name classes, give --task-type classification."
@@ -71,7 +71,7 @@ class Regression(Task):
 
     @property
     def num_outputs(self) -> int:
-        """The number."""
+        """One output, the number."""
         return 1
 
     def loss(self, outputs: Any, batch: Mapping[str, Any], class_weights: Sequence[float] | None = None) -> "Tensor":
@@ -102,7 +102,7 @@ class Regression(Task):
         ]
 
     def judge(self, predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
-        """Warn of predictions that are one number, have nothing to do with the labels, or are worse than their mean."""
+        """Warn of predictions that are one number, are unrelated to the labels, or are worse than their mean."""
         return judging.judge_numbers(predicted, labels, where)
 
     def probe_problem(self, labels: ArrayLike) -> str | None:

@@ -1,4 +1,4 @@
-"""Sentences about the examples of a task that a user would want to read before training on them."""
+"""Notes about the examples of a task for a user to read before training."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,16 +10,16 @@ from datasets import Dataset
 from qvtune.data.columns import is_integer
 from qvtune.tasks.task import Task
 
-# What people write between several labels in one cell.
+# Separators that people write between several labels in one cell.
 SEPARATORS = (";", "|", ",", "/", "+")
 FEW_EXAMPLES = 30
 
-# Labels that other tools write for a missing one.
+# Labels by which other tools mark a missing one.
 MISSING_NAMES = ("na", "n/a", "nan", "none", "null", "missing", "?")
 
 
 def remarks(task: Task, train: Dataset, evaluation: Mapping[str, Dataset]) -> list[str]:
-    """Say what the task is, with its classes and how many examples each has, and what looks like a mistake."""
+    """Describe the task, with its classes and their numbers of examples, and name what looks like a mistake."""
     found = [task.describe_examples(list(train["label"])), *_odd_labels(task)]
     known = set(_texts(train))
     for split, dataset in evaluation.items():
@@ -57,7 +57,7 @@ def _odd_labels(task: Task) -> list[str]:
 
 
 def _joined_labels(names: Sequence[str]) -> list[str]:
-    """List labels such as "infra;web" of which every part occurs in other labels, alone or beside others."""
+    """List labels such as "infra;web" whose parts all occur in other labels, alone or with others."""
     for separator in SEPARATORS:
         parts = {name: {part.strip() for part in name.split(separator)} for name in names}
         counts = Counter(part for found in parts.values() for part in found)

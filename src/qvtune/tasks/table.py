@@ -14,10 +14,10 @@ TASKS: dict[str, type[Task]] = {}
 
 
 def register(kind: T) -> T:
-    """Let `--task-type` name a kind of task, and runs on it be read again; to be used as a decorator.
+    """Register a kind of task, for `--task-type` and for reading its runs; use it as a decorator.
 
     Raises:
-        ValueError: if another class has its name.
+        ValueError: if another class has the same name.
     """
     if TASKS.setdefault(kind.kind, kind) is not kind:
         raise ValueError(
@@ -30,7 +30,7 @@ def task_from_dict(stored: Mapping[str, Any]) -> Task:
     """Return the task that `Task.to_dict` wrote.
 
     Raises:
-        RunError: if no task of its kind is known here.
+        RunError: if its kind of task is not known here.
     """
     kind = str(stored["kind"])
     if kind not in TASKS:

@@ -1,4 +1,4 @@
-"""`Task`: what is learned of texts. A kind of task is a subclass in a file of its own, which `table.py` lists."""
+"""`Task`: what is learned from texts. A kind of task is a subclass in its own file, which `table.py` lists."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qvtune.errors import ModelError
 
-if TYPE_CHECKING:  # the command line lists the kinds of task, and these take seconds to import
+if TYPE_CHECKING:  # these take seconds to import, and the command line only lists the kinds of task
     from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -18,30 +18,30 @@ if TYPE_CHECKING:  # the command line lists the kinds of task, and these take se
 
     from qvtune.data.records import Records
 
-# Names of labels in a message.
+# How many labels a message names.
 LISTED = 6
 
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """What is learned of one or two texts, and all that depends on it.
+    """What is learned from one or two texts, and everything that depends on it.
 
-    A kind of task is a subclass. It says what is abstract here, and whatever else of this is not so for it. In what
-    follows n is a number of examples and k is `num_outputs`; scores are what `outputs` keeps of a model, (n, k) float32
-    unless a kind says something else, and labels are what `label_of` makes of cells, (n,) as an array.
+    A kind of task is a subclass. It defines what is abstract here, and overrides what differs for it. Below, n is a
+    number of examples and k is `num_outputs`. Scores are what `outputs` returns, (n, k) float32 unless a kind says
+    otherwise. Labels are what `label_of` returns for cells, (n,) as an array.
 
     Attributes:
-        kind: what `--task-type` calls it.
-        noun: the same in a sentence, as "a regression".
-        head: how the classes of transformers end that have the head, as in `BertForSequenceClassification`.
-        problem_type: what a model's configuration calls it, which a merged model keeps for others.
-        loss_name: of `losses`, in words.
+        kind: its name for `--task-type`.
+        noun: the same in a sentence, such as "a regression".
+        head: the ending of transformers' classes with the head, as in `BertForSequenceClassification`.
+        problem_type: its name in a model's configuration, which a merged model stores for others.
+        loss_name: the loss of `losses`, in words.
         mistake_size: the entry of a mistake by which mistakes are sorted, the largest first.
         has_class_weights: whether `loss` weighs examples by class.
-        name: of the data.
-        labels: names of the classes in the order of their ids; empty where labels are none.
-        metric_set: names a row of `metrics.METRICS`, and is called `metrics` where it is stored.
-        main_metric: the one that chooses a checkpoint: the higher, the better.
+        name: name of the data.
+        labels: names of the classes in the order of their ids; empty if labels are not classes.
+        metric_set: names a row of `metrics.METRICS`; files store it as `metrics`.
+        main_metric: the metric that chooses a checkpoint: higher is better.
         text_columns, label_column: names in the source, used again on new data.
     """
 
@@ -65,29 +65,29 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def from_records(cls, name: str, records: "Records") -> "Self":
-        """Make the task of one's own data, from its training rows.
+        """Make the task for a user's own data, from its training rows.
 
         Raises:
-            DataError: if they are nothing to learn from.
+            DataError: if there is nothing to learn from them.
         """
 
     @abstractmethod
     def label_of(self, value: Any, place: str) -> Any:
-        """Return what is learned for a cell of the label column: a class id or a number.
+        """Return the label for a cell of the label column: a class id or a number.
 
         Args:
-            value: the cell, as its source has it.
-            place: where it stands, for messages.
+            value: the cell, as in its source.
+            place: where it is, for messages.
 
         Raises:
-            DataError: if it is no label of this task.
+            DataError: if it is not a label of this task.
         """
 
     def examples(self, records: "Records") -> "Dataset":
-        """Return the examples of records: `text`, `text_pair` where there are two, and `label`.
+        """Return the examples of records: `text`, `text_pair` if there are two texts, and `label`.
 
         Raises:
-            DataError: if a label is none of this task.
+            DataError: if a label is not one of this task.
         """
         from qvtune.data.records import text_dataset
 
@@ -95,20 +95,20 @@ class Task(ABC):
         return text_dataset(records.texts, labels)
 
     def explain_guess(self, values: Sequence[Any], places: Sequence[str]) -> str | None:
-        """Say why labels were taken for this kind of task, where that is worth a sentence.
+        """Say why labels were taken for this kind of task, if that needs a sentence.
 
         Args:
             values: cells of the label column.
-            places: where each of them stands.
+            places: where each of them is.
         """
         return None
 
     def describe_examples(self, labels: Sequence[Any]) -> str:
-        """Say in a sentence what is learned from the labels of the training examples."""
+        """Describe in a sentence what is learned, from the labels of the training examples."""
         return f"{self.kind.capitalize()}, {len(labels):,} training examples."
 
     def strata(self, labels: Sequence[Any]) -> Sequence[int] | None:
-        """Return an integer for every label, of which samples keep the shares, or None where labels have no shares."""
+        """Return an integer for every label, whose shares samples keep, or None if labels have no shares."""
         return None
 
     # The model.
@@ -116,7 +116,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def num_outputs(self) -> int:
-        """Outputs of the head for a text."""
+        """The number of outputs of the head for a text."""
 
     @property
     def auto_class(self) -> Any:
@@ -127,7 +127,7 @@ class Task(ABC):
 
     @property
     def loading_arguments(self) -> str:
-        """What `from_pretrained` of that class is to be told of the head, as it is written in Python."""
+        """The arguments about the head for `from_pretrained` of that class, as Python code."""
         return f"num_labels={self.num_outputs}"
 
     def configure(self, config: Any) -> None:
@@ -136,14 +136,14 @@ class Task(ABC):
         config.problem_type = self.problem_type
 
     def match_head(self, known: Sequence[str], source: str) -> tuple["Self", str | None]:
-        """Take over the head of a checkpoint that was trained before.
+        """Use the head of a checkpoint that was trained before.
 
         Args:
             known: the names of its outputs, in their order.
             source: what the user called the checkpoint.
 
         Returns:
-            The task, with the labels in the order of the head, and what is to be said about it.
+            The task, with the labels in the order of the head, and a note about it.
 
         Raises:
             ModelError: if the head is for something else.
@@ -167,20 +167,20 @@ class Task(ABC):
         Args:
             dataset: with the columns of `examples`; `label` may be absent.
             tokenizer: adds its own special tokens; no padding here.
-            max_length: tokens per example at most.
+            max_length: most tokens per example.
 
         Returns:
-            What the model reads, as `input_ids`, and `labels` where there is a `label`.
+            The inputs of the model, such as `input_ids`, and `labels` if there is a `label`.
         """
         from qvtune.data.tokens import tokenize
 
         return tokenize(dataset, tokenizer, max_length)
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[dict[str, Any]]], Any]:
-        """Return what makes a batch of rows that `encode` gave, with or without their labels.
+        """Return a function that makes a batch from rows of `encode`, with or without labels.
 
         Returns:
-            A function of rows. It returns a mapping of tensors with a method `to`: ids (n, s) int64, padded on the
+            A function of rows. It returns a mapping of tensors that has a method `to`: ids (n, s) int64, padded on the
             right, and `labels` (n,), int64 or float32.
         """
         from transformers import DataCollatorWithPadding
@@ -189,40 +189,40 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, Any], class_weights: Sequence[float] | None = None) -> "Tensor":
-        """Return the loss of a batch as a sum over its examples, which `count` divides: parts of a step add up exactly.
+        """Return the loss of a batch, summed over its examples; `count` divides it, so parts of a step add up exactly.
 
         Args:
             outputs: what the model returned for the batch.
             batch: what the model was given, with its `labels`.
-            class_weights: of the examples by class, where the kind has such; all weigh alike when None.
+            class_weights: weights of the examples by class, if the kind has them; all equal when None.
 
         Returns:
             Σ w l: () float32 on the device of the outputs, with a gradient.
         """
 
     def count(self, batch: Mapping[str, Any], class_weights: Sequence[float] | None = None) -> "Tensor":
-        """Return what the summed loss of a batch is divided by, before any forward pass.
+        """Return the divisor of a batch's summed loss, before any forward pass.
 
         Args:
             batch: with its `labels`.
             class_weights: as for `loss`.
 
         Returns:
-            Σ w: () float32 on the device of the labels; the number of examples, where all weigh 1.
+            Σ w: () float32 on the device of the labels; the number of examples if all weights are 1.
         """
         import torch
 
         return torch.tensor(float(len(batch["labels"])), device=batch["labels"].device)
 
     def outputs(self, outputs: Any) -> "Tensor":
-        """Return what is kept of a forward pass: float32, the first dimension being the examples."""
+        """Return the scores from a forward pass: float32, with the examples as the first dimension."""
         return logits_of(outputs)
 
-    # What came of it, in NumPy.
+    # Results, in NumPy.
 
     @abstractmethod
     def losses(self, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
-        """Return the loss of every example, (n,) float64; none weighs more."""
+        """Return the unweighted loss of every example, (n,) float64."""
 
     @abstractmethod
     def predicted(self, scores: NDArray) -> NDArray:
@@ -240,18 +240,18 @@ class Task(ABC):
         return {name: float(metric(labels, predictions)) for name, metric in METRICS[self.metric_set].items()}
 
     def shown(self, value: Any) -> Any:
-        """Return a label or a prediction as people read it: the name of a class, or a float."""
+        """Return a label or a prediction for people: the name of a class, or a float."""
         return self.labels[int(value)] if self.labels else float(value)
 
     def predictions(self, scores: NDArray) -> list[dict[str, Any]]:
-        """Return what `predict` writes for every example, by column; `probabilities` may map names to numbers."""
+        """Return the output of `predict` for every example, by column; `probabilities` may map names to numbers."""
         return [{"prediction": self.shown(value)} for value in self.predicted(scores)]
 
     def mistakes(self, scores: NDArray, labels: NDArray, most: int) -> list[tuple[int, dict[str, Any]]]:
-        """Return the worst mistakes, at most so many, the worst first.
+        """Return at most `most` of the worst mistakes, the worst first.
 
         Returns:
-            The number of each example, and its `label`, its `prediction` and numbers, `mistake_size` among them.
+            The index of each example, and its `label`, its `prediction` and numbers, with `mistake_size` among them.
         """
         losses, predicted = self.losses(scores, labels), self.predicted(scores)
         return [
@@ -260,27 +260,27 @@ class Task(ABC):
         ]
 
     def class_table(self, scores: NDArray, labels: NDArray) -> dict[str, Any]:
-        """Return how each class does, as `classes.describe_classes` has it; nothing where there are no classes."""
+        """Return the results of each class, as `classes.describe_classes` does; nothing if there are no classes."""
         return {}
 
     def judge(self, predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
-        """Return what to warn of in predictions, by what it is about: see `judging.py`.
+        """Return the warnings about predictions, by subject: see `judging.py`.
 
         Args:
-            predicted: what `predicted` gave; numbers are float64.
-            labels: of the same examples, not all of them equal.
+            predicted: what `predicted` returned; numbers are float64.
+            labels: labels of the same examples, not all equal.
             where: the examples in words.
         """
         return {}
 
     def is_unequal(self, labels: NDArray) -> bool:
-        """Return whether classes have so unequal numbers of examples that weights for them are worth a try."""
+        """Return whether the classes' numbers of examples are so unequal that class weights are worth a try."""
         return False
 
-    # Linear models of it, by scikit-learn.
+    # Its linear models, from scikit-learn.
 
     def probe_problem(self, labels: ArrayLike) -> str | None:
-        """Return why `fit_linear` cannot be asked for these labels, or None where it can."""
+        """Return why `fit_linear` cannot be used for these labels, or None if it can."""
         return f"no linear probe is known for {self.noun}"
 
     def fit_linear(
@@ -297,8 +297,8 @@ class Task(ABC):
             features: (n, d) float64.
             labels: (n,).
             strengths: one fit for each of them.
-            class_weights: (classes,), in the loss.
-            has_bias: whether the heads have one, which is not regularised.
+            class_weights: (classes,), weights in the loss.
+            has_bias: whether the heads have a bias, which is not regularised.
 
         Returns:
             Weight (k, d) and bias (k,) for every strength.
@@ -306,15 +306,15 @@ class Task(ABC):
         raise NotImplementedError(f"{type(self).__name__} fits no linear head, and probe_problem says so")
 
     def resting_output(self, labels: NDArray) -> float:
-        """Return the output of a head that knows nothing of a text, towards which a probe's outputs shrink."""
+        """Return the output of a head that knows nothing about a text; a probe's outputs shrink towards it."""
         return 0.0
 
     def fitted_losses(self, scores: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
         """Return the loss of every example, (n,) float64, after the best affine map of the outputs.
 
-        In the first steps of a run most of the loss is a head that is out of scale, which every rate mends; what the
-        outputs tell about the labels shows once that is taken away. A kind that knows no such map takes them as they
-        are.
+        In the first steps of a run most of the loss comes from the wrong scale of the head, which every rate corrects.
+        Without that part, the loss shows what the outputs say about the labels. A kind without such a map takes the
+        outputs as they are.
 
         Args:
             scores: (n, k), finite.
@@ -325,7 +325,7 @@ class Task(ABC):
     # On disk.
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain lists and dictionaries that JSON can hold, the same for all kinds but for `settings`."""
+        """Return plain lists and dictionaries that JSON can hold; only `settings` differs between kinds."""
         values = asdict(self)
         stored = {"name": values["name"], "kind": self.kind, "labels": values["labels"], "metrics": self.metric_set}
         stored |= {name: values[name] for name in ("main_metric", "text_columns", "label_column")}
@@ -334,7 +334,7 @@ class Task(ABC):
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> "Self":
-        """Read what `to_dict` of this kind gave."""
+        """Read what `to_dict` of this kind returned."""
         return cls(
             name=stored["name"],
             labels=tuple(stored["labels"]),
@@ -352,10 +352,10 @@ def logits_of(outputs: Any) -> "Tensor":
 
 
 def largest_first(sizes: NDArray, chosen: NDArray, most: int) -> list[int]:
-    """Return at most so many of the chosen places of `sizes`, those of the largest first."""
+    """Return at most `most` of the chosen indices of `sizes`, the largest sizes first."""
     return chosen[np.argsort(-sizes[chosen], kind="stable")][:most].tolist()
 
 
 def list_names(names: Sequence[str]) -> str:
-    """Return the first names of a list in a row."""
+    """Return the first names of a list as one text."""
     return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")

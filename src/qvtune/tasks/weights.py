@@ -1,4 +1,4 @@
-"""How much the examples of each class weigh in training."""
+"""The weights of each class's examples in training."""
 
 import json
 import math
@@ -20,11 +20,11 @@ LISTED = 8
 
 
 def class_weights(option: str | None, task: Task, labels: Sequence[int]) -> list[float] | None:
-    """Return the weight of every class, in the order of the task's labels, or None where all weigh alike.
+    """Return the weight of every class, in the order of the task's labels, or None if all are equal.
 
-    "balanced" is scikit-learn's: n / (k n_c) for a class with n_c of n training examples in k classes, so that every
-    class has the same weight in all, and the mean weight of an example is 1. A class without training examples has
-    weight 1, which nothing uses.
+    "balanced" is scikit-learn's: n / (k n_c) for a class with n_c of n training examples in k classes. So all classes
+    have the same total weight, and the mean weight of an example is 1. A class without training examples has weight 1,
+    which is never used.
 
     Args:
         option: None, "balanced", or the path of a YAML or JSON file with a weight above 0 by the name of every class.
@@ -32,9 +32,9 @@ def class_weights(option: str | None, task: Task, labels: Sequence[int]) -> list
         labels: class ids of the training examples.
 
     Raises:
-        ConfigError: for a task without classes; if the file cannot be read or is no such mapping; for a class that is
-            unknown, missing or named twice, or a weight that is no number above 0. The text names the file and the
-            label.
+        ConfigError: for a task without classes; if the file cannot be read or is not such a mapping; for a class that
+            is unknown, missing or named twice, or a weight that is not a number above 0. The text names the file and
+            the label.
     """
     if option is None:
         return None
@@ -48,7 +48,7 @@ def class_weights(option: str | None, task: Task, labels: Sequence[int]) -> list
 
 
 def describe_weights(task: Task, weights: Sequence[float]) -> str:
-    """Return the weights in a sentence, those of many classes in part."""
+    """Return the weights in a sentence; of many classes, only some are named."""
     words = [f"{name} {weight:.3g}" for name, weight in zip(task.labels, weights, strict=True)]
     more = f", and {len(words) - LISTED} more from {min(weights):.3g} to {max(weights):.3g}" if words[LISTED:] else ""
     return f"The training loss weighs the classes: {', '.join(words[:LISTED])}{more}."
@@ -74,11 +74,11 @@ def _of_file(path: Path, task: Task) -> list[float]:
 
 
 def _read(path: Path) -> list[tuple[str, Any]]:
-    """Return names and values as the file has them: YAML would take a class called no for a boolean."""
+    """Return names and values as they are in the file: YAML would take a class called no for a boolean."""
     try:
         text = read_document(path)
         if path.suffix.lower() == ".json":
-            pairs = json.loads(text, object_pairs_hook=tuple)  # a list is none
+            pairs = json.loads(text, object_pairs_hook=tuple)  # lists are not pairs
             is_mapping = isinstance(pairs, tuple)
             found = list(pairs) if is_mapping else []
         else:

@@ -1,8 +1,8 @@
 """The coordinate check of the two sides of attention on real transformer blocks of several widths.
 
-For each side, a block with random weights of variance 1/width is trained with that side alone at a rate that does not
-depend on the width. Measured is what each step changes in the input of the attention's output projection, per
-coordinate: the root mean square over positions and channels.
+For each side, a block with random weights of variance 1/width trains that side alone, at a rate that does not depend on
+the width. The measure is the change per coordinate, in each step, of the input of the attention's output projection:
+the root mean square over positions and channels.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,10 +19,10 @@ from qvtune.roles.unwrap import unwrap
 from qvtune.theory.options import HEAD_DIM
 from qvtune.theory.steps import make_optimizer
 
-# What stays as it is while the width grows by more heads.
+# Sizes that stay fixed while more heads make the width grow.
 SEQUENCES, LENGTH, VOCABULARY = 4, 8, 256
 RANK = 8
-# Small enough that one step changes outputs in proportion to it, and about what each method is trained with.
+# Small enough that one step changes outputs in proportion, and close to each method's usual rates.
 RATES = {"full": 1e-5, "lora": 1e-3}
 SIDES = {"query_key": ("query", "key"), "value": ("value",)}
 
@@ -92,9 +92,9 @@ def measure_block(
         family: a name in `FAMILIES`.
         method: "full" or "lora"; both sides train at its rate in `RATES`.
         width: a multiple of `HEAD_DIM`.
-        seed: of weights, tokens and labels, which are the same for every method.
+        seed: seed of weights, tokens and labels, which are the same for every method.
         optimizer: "adam" or "sign".
-        steps: how many.
+        steps: number of steps.
 
     Returns:
         For "query_key" and "value", the root mean square change per coordinate of every step.
@@ -128,7 +128,7 @@ def measure_block(
 
 
 def _train(model: nn.Module, inputs: dict[str, Tensor], optimizer: torch.optim.Optimizer, steps: int) -> None:
-    """Take some steps; a last forward pass shows what the last one has changed."""
+    """Take some steps; a final forward pass shows the change of the last step."""
     for _ in range(steps):
         model.zero_grad()
         model(**inputs).loss.backward()

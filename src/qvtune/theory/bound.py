@@ -18,17 +18,17 @@ LORA, FULL = "lora", "full"
 
 @dataclass(frozen=True)
 class BoundTerm:
-    """What one adapted matrix adds to the bound's square.
+    """The contribution of one adapted matrix to the square of the bound.
 
     Attributes:
         layer: name of its attention layer.
-        index: number of that layer, as `layers` counts.
+        index: number of that layer, as in `layers`.
         role: "query", "key", "value" or "output".
         module: the projection, or the fused matrix that holds it.
         rows: d_out, rows of the role's own part.
         inputs: d_in.
-        numbers: that train in it: r (d_in + d_out), or d_in d_out in full.
-        share: of all terms' numbers, from 0 to 1.
+        numbers: how many numbers train in it: r (d_in + d_out), or d_in d_out in full.
+        share: its share of all terms' numbers, from 0 to 1.
     """
 
     layer: str
@@ -43,7 +43,7 @@ class BoundTerm:
 
 @dataclass(frozen=True)
 class RolePart:
-    """What a role adds: its numbers, their share of all, and the bound if it trained alone."""
+    """The contribution of a role: its numbers, their share of all, and the bound if it trained alone."""
 
     numbers: int
     share: float
@@ -52,13 +52,14 @@ class RolePart:
 
 @dataclass(frozen=True)
 class Bound:
-    """The bound, where it comes from, and the arguments that it is for.
+    """The bound, its terms and its arguments.
 
     Attributes:
-        bound: of the expected difference of the loss between new and training examples, in the loss's own unit.
-        numbers: that train in the adapted matrices, of all terms.
+        bound: bound on the expected difference of the loss between new and training examples, in the loss's own unit.
+        numbers: how many numbers train in the adapted matrices, over all terms.
         terms: one per adapted matrix, in model order.
-        ratio: the bound for roles "qv" over that for "qkv", on the same layers; √(2/3) for matrices of equal size.
+        ratio: the bound for roles "qv" divided by that for "qkv", on the same layers; √(2/3) for matrices of equal
+            size.
         rank: r; None for full training.
     """
 
@@ -75,7 +76,7 @@ class Bound:
     sub_gaussian: float
 
     def by_role(self) -> dict[str, RolePart]:
-        """Return what every role adds, by its name."""
+        """Return the contribution of every role, by its name."""
         numbers: dict[str, int] = {}
         for term in self.terms:
             numbers[term.role] = numbers.get(term.role, 0) + term.numbers
@@ -102,27 +103,27 @@ def generalization_bound(
 ) -> Bound:
     """Return Theorem 1's bound for training the chosen roles of a model.
 
-    error ≤ √( (2 R² / N) q Σ n ), summed over every adapted matrix, with n = r (d_in + d_out) numbers in its factors:
-    Theorem 1 of Yao et al., IJCAI 2025, whose 4 R² for query and value and 6 R² for query, key and value are this sum
-    where all matrices of a layer have equal sizes. In full training n = d_in d_out, by the same argument. The error
-    is the expected loss on a new example less the mean loss on the training examples, in absolute value. Sizes are the
-    model's own, also of grouped-query, fused and cross attention; a module that is called for several layers counts
-    once. Biases and the head are no part of the theorem.
+    error ≤ √( (2 R² / N) q Σ n ), summed over every adapted matrix, with n = r (d_in + d_out) numbers in its factors.
+    This is Theorem 1 of Yao et al., IJCAI 2025; its 4 R² for query and value and 6 R² for query, key and value are this
+    sum if all matrices of a layer have equal sizes. In full training n = d_in d_out, by the same argument. The error is
+    the expected loss on a new example minus the mean loss on the training examples, in absolute value. Sizes are the
+    model's own, also for grouped-query, fused and cross attention; a module that is called for several layers counts
+    once. Biases and the head are not part of the theorem.
 
     Args:
-        attention: where the projections are, as `find_attention` returns it; it may be of a model without weights.
+        attention: the attention map from `find_attention`; the model may be without weights.
         roles: which of q, k, v, o train.
         method: "lora" or "full".
-        rank: r of LoRA's factors; 8 when None, and no option of "full".
+        rank: r of LoRA's factors; 8 when None; not an option of "full".
         layers: indices of the layers that train, negative ones from the end; all when None.
         examples: N, the number of training examples.
-        bits: q, in which a trained number is stored.
+        bits: q, the bits in which a trained number is stored.
         sub_gaussian: R, in the loss's unit. By Hoeffding's lemma a loss that stays in an interval of length 2 R is
-            R-sub-Gaussian. Cross entropy and squared errors have no largest value: any R is an assumption there.
+            R-sub-Gaussian. Cross entropy and squared error have no largest value, so for them any R is an assumption.
 
     Raises:
-        AdaptError: for a method that the theorem is not for, a rank that makes no sense or is above a projection's
-            own, layers that are no numbers, or a role that the model does not have.
+        AdaptError: for a method that the theorem does not cover, a rank that makes no sense or is above a projection's
+            own, layers that are not numbers, or a role that the model does not have.
         ConfigError: for `examples` or `bits` below 1 or not whole, or `sub_gaussian` that is not above 0 and finite.
         RoleError: for an unknown role, or a layer that does not exist.
 

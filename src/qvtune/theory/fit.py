@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-# What counts as Θ(1). Of a power law over two decades, 0.1 is a factor of 1.6.
+# Exponents up to this size count as Θ(1). Over two decades, an exponent of 0.1 is a factor of 1.6.
 TOLERANCE = 0.1
-# The theory's exponents are multiples of it.
+# The theory's exponents are multiples of this.
 SPACING = 0.5
 
 
 @dataclass(frozen=True)
 class Exponent:
-    """A fitted exponent, with its 95 % confidence interval by Student's t, of so many points."""
+    """A fitted exponent with its 95 % confidence interval by Student's t, and the number of points."""
 
     slope: float
     low: float
@@ -24,7 +24,7 @@ class Exponent:
 
     @property
     def sign(self) -> int | None:
-        """1 for what grows, -1 for what shrinks, 0 for what stays Θ(1); None where the interval does not tell."""
+        """1 if the quantity grows, -1 if it shrinks, 0 if it stays Θ(1); None if the interval does not decide."""
         if self.low > TOLERANCE or self.high < -TOLERANCE:
             return 1 if self.slope > 0 else -1
         return 0 if max(-self.low, self.high) < SPACING else None
@@ -35,10 +35,10 @@ def fit_exponent(widths: Sequence[int], values: NDArray[np.float64]) -> Exponent
 
     Args:
         widths: at least two that differ.
-        values: positive, of shape (widths, seeds); every one is a point of the fit.
+        values: positive, of shape (widths, seeds); every value is a point of the fit.
 
     Returns:
-        The exponent; None where a value is zero or not finite, so that there is no power law.
+        The exponent; None if a value is zero or not finite, since then there is no power law.
     """
     from scipy.stats import linregress, t
 

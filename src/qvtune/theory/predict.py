@@ -9,18 +9,17 @@ UNDECIDED = "undecided"
 
 
 def predicted_exponents(setting: Setting, step: int) -> dict[str, float | None]:
-    """Return the exponents of what a step changes as the width goes to infinity.
+    """Return the exponents of the changes in a step as the width goes to infinity.
 
-    A step of size η_QK moves queries and keys by Θ(η_QK n) each and so scores by Θ(η_QK n + (η_QK n)²); one of size η_V
-    moves values by Θ(η_V), or by Θ(η_V n) where they contract over the n inputs.
+    A step of size η_QK moves queries and keys by Θ(η_QK n) each, and so scores by Θ(η_QK n + (η_QK n)²). A step of size
+    η_V moves values by Θ(η_V), or by Θ(η_V n) if they contract over the n inputs.
 
     Args:
         setting: the layer, with η_QK of n^-1 or larger.
-        step: counted from 1. From the second on, scores and values are as large as the steps before have made them.
+        step: counted from 1. From the second step on, scores and values are as large as earlier steps have made them.
 
     Returns:
-        The exponent of each of `QUANTITIES`; None where nothing of a power law is left: once scores have blown up,
-        softmax is flat.
+        The exponent of each of `QUANTITIES`; None if there is no power law: once scores have blown up, softmax is flat.
     """
     scores = 2 * (1 - setting.query_key)
     values = (1.0 if setting.value == "full" else 0.0) - setting.value_rate
@@ -39,11 +38,11 @@ def predicted_exponents(setting: Setting, step: int) -> dict[str, float | None]:
 
 
 def verdict(exponents: Mapping[str, Exponent | None]) -> dict[str, str]:
-    """Say what each side does as the width grows: "learns", "blows up", "starves", "stops" or "undecided".
+    """Return what each side does as the width grows: "learns", "blows up", "starves", "stops" or "undecided".
 
-    Of the query/key side the scores decide and of the value side the values, which are what the sides learn; the terms
-    d1 and d2 depend on the size of the other side too. Where the interval reaches from 0 to the theory's next exponent,
-    it is undecided.
+    The scores decide for the query/key side and the values for the value side, since these are what the sides learn.
+    The terms d1 and d2 also depend on the size of the other side. If the interval reaches from 0 to the theory's next
+    exponent, the side is undecided.
     """
     return {"query_key": _word(exponents["scores"]), "value": _word(exponents["values"])}
 

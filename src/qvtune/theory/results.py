@@ -1,4 +1,4 @@
-"""What the scaling experiment found: measured sizes, fitted exponents, and both as plain values."""
+"""The results of the scaling experiment: measured sizes, fitted exponents, and both as plain values."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -23,11 +23,12 @@ class ToyResult:
         value: "factor" (contracts over a fixed number of features) or "full" (over the width).
         query_key_rate: name of η_QK in `SCALINGS`.
         value_rate: name of η_V.
-        sizes: of shape (widths, seeds, steps, `QUANTITIES`).
-        exponents: for every step, by quantity; None where there is no power law.
-        predicted: the same from the theory.
+        sizes: array of shape (widths, seeds, steps, `QUANTITIES`).
+        exponents: for every step, by quantity; None if there is no power law.
+        predicted: the theory's exponents in the same form.
         verdict: what "query_key" and "value" do as the width grows.
-        entropy: nats of the attention after the last step at the largest width, as a mean over seeds, with softmax.
+        entropy: with softmax, the attention's entropy in nats after the last step at the largest width, mean over
+            seeds.
     """
 
     attention: Attention
@@ -42,7 +43,7 @@ class ToyResult:
 
     @property
     def shown_step(self) -> int:
-        """Place of the step to look at: the last, or with softmax the first, after which there may be nothing left."""
+        """Index of the step to show: the last or, with softmax, the first, since later ones may have no power law."""
         return 0 if self.attention == "softmax" else len(self.exponents) - 1
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,16 +64,16 @@ class ToyResult:
 
 @dataclass(frozen=True)
 class BlockResult:
-    """A family of real blocks by one method.
+    """A family of real blocks trained by one method.
 
     Attributes:
         family: a name in `FAMILIES`.
         method: "full" or "lora".
         rate: the rate of both sides at every width.
-        sizes: by side, root mean square changes per coordinate of shape (widths, seeds, steps).
-        exponents: for every step: of both sides, and "lambda": that of the ratio of rates with which both sides change
-            the output equally at every width.
-        ratio: how many times more a first step of the value changes the output than one of query and key at equal
+        sizes: by side, root mean square changes per coordinate, of shape (widths, seeds, steps).
+        exponents: for every step, the exponents of both sides, and "lambda": the exponent of the ratio of rates at
+            which both sides change the output equally at every width.
+        ratio: how many times as much a first step of the value changes the output as one of query and key at equal
             rates, by width, as a geometric mean over seeds.
     """
 
@@ -96,9 +97,10 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class ScalingResult:
-    """What the experiment found. `assumed` is λ's exponent with a full query/key side and the value's LoRA, by family.
+    """The results of the experiment.
 
-    That pair of methods is what the theorem's reduction assumes; it is of the first step.
+    `assumed` is λ's exponent in the first step, by family, with the query/key side trained in full and the value by
+    LoRA. The theorem's reduction assumes this pair of methods.
     """
 
     options: ScalingOptions
@@ -116,7 +118,7 @@ class ScalingResult:
         }
 
     def records(self) -> Iterator[dict[str, Any]]:
-        """Yield what every step of every layer and block changed, as rows of a table."""
+        """Yield the changes in every step of every layer and block, as rows of a table."""
         for toy in self.toys:
             what = {
                 "kind": f"{toy.attention} attention, {toy.value} value",

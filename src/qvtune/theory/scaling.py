@@ -21,20 +21,21 @@ from qvtune.theory.toy import QUANTITIES, Attention, Setting, Value, draw, measu
 
 # Rates by name: η = n^-a for each a.
 SCALINGS = {"1": 0.0, "n^-1/2": 0.5, "n^-1": 1.0}
-# Linear attention is exactly multilinear; softmax bounds the output; a full value contracts over the width too.
+# Linear attention is exactly multilinear; softmax bounds the output; a fully trained value contracts over the width
+# too.
 TOYS: tuple[tuple[Attention, Value], ...] = (("linear", "factor"), ("softmax", "factor"), ("linear", "full"))
 
 
 def scaling_experiment(options: Mapping[str, Any], *, console: Console | None = None) -> ScalingResult:
-    """Measure how a training step's change of attention's output grows with the width n (Yao et al., Theorem 2).
+    """Measure how the change of attention's output in a training step grows with the width n (Yao et al., Theorem 2).
 
-    A toy layer is trained with every pair of rates η_QK, η_V among 1, n^-1/2 and n^-1. What each step changes through
-    query and key (d1), through the value (d2) and through both at once (d3) is measured by freezing either side, and
-    its exponent fitted over the widths. Blocks of real families with random weights, trained in full and by LoRA, get
-    the coordinate check of both sides.
+    A toy layer is trained with every pair of rates η_QK, η_V among 1, n^-1/2 and n^-1. The changes in each step through
+    query and key (d1), through the value (d2) and through both at once (d3) are measured by freezing one side at a
+    time. Their exponents are fitted over the widths. Blocks of real families with random weights, trained in full and
+    by LoRA, get the coordinate check of both sides.
 
     Args:
-        options: fields of `qvtune.theory.options.ScalingOptions`, as in {"widths": [64, 256, 1024], "blocks": False}.
+        options: fields of `qvtune.theory.options.ScalingOptions`, such as {"widths": [64, 256, 1024], "blocks": False}.
         console: where progress goes; standard error when None.
 
     Raises:
@@ -57,7 +58,7 @@ def scaling_experiment(options: Mapping[str, Any], *, console: Console | None = 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute on one thread: sums then have one order on every machine, and matrices so small gain nothing by more."""
+    """Compute on one thread: sums then have the same order everywhere, and small matrices gain nothing by more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -80,7 +81,7 @@ def _measure_toys(options: ScalingOptions, console: Console) -> Iterator[ToyResu
     shape = (len(options.widths), options.seeds, options.steps)
     sizes = np.empty((len(settings), *shape, len(QUANTITIES)))
     entropies = np.full((len(settings), *shape), np.nan)
-    # Seeds in the outer loop: the time that is left then follows from the seeds that are done.
+    # Seeds in the outer loop, so that the time left can be estimated from the finished seeds.
     tasks = list(product(range(options.seeds), enumerate(options.widths)))
     for member, (w, width) in track(tasks, len(tasks), "toy layer", console):
         layer = draw(_seed(options.seed, member, width), width)

@@ -1,4 +1,4 @@
-"""The updates that Theorem 2 assumes: of one size for every parameter, whatever its gradient is."""
+"""The updates that Theorem 2 assumes: the same size for every parameter, whatever its gradient."""
 
 from collections.abc import Callable
 from typing import Any

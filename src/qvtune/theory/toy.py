@@ -1,8 +1,8 @@
-"""A toy attention layer of any width, and what a step through each of its sides changes in its output (Theorem 2).
+"""A toy attention layer of any width, and the change of its output by a step through each side (Theorem 2).
 
-L tokens of width n, each also a query. Scores s = (x W_q)(x W_k)ᵀ / √d contract over the n inputs; values
-v = x w₀ + z b are frozen ones plus a factor b, zero at the start, over m features z of each token. The output is
-f = s v / L, or softmax(s) v; the loss is ½ mean (f − y)². All numbers are float64.
+There are L tokens of width n, and each is also a query. Scores s = (x W_q)(x W_k)ᵀ / √d contract over the n inputs.
+Values v = x w₀ + z b are frozen values plus a factor b, zero at the start, over m features z of each token.
+The output is f = s v / L, or softmax(s) v; the loss is ½ mean (f − y)². All numbers are float64.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qvtune.theory.steps import make_optimizer
 
-# L, d and m: they stay as they are while the width n grows.
+# L, d and m stay fixed while the width n grows.
 TOKENS = 4
 HEAD_DIM = 8
 RANK = 8
@@ -22,10 +22,10 @@ RANK = 8
 Attention = Literal["linear", "softmax"]
 Value = Literal["factor", "full"]
 
-# Root mean squares over the L outputs (L × L scores) of what one step changes: the scores, the values, and the output
-# through the query/key side, through the value side, and through both at once.
+# Root mean squares over the L outputs (L × L scores) of the changes in one step: of the scores, of the values, and of
+# the output through the query/key side, through the value side, and through both at once.
 QUANTITIES = ("scores", "values", "d1", "d2", "d3")
-# A change smaller than this, relative to the output, is rounding.
+# A smaller change than this, relative to the output, counts as rounding.
 ROUNDING = 1e-12
 
 
@@ -33,7 +33,7 @@ ROUNDING = 1e-12
 class Draw:
     """Random parts of a layer: `tokens` (L, n), `query` and `key` (n, d), `frozen` (L), `factor` (m, n), `targets` (L).
 
-    Entries of the tokens and targets are of variance 1, those of matrices of variance 1/n, and `frozen` holds x w₀.
+    Entries of the tokens and targets have variance 1, those of matrices variance 1/n, and `frozen` holds x w₀.
     """
 
     tokens: Tensor
@@ -49,7 +49,7 @@ class Draw:
         return self.tokens.shape[1]
 
     def features(self, value: Value) -> Tensor:
-        """Return what the trained value contracts over: m features z = x Aᵀ, or the n inputs themselves."""
+        """Return what the trained value contracts over: the m features z = x Aᵀ, or the n inputs themselves."""
         return self.tokens @ self.factor.T if value == "factor" else self.tokens
 
 
@@ -64,7 +64,7 @@ class Setting:
 
 
 def draw(seed: int, width: int) -> Draw:
-    """Draw a layer; the same seed and width give the same one."""
+    """Draw a layer; the same seed and width give the same layer."""
     random = np.random.default_rng(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -76,21 +76,21 @@ def draw(seed: int, width: int) -> Draw:
 
 
 def measure(layer: Draw, setting: Setting, optimizer: str, steps: int) -> list[dict[str, float]]:
-    """Train a layer, and measure what each step changes.
+    """Train a layer, and measure the changes in each step.
 
-    The terms of a step's change of the output Δf = d1 + d2 + d3 (Yao et al., Theorem 2) come from forward passes with
-    one side before the step and the other after it: d1 = f(new, old) − f(old, old), d2 = f(old, new) − f(old, old), and
-    d3 is the rest.
+    The change of the output in a step is Δf = d1 + d2 + d3 (Yao et al., Theorem 2). The terms come from forward passes
+    with one side before the step and the other after it: d1 = f(new, old) − f(old, old), d2 = f(old, new) − f(old,
+    old), and d3 is the rest.
 
     Args:
-        layer: where training starts; it stays as it is.
+        layer: where training starts; it is not changed.
         setting: which attention and value, and the rates.
         optimizer: "adam" or "sign".
-        steps: how many.
+        steps: number of steps.
 
     Returns:
-        For every step the `QUANTITIES`; an output's change below rounding is 0. With softmax also `entropy`, in nats,
-        of the attention after the step, as a mean over the queries; log L is that of even attention.
+        For every step the `QUANTITIES`; a change of the output below rounding is 0. With softmax also `entropy`: the
+        attention's entropy in nats after the step, as a mean over the queries; for even attention it is log L.
     """
     features = layer.features(setting.value)
     query, key = (matrix.clone().requires_grad_() for matrix in (layer.query, layer.key))

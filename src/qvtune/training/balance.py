@@ -13,29 +13,31 @@ from qvtune.training.output_change import QUERY_KEY
 from qvtune.training.telemetry import OUTPUT, UPDATE
 
 VALUE, ALL = "value", "all"
-# A side's name, with its verbs' ending, and the pronoun for it as subject and object.
+# By side: its name, the ending of its verb, and its pronoun as subject and as object.
 SIDES = {QUERY_KEY: ("query and key", "", "they", "them"), VALUE: ("the value", "s", "it", "it")}
 
-# The rates whose updates and steps are a side's.
+# The roles of each side; their updates and steps count as the side's.
 ROLES_OF = {QUERY_KEY: ("query", "key"), VALUE: ("value",)}
 
-# What follows was set on runs of MiniLM (docs/rates.md). At rates that train, most steps change the output by less than
-# 0.03 of its norm, all by less than 0.12, and the value up to 280 times as much as query and key, at λ = 8.
-# Logged steps in a row that show a side to starve, or that nothing moves.
+# The limits below come from runs of MiniLM (docs/rates.md). At rates that train, most steps change the output by less
+# than 0.03 of its norm, and all by less than 0.12. At λ = 8 the value changes it up to 280 times as much as query and
+# key.
+# This many logged steps in a row have to show that a side starves, or that nothing moves.
 WINDOW = 3
-# A side starves that changes the output by less than this part of what the other does.
+# A side starves if it changes the output by less than this fraction of what the other side does.
 STARVED = 1 / 300
-# The part at which it no longer would.
+# At this fraction it no longer starves.
 FED = 1 / 30
-# A side blows up that changes the output by this part of its norm in a step,
+# A side blows up if it changes the output by this fraction of its norm in one step,
 BLOWN = 0.2
-# whose weights have moved this many times their size, after which no single step changes much,
+# or if its weights have moved by this many times their size (no single step changes much after that),
 MOVED = 1.0
-# or that grows this much at a time, by the same rate, in all logged steps of the window, to this part of the norm.
+# or if its change grows by this factor at every logged step of the window, at the same rate, up to this fraction of the
+# norm.
 GROWTH, GROWN = 1.5, 0.03
-# What rates that train mostly stay below: of the output in a step, and of the weights in all.
+# Rates that train mostly stay below these: the output's change in one step, and the weights' change in total.
 USUAL, USUAL_MOVED = 0.03, 0.1
-# Nothing moves where all steps together change the output by less than this part.
+# Nothing moves if all steps together change the output by less than this fraction.
 STILL = 0.002
 
 
@@ -44,8 +46,8 @@ def list_warnings(records: Sequence[Mapping[str, Any]], *, ended: bool = False) 
 
     Args:
         records: lines of `metrics.jsonl`.
-        ended: whether the run has come to its end, where its final predictions are judged: what an evaluation before
-            that warned of may have passed.
+        ended: whether the run has ended. Its final predictions are then judged by themselves, since the problem that an
+            earlier evaluation warned of may be gone.
     """
     found = [(about, text) for record in records for about, text in record.get("warnings", {}).items()]
     return [text for about, text in found if not (ended and about not in (*SIDES, ALL))]
@@ -54,15 +56,15 @@ def list_warnings(records: Sequence[Mapping[str, Any]], *, ended: bool = False) 
 def side_warnings(
     records: Sequence[Mapping[str, Any]], config: TrainConfig, steps: int, told: set[str]
 ) -> dict[str, str]:
-    """Return what to warn of after the last record, by side: "query_key", "value", or "all" where nothing moves.
+    """Return the warnings after the last record, by side: "query_key", "value", or "all" where nothing moves.
 
     A record without measured changes gives nothing.
 
     Args:
         records: logged steps, as in `metrics.jsonl`.
-        config: of the run; it names the rates to change.
-        steps: of the whole run.
-        told: sides that were warned of before, which are passed over.
+        config: the run's; the warnings name its rates.
+        steps: number of steps of the whole run.
+        told: sides that already have a warning; they are skipped.
     """
     if not _changes(records[-1]):
         return {}
@@ -81,7 +83,7 @@ def side_warnings(
     if method.shares_out:
         return {}  # it takes from the side that it finds less important
     for side, other in ((QUERY_KEY, VALUE), (VALUE, QUERY_KEY)):
-        # Of a side that blows up the other one falls short.
+        # If a side blows up, the other one looks too small beside it.
         if not {side, other, ALL} & told and all(_is_starved(_sides(record), side, other) for record in window):
             found[side] = _starved(window, side, other, config)
     return found
@@ -138,7 +140,7 @@ def _largest(record: Mapping[str, Any], prefix: str, side: str) -> float:
 
 
 def _blown(record: Mapping[str, Any], side: str, config: TrainConfig, reasons: Sequence[str]) -> str:
-    # By so much, both sizes come down to what is usual, also that which has not passed its limit yet.
+    # This factor brings both sizes down to the usual ones, also a size that is still below its limit.
     factor = max(_sides(record)[side] / USUAL, _largest(record, UPDATE, side) / USUAL_MOVED)
     name, ending, *_ = SIDES[side]
     return (
@@ -151,7 +153,8 @@ def _starved(window: Sequence[Mapping[str, Any]], side: str, other: str, config:
     shares = [_sides(record)[side] / _sides(record)[other] for record in window]
     less = 1 / max(max(shares), 1e-9)
     name, ending, it, _ = SIDES[side]
-    # λ moves the value alone; of two rates of their own, the other side's is to blame where that changes too much.
+    # λ moves the value alone. If each side has its own rate, the other side's rate is to blame where that side changes
+    # too much.
     is_other_high = max(_sides(record)[other] for record in window) > USUAL
     if config.value_lr is None:
         advice = f"{'Lower' if side == QUERY_KEY else 'Raise'} {_knob(VALUE, config)}"
@@ -176,7 +179,7 @@ def _still(total: float, steps: int, record: Mapping[str, Any], config: TrainCon
 
 
 def _knob(side: str, config: TrainConfig, lower_by: float = 0.0) -> str:
-    """Name the option that sets a side's rate, with its value; of two, λ unless it would come below 1 thereby."""
+    """Name the option that sets a side's rate, with its value. Prefer λ, unless λ would fall below 1."""
     own = "value_lr" if side == VALUE else "query_lr" if config.query_lr is not None else "key_lr"
     name = own if getattr(config, own) is not None else "lr"
     if side == VALUE and name == "lr" and lower_by <= config.lr_ratio:
@@ -185,5 +188,5 @@ def _knob(side: str, config: TrainConfig, lower_by: float = 0.0) -> str:
 
 
 def _round(factor: float) -> str:
-    """Return a factor with one digit that counts, as "800", and 2 at least."""
+    """Return a factor rounded to one significant digit, such as "800", and at least 2."""
     return f"{float(f'{max(factor, 2.0):.1g}'):,.0f}"

@@ -1,4 +1,4 @@
-"""Batches: of training, the same for the same seed and epoch; of evaluation, longest first."""
+"""Training batches, the same for the same seed and epoch, and evaluation batches, the longest texts first."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +18,12 @@ Collate = Callable[[list[dict[str, Any]]], Any]
 
 
 class Order:
-    """Which examples come together in which batch, by epoch.
+    """The order of the examples: which of them form a batch, by epoch.
 
     Args:
-        lengths: tokens of every example: (examples,).
-        batch_size: examples of a batch.
-        batch_tokens: tokens of a batch at most, padding included, in place of a number of examples.
+        lengths: number of tokens of every example: (examples,).
+        batch_size: examples per batch.
+        batch_tokens: most tokens per batch, padding included; replaces the number of examples.
         by_length: put texts of similar length together.
         seed: the same seed and epoch give the same batches.
     """
@@ -40,7 +40,7 @@ class Order:
         return math.ceil(self.examples / self.size) if self._by_tokens is None else len(self._by_tokens)
 
     def epoch(self, number: int) -> list[list[int]]:
-        """Return the batches of an epoch, counted from 0, as indices of examples; the last may not be full."""
+        """Return the batches of an epoch, counted from 0, as indices of examples; the last may be smaller."""
         if self._by_tokens is not None:
             self._by_tokens.set_epoch(number)
             return list(self._by_tokens)
@@ -53,15 +53,15 @@ class Order:
 
 
 class TrainingBatches:
-    """The forward passes of every step, of several processes this one's share.
+    """The forward passes of every step; with several processes, this process's share of them.
 
     Args:
         tokens: training examples.
-        collate: makes a batch of rows.
-        order: which examples come together; a batch is shared out over the processes.
-        accumulation: forward passes of a step; the last of an epoch may have fewer.
+        collate: makes a batch from rows.
+        order: which examples form a batch; each batch is divided among the processes.
+        accumulation: forward passes per step; the last step of an epoch may have fewer.
         process: number of this process.
-        processes: how many there are.
+        processes: number of processes.
         workers: processes that prepare batches.
         pin_memory: keep batches where a GPU can copy them from.
     """
@@ -84,7 +84,7 @@ class TrainingBatches:
         self.steps_per_epoch = math.ceil(len(order) / accumulation)
 
     def after(self, step: int) -> Iterator[tuple[float, list[Share]]]:
-        """Yield, from the step after `step` and without end, the part of epochs done with the step, and its passes."""
+        """Yield each step after `step`, without end: the epochs done with it, in fractions, and its passes."""
         epoch, done = divmod(step, self.steps_per_epoch)
         while True:
             batches = self.order.epoch(epoch)[done * self.accumulation :]
@@ -98,9 +98,9 @@ class TrainingBatches:
 
     def _load(self, batches: Sequence[list[int]]) -> Iterator[Share]:
         shares = [np.array_split(np.asarray(batch), self.processes)[self.process].tolist() for batch in batches]
-        # A share without an example takes one that does not count.
+        # A share without an example gets one that does not count.
         indices = [share or batch[:1] for share, batch in zip(shares, batches, strict=True)]
-        # A loader of its own generator leaves the global random state to the model's dropout.
+        # The loader has its own generator: the global random state belongs to the model's dropout.
         generator = torch.Generator()
         loader = DataLoader(
             self.tokens, batch_sampler=indices, collate_fn=self.collate, generator=generator, **self._loading
@@ -110,12 +110,12 @@ class TrainingBatches:
 
 
 class EvaluationBatches:
-    """A set's batches, the longest texts first, so that little is padded and what does not fit fails at once.
+    """A set's batches, longest texts first: little is padded, and a batch that does not fit in memory fails at once.
 
     Args:
         tokens: the examples.
         collate: makes a batch of rows.
-        batch_size: examples of a batch.
+        batch_size: examples per batch.
     """
 
     def __init__(self, tokens: Dataset, collate: Collate, batch_size: int) -> None:
@@ -129,27 +129,27 @@ class EvaluationBatches:
         return self.share(0, 1)
 
     def share(self, process: int, processes: int) -> Iterator[Batch]:
-        """Yield the batches of one of several processes: every so-manieth, from its own number on."""
+        """Yield the batches of one of several processes: number `process`, and every `processes`-th after it."""
         starts = range(process * self.batch_size, self.examples, processes * self.batch_size)
         indices = [list(range(start, min(start + self.batch_size, self.examples))) for start in starts]
-        generator = torch.Generator()  # as for training: the global random state is the model's
+        generator = torch.Generator()  # as in training: the global random state belongs to the model
         loader = DataLoader(self._tokens, batch_sampler=indices, collate_fn=self.collate, generator=generator)
         return iter(loader)
 
     def as_given(self, values: NDArray) -> NDArray:
-        """Put what was computed for the batches' examples, (examples, ...), back into the order of the data."""
+        """Return values computed batch by batch, (examples, ...), in the order of the data."""
         result = np.empty_like(values)
         result[self._order] = values
         return result
 
 
 def read_columns(tokens: Dataset, names: Sequence[str]) -> Dataset:
-    """Keep of tokenised examples what a model is given, which `names` lists, and the labels."""
+    """Return tokenised examples with the columns in `names`, which the model is given, and the labels alone."""
     return tokens.select_columns([name for name in tokens.column_names if name in (*names, "labels")])
 
 
 def training_order(tokens: Dataset, config: Any, seed: int, processes: int = 1) -> Order:
-    """Return the order that a configuration asks for; a batch is that of all processes together."""
+    """Return the order that a configuration asks for; a batch holds the examples of all processes together."""
     return Order(
         token_lengths(tokens),
         batch_size=config.batch_size * processes,

@@ -1,4 +1,4 @@
-"""`Callback`: somebody who watches a run while it trains."""
+"""`Callback`: code that watches a run while it trains."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ class Progress:
 
     Attributes:
         step: steps taken.
-        steps: of the whole run.
-        epoch: passes through the training examples, in parts too.
-        epochs: of the whole run.
-        metric: by which the best checkpoint is chosen, as records name it.
-        records: the log: a line of `metrics.jsonl` each.
+        steps: steps of the whole run.
+        epoch: passes through the training examples, with fractions.
+        epochs: epochs of the whole run.
+        metric: the metric that chooses the best checkpoint, as records name it.
+        records: the log: each is a line of `metrics.jsonl`.
     """
 
     steps: int
@@ -26,16 +26,16 @@ class Progress:
     records: list[dict[str, Any]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of it."""
+        """Return the part that a checkpoint saves."""
         return {"step": self.step, "epoch": self.epoch, "records": self.records}
 
     def go_on(self, kept: Mapping[str, Any]) -> None:
-        """Take up what `to_dict` returned."""
+        """Go on from what `to_dict` returned."""
         self.step, self.epoch, self.records = kept["step"], kept["epoch"], kept["records"]
 
 
 class Callback:
-    """Watches a run. What a method raises ends the run as it stands; each may be left as it is."""
+    """Watches a run. Every method is optional; an exception from one ends the run as it stands."""
 
     def on_train_begin(self, progress: Progress) -> None:
         """Before the first step of this session."""

@@ -43,7 +43,7 @@ def adapter_card(
         config: the run's options.
         task: what was learned.
         rates: learning rate by role and head.
-        metrics: of the saved weights.
+        metrics: metrics of the saved weights.
         is_plain: whether plain PEFT loads it.
     """
     method = METHODS[config.method]
@@ -79,5 +79,5 @@ def adapter_card(
 
 
 def escape_markdown(text: str) -> str:
-    """Return text in one line of which Markdown and HTML make nothing; names are the user's, and may hold anything."""
+    """Return text on one line, escaped for Markdown and HTML; names come from the user and may hold anything."""
     return MARKUP.sub(r"\\\g<0>", " ".join(text.split()))

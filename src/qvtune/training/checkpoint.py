@@ -1,16 +1,16 @@
-"""`Checkpoints`: the one owner of a run's checkpoints. It writes them whole, checks them, and says what is wrong.
+"""`Checkpoints`: the one owner of a run's checkpoints. It writes them whole, checks them and says what is damaged.
 
 A checkpoint is a folder `checkpoint-STEP`:
 
     trained.safetensors     what trains, by name
-    best.safetensors        the same of the best checkpoint so far, where that is an earlier one
+    best.safetensors        the same from the best checkpoint so far, if that is an earlier one
     optimizer.safetensors   the optimizer's state, by parameter
     random-N.safetensors    every random state of process N
-    state.json              step, log, schedule and all that is no tensor
+    state.json              step, log, schedule and everything else that is not a tensor
     manifest.json           the size and the SHA-256 digest of every other file
 
-It is written beside its place, flushed to the disk, and renamed. One that lacks a file, or has another in its place, is
-named and never used. The last two are kept, so that there is one to go back to.
+A checkpoint is written beside its place, flushed to the disk, and renamed. One with a missing or changed file is named
+and never used. The last two stay on the disk, so that there is one to go back to.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from qvtune.errors import RunError
 from qvtune.files import STAGING, writing
 
-if TYPE_CHECKING:  # slow to import, and a look at a folder needs none of it
+if TYPE_CHECKING:  # slow to import, and not needed to look at a folder
     from accelerate import Accelerator
     from torch import Tensor
 
@@ -40,7 +40,7 @@ _CHUNK = 1 << 20
 
 
 class DamagedError(RunError):
-    """A checkpoint is not what was written."""
+    """A checkpoint differs from what was written."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,14 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """After which it was written."""
+        """The step after which it was written."""
         return int(self.path.name.removeprefix(PREFIX))
 
     def check(self) -> None:
-        """Check that every file is there, of the size and with the content that were written.
+        """Check that every file is there, with the size and content that were written.
 
         Raises:
-            DamagedError: naming the first file that is not.
+            DamagedError: if one is not; the text names the first.
         """
         files = self._manifest()
         for name, expected in files.items():
@@ -77,11 +77,11 @@ class Checkpoint:
                 raise DamagedError(f"{self.path / MANIFEST} does not list {part}.safetensors")
 
     def state(self) -> dict[str, Any]:
-        """Return what is no tensor."""
+        """Return everything that is not a tensor."""
         return json.loads((self.path / STATE).read_text(encoding="utf-8"))
 
     def tensors(self, name: str) -> dict[str, "Tensor"]:
-        """Return the tensors of `name`.safetensors, on the CPU; none where there is no such file."""
+        """Return the tensors of `name`.safetensors, on the CPU; none if there is no such file."""
         from safetensors.torch import load_file
 
         file = self.path / f"{name}.safetensors"
@@ -117,7 +117,7 @@ class Checkpoints:
         self.folder = folder
 
     def all(self) -> list[Checkpoint]:
-        """Return every checkpoint, the newest first, whole or not; other files and folders are passed over."""
+        """Return every checkpoint, whole or not, the newest first; other files and folders are skipped."""
         folders = [path for path in self.folder.glob(f"{PREFIX}*") if path.is_dir() and _NAME.fullmatch(path.name)]
         return sorted((Checkpoint(path) for path in folders), key=lambda found: -found.step)
 
@@ -144,10 +144,10 @@ class Checkpoints:
 
     @contextmanager
     def writing(self, step: int, accelerator: "Accelerator") -> Iterator[Path]:
-        """Give a folder to write a checkpoint's files into; at the end it gets its manifest and its name.
+        """Give a folder to write a checkpoint's files into; at the end, add the manifest and rename the folder.
 
-        Every process of a run calls this, and each may write files of its own. Older checkpoints than the last two are
-        removed then.
+        Every process of a run calls this, and each may write its own files. Afterwards all but the last two checkpoints
+        are removed.
         """
         staging, final = self.folder / f"{STAGING}{PREFIX}{step}", self.folder / f"{PREFIX}{step}"
         with writing(self.folder):
@@ -159,7 +159,7 @@ class Checkpoints:
             accelerator.wait_for_everyone()
             if accelerator.is_main_process:
                 _seal(staging)
-                if final.exists():  # damaged, or of a run that went back before it
+                if final.exists():  # damaged, or from before the run went back to an earlier step
                     shutil.rmtree(final)
                 staging.rename(final)
                 flush(self.folder)
@@ -167,7 +167,7 @@ class Checkpoints:
         accelerator.wait_for_everyone()
 
     def _tidy(self, step: int) -> None:
-        """Remove what comes after `step`, which is damaged since the run went back before it, and all but the last."""
+        """Remove all but the last two checkpoints, and damaged ones after `step`, which the run went back before."""
         for checkpoint in self.all():
             if checkpoint.step > step:
                 shutil.rmtree(checkpoint.path)
@@ -186,12 +186,12 @@ def _seal(folder: Path) -> None:
 
 
 def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write what is no tensor into a checkpoint that is being written."""
+    """Write everything that is not a tensor into a checkpoint that is being written."""
     (folder / STATE).write_text(json.dumps(state), encoding="utf-8")
 
 
 def write_tensors(folder: Path, name: str, tensors: Mapping[str, "Tensor"]) -> None:
-    """Write tensors into a checkpoint that is being written; no file where there are none."""
+    """Write tensors into a checkpoint that is being written; without tensors, write no file."""
     from safetensors.torch import save_file
 
     if tensors:
@@ -209,7 +209,7 @@ def digest(path: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk: a crash of the machine may follow."""
+    """Wait until a file, or the names in a folder, are on the disk, so that they survive a crash of the machine."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""What the final predictions of a run say: class by class, its worst mistakes, and what to warn of."""
+"""What the final predictions of a run say: results by class, the worst mistakes and warnings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from qvtune.training.config import TrainConfig
 from qvtune.training.evaluate import Evaluation
 from qvtune.training.verdict import Predictions, judge_run
 
-# Fewer predictions than these do not show that anything was learned, though they may show that nothing was.
+# Fewer predictions than this cannot show that something was learned, though they may show that nothing was.
 FEWEST_TO_JUDGE = 10
 
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What is kept of a run's final predictions on the sets that it reports, of MNLI both together.
+    """What a run saves about its final predictions on the sets that it reports; for MNLI, both sets together.
 
     Attributes:
-        classes: what the task's `class_table` says.
-        mistakes: the worst, see `worst_mistakes`; each with its `split` where there are several.
-        verdict: warnings by what they are about.
-        warnings: those of the log, and the verdict.
-        examples: how many were predicted.
+        classes: the task's `class_table`.
+        mistakes: the worst ones, see `worst_mistakes`; each with its `split` where there are several.
+        verdict: warnings by subject.
+        warnings: the warnings of the log, and the verdict.
+        examples: number of predictions.
     """
 
     classes: dict[str, Any]
@@ -40,7 +40,7 @@ class Conclusion:
     examples: int
 
     def to_result(self) -> dict[str, Any]:
-        """Return the parts of `result.json`; a few examples do not tell whether anything was learned."""
+        """Return the parts of `result.json`; very few examples cannot show whether anything was learned."""
         nothing = bool(NOTHING_LEARNED & self.verdict.keys())
         learned = False if nothing else True if self.examples >= FEWEST_TO_JUDGE else None
         return {"warnings": self.warnings, "learned": learned, **self.classes}
@@ -53,14 +53,14 @@ def conclude(
     records: Sequence[Mapping[str, Any]],
     head_start: Mapping[str, Any] | None = None,
 ) -> Conclusion:
-    """Judge a run by the evaluation of the weights that it ends with.
+    """Return a run's conclusion from the evaluation of its final weights.
 
     Args:
-        config: of the run.
+        config: the run's.
         data: its examples.
         measured: the evaluation.
         records: the log.
-        head_start: what the head was before the first step, as `judge_run` takes it.
+        head_start: the head before the first step, as `judge_run` takes it.
     """
     scores, labels = measured.reported
     where = f"the validation set{'s' if len(measured.scores.keys() - {TUNING}) > 1 else ''}"
@@ -84,7 +84,7 @@ def mistakes_by_split(
         task: the run's.
         scores: the model's outputs by split, in the order of `examples`.
         examples: texts and labels by split.
-        most: how many.
+        most: the largest number to return.
     """
     splits = [split for split in scores if split != TUNING]
     found = [

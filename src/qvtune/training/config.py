@@ -25,23 +25,23 @@ MethodName = Annotated[str, OneOf(METHODS)]
 
 LORA: Any = METHODS["lora"]
 
-# Options that change where results go or how they are shown, and not what they are.
+# Options that change where results go or how they are shown, but not the results.
 NOT_IN_FINGERPRINT = {
     "out", "report_to", "log_updates", "num_workers", "data", "glue_dir", "model", "validation", "attention", "device",
     "class_weights",
 }  # fmt: skip
-# Options that came after the first stores were written, each with the value at which a run is what it was before. They
-# count in a run's name where they are another, so that a new option leaves every store its runs.
+# Options that were added after the first stores were written, each with the value that means what runs did before. Only
+# another value counts in a run's name, so a new option does not rename the runs of older stores.
 LATER: dict[str, Any] = {}
-# Options that mean nothing where no role trains.
+# Options that mean nothing if no role trains.
 ROLE_OPTIONS = ("roles", "layers", "lr_ratio", *(f"{name}_lr" for name in ROLES.values()))
-# A range is written out, and a slip of the pen should not fill the memory.
+# A range is expanded to a list; a typing error must not fill the memory.
 MOST_LAYERS = 10_000
 PATHS = ("data", "glue_dir", "model", "validation", "attention", "class_weights")
 
 
 def _others(option: str) -> str:
-    """Say the default of an option for the methods where it is not LoRA's."""
+    """Say an option's default for the methods where it differs from LoRA's."""
     own = getattr(LORA, option)
     others: dict[float, list[str]] = {}
     for method in METHODS.values():
@@ -244,12 +244,12 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
 
     @property
     def useless_options(self) -> tuple[str, ...]:
-        """Options that mean nothing to the method."""
+        """Options that the method does not use."""
         return _useless(METHODS[self.method])
 
     @property
     def method_options(self) -> dict[str, Any]:
-        """What `adapt` is to be given of the options, None for what the method does not take."""
+        """The options for `adapt`; None for those that the method does not take."""
         names = ("roles", "layers", *(name for name in OPTIONS if name != "b_lr_ratio"))
         return {name: None if name in self.useless_options else getattr(self, name) for name in names}
 
@@ -264,13 +264,13 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
         return Rates.resolve(method, **given)
 
     def pass_tokens(self, length: int) -> int:
-        """Return the tokens of a forward pass at most, of texts of at most `length` tokens."""
+        """Return the most tokens that a forward pass can have if texts have at most `length` tokens."""
         return max(self.batch_tokens or self.batch_size * length, length)
 
     def fingerprint(self) -> str:
         """Return a hash of every option that can change a result, the same wherever files are.
 
-        It is the name of a run in a store, and stays what it is when an option is added: see `LATER`.
+        It is the name of a run in a store. It stays the same when an option is added: see `LATER`.
         """
         values = self.model_dump(mode="json")
         kept = {name: value for name, value in values.items() if name not in NOT_IN_FINGERPRINT}
@@ -280,7 +280,7 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
 
     def to_yaml(self) -> str:
         """Return the resolved configuration as a file that `--config` reads from any folder."""
-        # Rates left to their defaults are not given back beside a rate that replaces them.
+        # Rates left to their defaults are not written beside a rate that replaces them.
         values = {k: v for k, v in self.model_dump(mode="json").items() if v is not None}
         values |= {name: str(Path(values[name]).absolute()) for name in PATHS if self._is_here(values.get(name))}
         if "value_lr" in values:
@@ -329,10 +329,10 @@ def read_config(path: Path, also: Collection[str] = ()) -> dict[str, Any]:
 
     Args:
         path: the file.
-        also: keys that it may have beside the options.
+        also: further keys that it may have.
 
     Raises:
-        ConfigError: if it is missing, no YAML, no mapping, or has an unknown key.
+        ConfigError: if it is missing, not YAML, not a mapping, or has an unknown key.
     """
     try:
         values = load_yaml(read_document(path), _UniqueKeys)
@@ -388,7 +388,7 @@ def _layer_range(part: str) -> list[int]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Reads YAML, and refuses a key that occurs twice; PyYAML keeps the last one in silence."""
+    """Reads YAML and refuses a key that occurs twice, where PyYAML silently takes the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]

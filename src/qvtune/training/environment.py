@@ -22,7 +22,7 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokeniz
 def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
     """Return versions of Python and the libraries, processor, threads, the device and the kernels of the fast path.
 
-    The device is the one that "auto" chooses when None. The kernels are the CPU's: elsewhere there are none.
+    Without a device it describes the one that "auto" chooses. Only the CPU has kernels.
     """
     device = choose_device() if device is None else device
     on_cpu = device.type == "cpu"
@@ -45,12 +45,12 @@ def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process of a distributed run that writes and prints; torchrun numbers them by RANK."""
+    """Whether this process of a distributed run writes and prints; torchrun numbers processes by RANK."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def reset_peak_memory() -> None:
-    """Give back what earlier runs left, and let `peak_memory` count from here: with an accelerator and on Linux."""
+    """Free the memory of earlier runs and restart `peak_memory`'s count: with an accelerator and on Linux."""
     gc.collect()
     allocator: Any = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     if hasattr(allocator, "malloc_trim"):  # glibc's
@@ -62,9 +62,9 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory(device: torch.device = CPU) -> tuple[int, str]:
-    """Return the most memory held since `reset_peak_memory` or the start of the process, and whose it is.
+    """Return the most memory held since `reset_peak_memory` or the start of the process, and what holds it.
 
-    It is the GPU's where a GPU computes, or else the process's resident set, in bytes.
+    In bytes: the GPU's memory if a GPU computes, or else the process's resident set.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device), "accelerator"
@@ -72,7 +72,7 @@ def peak_memory(device: torch.device = CPU) -> tuple[int, str]:
         import psutil
 
         return psutil.Process().memory_info().peak_wset, "process"
-    if sys.platform.startswith("linux"):  # getrusage also counts what the parent held before it started this process
+    if sys.platform.startswith("linux"):  # getrusage also counts the parent's memory from before this process
         with open("/proc/self/status", encoding="ascii") as file:
             return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) * 1024, "process"
     import resource

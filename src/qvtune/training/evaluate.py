@@ -1,4 +1,4 @@
-"""`evaluate`: what a model makes of examples. A run, the commands, the search and the lab all ask here."""
+"""`evaluate`: a model's outputs for examples. A run, the commands, the search and the lab all use this."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ from qvtune.training.seeds import kept_random_state
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model made of the evaluation sets.
+    """A model's outputs and metrics on the evaluation sets.
 
     Attributes:
-        step: after which it was measured.
-        metrics: as the run reports them.
+        step: the step after which it was measured.
+        metrics: named as the run reports them.
         scores: the model's outputs by split, (examples, classes) or (examples, 1), in the order of the data.
         labels: class ids or numbers by split, (examples,).
     """
@@ -52,10 +52,10 @@ class Evaluation:
 
 
 def evaluate(model: nn.Module, task: Task, batches: Iterable[Batch]) -> list[NDArray[np.float32]]:
-    """Return a model's outputs for every batch, in evaluation mode: (examples, ...) float32, as the task keeps them.
+    """Return a model's outputs for every batch, in evaluation mode: (examples, ...) float32, in the task's form.
 
-    The model computes in the precision of the caller's autocast, and has its mode back afterwards. Labels are not
-    shown to it.
+    The model computes in the precision of the caller's autocast. Its mode is restored afterwards. It does not see the
+    labels.
     """
     device, found = device_of(model), []
     with evaluating(model), torch.no_grad():
@@ -72,21 +72,21 @@ def evaluate_set(
 
     Args:
         model: on its device.
-        task: says what of the outputs is kept.
-        batches: of the set.
-        shown: the same batches, where somebody counts them as they go by.
+        task: says which outputs count.
+        batches: the set's.
+        shown: the same batches, wrapped to show progress, if any.
     """
     return batches.as_given(np.concatenate(evaluate(model, task, batches if shown is None else shown)))
 
 
 def measure(task: Task, scores: Mapping[str, NDArray], labels: Mapping[str, NDArray], step: int = 0) -> Evaluation:
-    """Compute the task's metrics and the mean loss of every split; several splits are combined, the tuning set aside.
+    """Compute the task's metrics and the mean loss of every split; all splits but the tuning set are also combined.
 
     Args:
         task: the run's.
         scores: outputs by split.
-        labels: by split.
-        step: after which they were computed.
+        labels: labels by split.
+        step: the step after which the outputs were computed.
     """
     by_split = {
         split: task.metrics(found, labels[split]) | {"loss": float(task.losses(found, labels[split]).mean())}
@@ -98,15 +98,15 @@ def measure(task: Task, scores: Mapping[str, NDArray], labels: Mapping[str, NDAr
 
 
 class Evaluator:
-    """Evaluates a model on a run's sets, of several processes each its share.
+    """Evaluates a model on a run's sets; with several processes, each evaluates its share.
 
     Args:
-        task: of the run.
+        task: the run's.
         splits: tokens by split: what the model is given, and the labels.
-        collate: makes a batch of rows.
-        batch_size: examples of a batch.
-        accelerator: of this process; it has the precision.
-        shown: yields the batches that it is given, of so many, and shows how many have gone by.
+        collate: makes a batch from rows.
+        batch_size: examples per batch.
+        accelerator: this process's; it holds the precision.
+        shown: takes batches and their number, yields the batches and shows the progress.
     """
 
     def __init__(
@@ -123,10 +123,10 @@ class Evaluator:
         self.batches = {split: EvaluationBatches(tokens, collate, batch_size) for split, tokens in splits.items()}
 
     def __call__(self, model: nn.Module, step: int) -> Evaluation:
-        """Return the evaluation of a model after `step`. How often it is asked for changes no training.
+        """Return the evaluation of a model after `step`. It does not change the training, however often it is called.
 
         Raises:
-            NotFinite: if an output is not.
+            NotFinite: if an output is not finite.
         """
         scores = {}
         with kept_random_state(self.accelerator.device), self.accelerator.autocast():

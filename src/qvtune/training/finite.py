@@ -9,14 +9,14 @@ from qvtune.methods.state import trained_state
 
 
 class NotFinite(ArithmeticError):
-    """Something that is computed is no longer a finite number; the text says what."""
+    """A computed value is no longer finite; the text says which."""
 
 
 def check_training(loss: Tensor, model: nn.Module) -> None:
     """Check the summed loss, (), and every parameter that trains. It waits for the device.
 
     Raises:
-        NotFinite: if one is not.
+        NotFinite: if one is not finite.
     """
     if not torch.isfinite(loss):
         raise NotFinite("the loss")

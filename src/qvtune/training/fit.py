@@ -38,15 +38,15 @@ from qvtune.training.timetable import Timetable
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came of a run, whose model holds the weights of the chosen checkpoint.
+    """The outcome of a run. Its model holds the weights of the chosen checkpoint.
 
     Attributes:
-        progress: at its end.
+        progress: the progress at the end.
         selection: how the checkpoint was chosen.
-        best_step: of the best checkpoint, where the run ends with it; else None, and it ends with the last.
-        evaluation: of the weights that it ends with, in float32.
-        seconds: of training, in all sessions.
-        samples_per_second: of this session's steps, evaluations and checkpoints not counted; None without a step.
+        best_step: the step of the best checkpoint, if the run ends with it; None if it ends with the last.
+        evaluation: the evaluation of the final weights, in float32.
+        seconds: training time in all sessions.
+        samples_per_second: the speed of this session's steps, without evaluations and checkpoints; None without a step.
     """
 
     progress: Progress
@@ -68,22 +68,22 @@ def fit(
     """Train a prepared run from its last checkpoint, or from the start, to its end.
 
     Args:
-        config: of the run.
-        prepared: its model on its device, adapted, and its data.
+        config: the run's.
+        prepared: its model, adapted and on its device, and its data.
         folder: where checkpoints and the log go.
         console: where progress goes.
-        callbacks: watch the training; what they raise ends it.
-        stop: asks it to save and stop.
+        callbacks: watch the training; an exception from one ends it.
+        stop: asks the training to save and stop.
 
     Raises:
         DivergedError: if the loss, an output or a parameter stops being finite.
         Interrupted: after `stop` was asked for, when the state has been saved.
-        RunError: if no checkpoint of the run is whole, or the last is of other groups or rates.
+        RunError: if no checkpoint of the run is whole, or the last has other groups or rates.
     """
     machine = accelerator_for(
         prepared.device,
         prepared.precision,
-        # Activations that are computed twice are found by the first pass alone.
+        # Only the first pass shows whether activations are computed twice.
         find_unused=not config.gradient_checkpointing,
         trackers=config.report_to,
         log_folder=folder.checkpoints,
@@ -101,7 +101,7 @@ def fit(
 
 
 class Loop:
-    """The parts of a training, and the order in which they act: `resume`, `train`, `close`, `end`."""
+    """The parts of a training. They are called in this order: `resume`, `train`, `close`, `end`."""
 
     def __init__(
         self,
@@ -130,17 +130,17 @@ class Loop:
         self.evaluate = Evaluator(
             task, prepared.splits, prepared.collate, config.eval_batch_size, accelerator, self.shown.evaluating
         )
-        self.best_step: int | None = None  # stays so where the run ends with its last checkpoint
+        self.best_step: int | None = None  # stays None if the run ends with its last checkpoint
         self.saved: Checkpoint | None = None
-        # Of the best step and of the last, where this session made them.
+        # The best and the last evaluation, if this session made them.
         self.evaluations: dict[int, Evaluation] = {}
-        # The sum since the last record: it stays on the device, since reading it waits for the step.
+        # The sum since the last record. It stays on the device, since reading it waits for the step.
         self.loss = torch.zeros((), device=accelerator.device)
         self.logged_step = 0
         self.aside_seconds = self.first_epoch = 0.0
 
     def resume(self) -> None:
-        """Take up the newest whole checkpoint, if there is one."""
+        """Load the newest whole checkpoint, if there is one."""
         self.saved, damaged = self.checkpoints.newest()
         for sentence in damaged:
             self.console.out(sentence, highlight=False)
@@ -152,7 +152,7 @@ class Loop:
         self.best_step, self.logged_step = state["best_step"], state["step"]
 
     def train(self) -> None:
-        """Take the steps that are left; log, evaluate, save and stop where that is due."""
+        """Take the steps that are left; log, evaluate, save and stop when the timetable says so."""
         progress = self.progress
         self.log.begin()
         self.first_epoch = progress.epoch
@@ -186,16 +186,16 @@ class Loop:
 
     @property
     def is_over(self) -> bool:
-        """Whether no further step is to be taken."""
+        """Whether there are no further steps to take."""
         return self.progress.step >= self.progress.steps or self.selection.is_over(self.progress.records)
 
     def close(self) -> None:
-        """Take the bar off the screen and close the trackers, also after an error."""
+        """Remove the progress bar and close the trackers, also after an error."""
         self.shown.close()
         self.log.end()
 
     def end(self) -> Fitted:
-        """Give the model the weights of the chosen checkpoint, and evaluate them as whoever loads them does."""
+        """Give the model the weights of the chosen checkpoint, and evaluate them in float32, as a loaded run does."""
         self.shown.close()
         self._tell("on_train_end")
         seconds, own_seconds = self.log.seconds, self.log.session_seconds - self.aside_seconds
@@ -226,7 +226,7 @@ class Loop:
             getattr(callback, event)(self.progress, *values)
 
     def _log(self, result: StepResult) -> None:
-        """Log the mean loss since the last time, the rates of this step, and what each role did."""
+        """Log the mean loss since the last record, the rates of this step, and what each role did."""
         check_training(self.loss, self.model)
         values = {
             "loss": float(self.loss) / (self.progress.step - self.logged_step),
@@ -256,7 +256,7 @@ class Loop:
         self._tell("on_evaluate", metrics)
 
     def _save(self) -> None:
-        """Write a checkpoint, with the best weights where they are those of an earlier step."""
+        """Write a checkpoint, with the best weights if they come from an earlier step."""
         started = time.perf_counter()
         best = None
         if self.best_step not in (None, self.progress.step) and self.saved is not None:
@@ -266,7 +266,7 @@ class Loop:
         self.aside_seconds += time.perf_counter() - started
 
     def diverged(self, what: NotFinite) -> DivergedError:
-        """Return the error of a run in which something is not finite."""
+        """Return the error for a run in which a value is not finite."""
         kept = f"The last good checkpoint is {self.saved.path}." if self.saved else "No checkpoint was saved before."
         return DivergedError(
             f"diverged: {what} is no longer finite at step {self.progress.step} of {self.progress.steps}. {kept} "

@@ -1,4 +1,4 @@
-"""`RunFolder`: the files of one run, each of which appears whole or not at all."""
+"""`RunFolder`: the files of one run. Each file appears whole or not at all."""
 
 import json
 import os
@@ -20,14 +20,14 @@ from qvtune.training.checkpoint import Checkpoints
 from qvtune.training.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig, make_config
 
 LOCK = ".lock"
-# The folder of a search for the run's rates, which is made before the run.
+# The folder of the search for the run's rates; the search comes before the run.
 SUGGESTION = "suggestion"
-# What to do about files of a run that are damaged.
+# What to do if files of a run are damaged.
 AGAIN = "Put it back from a copy, or train again in another --out."
 
 
 class StoredTask(TypedDict):
-    """A task as `plan.json` has it; `settings` are what a kind of task has for itself."""
+    """A task as `plan.json` stores it; `settings` belong to its kind of task alone."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     name: str
@@ -119,7 +119,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run here has come to its end."""
+        """Whether the run here has finished."""
         return self.result.is_file()
 
     def read_config(self) -> TrainConfig:
@@ -133,10 +133,10 @@ class RunFolder:
         return make_config({}, self.config)
 
     def read_finished(self) -> TrainConfig:
-        """Return the configuration of a run that has come to its end.
+        """Return the configuration of a finished run.
 
         Raises:
-            RunError: if there is no run here, or it has not.
+            RunError: if there is no run here, or it has not finished.
         """
         config = self.read_config()
         if not self.is_finished:
@@ -154,7 +154,7 @@ class RunFolder:
         return read_stored(self.plan, StoredPlan, AGAIN)
 
     def read_result(self) -> dict[str, Any]:
-        """Return what came of the run.
+        """Return the result of the run.
 
         Raises:
             RunError: if the file is missing or damaged.
@@ -162,7 +162,7 @@ class RunFolder:
         return read_stored(self.result, StoredResult, AGAIN)
 
     def read_environment(self) -> dict[str, Any]:
-        """Return what the run was made with.
+        """Return the versions and hardware that the run used.
 
         Raises:
             RunError: if the file is missing or damaged.
@@ -170,11 +170,11 @@ class RunFolder:
         return read_stored(self.environment, dict[str, Any], AGAIN)
 
     def claim(self, config: TrainConfig) -> None:
-        """Check that `config` may write here, changing nothing.
+        """Check that a run with `config` may write here. Nothing is changed.
 
         Raises:
-            RunError: if nothing can be written here, or the folder holds something else, or a run with other options
-                or on other data; the text names them.
+            RunError: if nothing can be written here, or if the folder holds something else, or a run with other options
+                or other data; the text names them.
         """
         if dangling := missing_target(self.path):
             raise RunError(f"{self.path}: {dangling}. Make that folder, or give another --out.")
@@ -191,7 +191,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training here; the system gives the lock back when the process ends.
+        """Keep other processes from training here; the system releases the lock when the process ends.
 
         Raises:
             RunError: if another process trains here.
@@ -211,7 +211,7 @@ class RunFolder:
             lock.release()
 
     def remove_unfinished(self) -> None:
-        """Remove what this run was still writing when it was killed; to be called by the process that trains here."""
+        """Remove what this run was writing when it was killed. Only the process that trains here may call this."""
         for folder in (*self.path.glob(f"{STAGING}*"), *self.checkpoints.glob(f"{STAGING}*")):
             shutil.rmtree(folder)
         for written in (self.config, self.plan, self.environment, self.metrics, self.mistakes, self.result):
@@ -220,15 +220,15 @@ class RunFolder:
     def compare_task(self, task: dict[str, Any]) -> None:
         """Check that the task is the one that the run's checkpoint was trained on: the same classes by the same ids.
 
-        Its name may differ, which follows a file that was moved.
+        Its name may differ, since that changes when a file is moved.
 
         Raises:
-            RunError: if it is another.
+            RunError: if it is a different task.
         """
         if not self.plan.is_file() or not Checkpoints(self.checkpoints).all():
             return
         before = self.read_plan()["task"]
-        now = json.loads(json.dumps(task))  # where tuples are lists
+        now = json.loads(json.dumps(task))  # makes tuples lists
         differing = [
             f"{key} ({_listed(before.get(key))} there, {_listed(now[key])} here)"
             for key in now
@@ -255,7 +255,7 @@ class RunFolder:
     def _compare_files(self, config: TrainConfig) -> None:
         if not self.plan.is_file():
             return  # killed before its first step
-        from qvtune.tasks.files import changed_file, file_digests  # slow to import, and reading a run needs none of it
+        from qvtune.tasks.files import changed_file, file_digests  # slow to import, and not needed to read a run
 
         changed = changed_file(self.read_plan()["files"], file_digests(config))
         if changed is not None:
@@ -266,15 +266,15 @@ class RunFolder:
 
 
 def check_free(path: Path, record: str, what: str | None = None, beside: Collection[str] = ()) -> None:
-    """Check that a folder may be written into: it is new or empty, or holds the file by which its kind is known.
+    """Check that a folder may be written into: it is new or empty, or holds the file that marks its kind.
 
-    The folder is listed before that file is looked for: another process may be writing it at this moment.
+    The folder is listed before the check for that file, since another process may be writing the file at this moment.
 
     Args:
         path: the folder.
         record: name of the file.
-        what: is said to be missing in a folder that holds something else; `record` when None.
-        beside: names of what may be there before it.
+        what: what an error says is missing in a folder that holds something else; `record` when None.
+        beside: names that may be in the folder before that file is.
 
     Raises:
         RunError: if the folder holds something else, or is a file.

@@ -9,14 +9,14 @@ from qvtune.fast.cpu.native.library import load_kernels
 from qvtune.fast.precision import has_fast_bf16
 
 AMX, AVX512_BF16, AVX512, AVX2 = "AMX", "AVX512-BF16", "AVX-512", "AVX2"
-# What torch calls the instructions that its own operations use.
+# torch's names for the instructions that its operations use.
 CAPABILITIES = {"AVX512": AVX512, "AVX2": AVX2}
 
 
 def processor_kind() -> str:
-    """Return the widest instructions for matrix products that are used: AMX, AVX512-BF16, AVX-512 or AVX2.
+    """Return the widest instructions in use for matrix products: AMX, AVX512-BF16, AVX-512 or AVX2.
 
-    The first two have products in bfloat16. Of other processors it is torch's name for what its operations use.
+    The first two multiply in bfloat16. For other processors it is torch's name for the instructions that it uses.
     """
     if has_fast_bf16(torch.device("cpu")):
         return AMX if torch.cpu._is_amx_tile_supported() else AVX512_BF16
@@ -25,12 +25,12 @@ def processor_kind() -> str:
 
 
 def describe_hardware(device: torch.device, precision: str, *, fast: bool) -> dict[str, Any]:
-    """Return what a run computes with, as `result.json` keeps it.
+    """Return what a run computes with, as `result.json` stores it.
 
     Args:
         device: where the model is.
         precision: fp32, bf16 or fp16.
-        fast: whether the run uses qvtune's own kernels where there are any.
+        fast: whether the run uses qvtune's own kernels, if there are any.
 
     Returns:
         `device` ("cpu" or another type), `processor` (its kind, or the name of the GPU), `kernels` ("compiled" or

@@ -46,9 +46,9 @@ FORMATS = (".jsonl", ".csv")
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run, whose tokenizer and model are loaded when they are first needed.
+    """A finished run. Its tokenizer and model are loaded when they are first needed.
 
-    Whatever else is wrong with a question to a run is said before, since loading a model takes long.
+    All other checks of a request come first, since loading a model takes long.
     """
 
     folder: RunFolder
@@ -60,7 +60,7 @@ class TrainedRun:
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        """What came of the run, as `result.json` has it: `metrics`, `warnings`, `seconds` and others."""
+        """The result of the run, from `result.json`: `metrics`, `warnings`, `seconds` and others."""
         return self.folder.read_result()
 
     @cached_property
@@ -76,7 +76,7 @@ class TrainedRun:
 
     @cached_property
     def max_length(self) -> int:
-        """The tokens that are read of a text at most."""
+        """The most tokens of a text that the model reads."""
         return text_length(self.config.max_length, self.model_config, self.tokenizer)
 
     @cached_property
@@ -98,17 +98,17 @@ class TrainedRun:
 
 
 def load_run(path: str | Path, *, model: str | None = None, device: str = "auto") -> TrainedRun:
-    """Read what a run was; what it trained is loaded when it is first needed.
+    """Read a run's configuration and result; its model is loaded when it is first needed.
 
     Args:
         path: the run folder.
         model: where the base model is now, if it has moved since.
-        device: what computes; that of the training makes no difference.
+        device: where the model computes; it may differ from the device of the training.
 
     Raises:
-        ConfigError: if the device is not here.
+        ConfigError: if there is no such device.
         RunError: if there is no finished run.
-        ModelError: if the base model is not where it was.
+        ModelError: if the base model is no longer in its place.
     """
     place_of_model = choose_device(device)
     folder = RunFolder(Path(path))
@@ -123,15 +123,15 @@ def load_run(path: str | Path, *, model: str | None = None, device: str = "auto"
 
 
 def score_texts(run: TrainedRun, tokens: Dataset, batch_size: int | None = None) -> NDArray[np.float32]:
-    """Return the outputs of a run's model for tokenised texts, in their order, as its task keeps them.
+    """Return the outputs of a run's model for tokenised texts, in their order and in the task's form.
 
     Args:
         run: the run.
-        tokens: what the tokenizer made of the texts.
+        tokens: the tokenised texts.
         batch_size: examples per forward pass; the run's own when None.
 
     Raises:
-        DataError: if a text holds what ends texts for this model.
+        DataError: if a text holds the token that ends texts for this model.
     """
     check_ends(unwrap(run.model).config, run.tokenizer, tokens)
     read = read_columns(tokens, run.tokenizer.model_input_names)
@@ -156,23 +156,25 @@ def evaluate_run(
 
     Args:
         run: what `load_run` returned, or a run folder.
-        data: a file with the columns of the training data, or GLUE's own for a run on a GLUE task; "glue/TASK" of a
-            task with the same classes; the run's own data when None.
+        data: a file with the columns of the training data, or with GLUE's own columns for a run on a GLUE task;
+            "glue/TASK" for a GLUE task with the same classes; the run's own data when None.
         glue_dir: where GLUE is, if it has moved.
         text_columns: the text columns of the file, where they have other names.
-        label_column: its label column, likewise.
+        label_column: the label column of the file, if it has another name.
         batch_size: examples per forward pass; the run's own when None.
         mistakes: how many of the worst mistakes to return.
 
     Returns:
-        `metrics`, `examples` by split, `task`, `data`, `run`, `notes` on what the numbers are worth, and `warnings`
-        where they say that the model has learned nothing; of a classification also `classes` and `confusion`, see
-        `Task.class_table`, of MNLI over both sets together; `mistakes`, see `worst_mistakes`, if any were asked for.
+        `metrics`, `examples` by split, `task`, `data`, `run`, and `notes` on how far to trust the numbers. `warnings`
+        if the numbers say that the model has learned nothing. For a classification also `classes` and `confusion`, see
+        `Task.class_table`; for MNLI over both sets together. `mistakes`, see `worst_mistakes`, if any were asked for.
 
     Raises:
-        ConfigError: for an option that does not go with the data.
-        DataError: if the data cannot be read or do not fit the run.
-        RunError, ModelError: if the run or its model cannot be loaded.
+        ConfigError: for column options without a file, or a GLUE task with other classes.
+        DataError: if the data cannot be read, lack a column, have labels that the run does not know, or have changed
+            since the run.
+        ModelError: if the model cannot be loaded.
+        RunError: if there is no finished run, or its files are missing or damaged.
     """
     run = _opened(run)
     splits, notes = _evaluation_sets(run, data, glue_dir, text_columns, label_column)
@@ -214,8 +216,8 @@ def predict_file(
 
     Args:
         run: what `load_run` returned, or a run folder.
-        data: .csv, .tsv, .jsonl or .parquet with the text columns of the training data, or GLUE's own for a run on a
-            GLUE task.
+        data: .csv, .tsv, .jsonl or .parquet with the text columns of the training data, or with GLUE's own columns for
+            a run on a GLUE task.
         out: .jsonl or .csv.
         batch_size: examples per forward pass; the run's own when None.
         text_columns: the text columns of the file, where they have other names.
@@ -223,7 +225,7 @@ def predict_file(
         spreadsheet_safe: put an apostrophe before cells of a CSV file that a spreadsheet would compute.
 
     Returns:
-        The number of rows, and how many of them are without any text, which are predicted too.
+        The number of rows, and the number of rows without any text; those are predicted too.
 
     Raises:
         ConfigError: for another format, or if `out` exists.
@@ -237,7 +239,7 @@ def predict_file(
         raise ConfigError(f"{out}: is the file to predict. Give --out another name.")
     _check_free(out, overwrite)
     texts = take_texts(table.column, names, table.places)
-    for name in table.columns:  # all of them are written again
+    for name in table.columns:  # all columns go into the output too
         for place_of_cell, value in zip(table.places, table.column(name), strict=True):
             check_characters(name, value, place_of_cell)
     tokens = run.task.encode(text_dataset(texts), run.tokenizer, run.max_length)
@@ -254,7 +256,7 @@ def predict_glue(
 
     Args:
         run: a run on that task.
-        name: task, as in "rte".
+        name: the task's name, such as "rte".
         glue_dir: folder with the benchmark's TSV folders.
         out: a folder, or for a task with one test set a file that ends in .tsv.
         batch_size: examples per forward pass; the run's own when None.
@@ -264,7 +266,7 @@ def predict_glue(
         The files written.
 
     Raises:
-        ConfigError: if the run is of another task, or a file exists.
+        ConfigError: if the run has another task, or a file exists.
     """
     if run.task.name != f"glue/{name}":
         raise ConfigError(f"the run was trained on {run.task.name}, and predictions are asked for glue/{name}.")
@@ -293,11 +295,11 @@ def _check_free(out: Path, overwrite: bool) -> None:
 
 
 def merge_run(run: TrainedRun | str | Path, out: str | Path) -> None:
-    """Write a run's model as a plain transformers checkpoint, with an adapter added to the weights.
+    """Write a run's model as a plain transformers checkpoint; an adapter is merged into the weights.
 
     Args:
         run: what `load_run` returned, or a run folder.
-        out: a new or empty folder.
+        out: a new or empty folder for the checkpoint.
 
     Raises:
         RunError: if `out` exists and is not empty.
@@ -320,7 +322,7 @@ def _evaluation_sets(
     text_columns: Sequence[str] | None,
     label_column: str | None,
 ) -> tuple[dict[str, Dataset], list[str]]:
-    """Return the examples by split, and what is to be said about their labels."""
+    """Return the examples by split, and notes about their labels."""
     name = glue_name(data) if data is not None else None
     if data is not None and name is None:
         table, texts = read_matching(run.task, Path(data), text_columns)
@@ -354,9 +356,9 @@ def own_data(run: TrainedRun, glue_dir: Path | None = None) -> TextData:
         glue_dir: where GLUE is, if it has moved.
 
     Raises:
-        DataError: if they have changed since, or cannot be read.
+        DataError: if they have changed since the run, or cannot be read.
     """
-    # Weights of classes change nothing of the examples.
+    # Class weights do not change the examples.
     config = run.config.model_copy(update={"class_weights": None} | ({"glue_dir": glue_dir} if glue_dir else {}))
     changed = changed_file(run.folder.read_plan()["files"], file_digests(config))
     if changed is not None:

@@ -1,4 +1,4 @@
-"""`RunLog`: the records of a run, in `metrics.jsonl`, in trackers and on the screen."""
+"""`RunLog`: writes the records of a run to `metrics.jsonl`, to trackers and to the screen."""
 
 import json
 import time
@@ -20,15 +20,15 @@ PROJECT = "qvtune"
 
 
 class RunLog:
-    """Adds records to a run's log, each with its time and what there is to warn of.
+    """Adds records to a run's log, each with its time and its warnings.
 
     Args:
-        folder: of the run.
-        progress: has the records.
-        config: of the run.
-        task: of the run.
+        folder: the run's.
+        progress: holds the records.
+        config: the run's.
+        task: the run's.
         console: where warnings go.
-        accelerator: says which process writes, and has the trackers.
+        accelerator: says which process writes, and holds the trackers.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class RunLog:
         self._before = 0.0
 
     def begin(self) -> None:
-        """Start a session: the clock goes on from the last record, and the file has the records and nothing else.
+        """Start a session: the clock goes on from the last record, and the file holds the records and nothing else.
 
-        Lines after the checkpoint that a killed run still wrote would come twice.
+        A killed run may have written lines after its last checkpoint; left there, they would come twice.
         """
         self._started = time.perf_counter()
         self._before = max((record.get("seconds", 0.0) for record in self.progress.records), default=0.0)
@@ -58,7 +58,7 @@ class RunLog:
         if self.config.report_to:
             self.accelerator.init_trackers(PROJECT)
             for tracker in self.accelerator.trackers:
-                if tracker.name != "tensorboard":  # which would open a second file of events for it
+                if tracker.name != "tensorboard":  # it would open a second event file
                     tracker.store_init_configuration(self.config.model_dump(mode="json"))
 
     def end(self) -> None:
@@ -68,12 +68,12 @@ class RunLog:
 
     @property
     def seconds(self) -> float:
-        """Of training, in all sessions up to now."""
+        """Seconds of training, in all sessions so far."""
         return self._before + self.session_seconds
 
     @property
     def session_seconds(self) -> float:
-        """Of training, since this session began."""
+        """Seconds of training since this session began."""
         return time.perf_counter() - self._started
 
     def evaluation_of(self, step: int | None) -> dict[str, Any] | None:
@@ -86,7 +86,7 @@ class RunLog:
 
         Args:
             values: what is logged.
-            evaluation: what they are of, if they are of one.
+            evaluation: the evaluation that the values come from, if any.
         """
         progress = self.progress
         record = values | {"epoch": progress.epoch, "step": progress.step, "seconds": round(self.seconds, 3)}
@@ -104,17 +104,17 @@ class RunLog:
         return record
 
     def _warnings(self, evaluation: Evaluation | None) -> dict[str, str]:
-        """Return what the last record gives to warn of that was not said before."""
+        """Return the new warnings that the last record gives."""
         records = self.progress.records
         told = {about for record in records for about in record.get("warnings", {})}
         if evaluation is not None:
             if self.progress.step >= self.progress.steps:
-                return {}  # the whole verdict follows
+                return {}  # the full verdict comes at the end
             where = f"the validation set at step {self.progress.step:,}"
             return early_warning(Predictions(self.task, *evaluation.reported, where), self.config, records, told)
         return side_warnings(records, self.config, self.progress.steps, told)
 
 
 def _tracked(name: str) -> str:
-    """Return the name of a value as trackers group them."""
+    """Return a value's name in the form by which trackers group values."""
     return f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"

@@ -1,4 +1,4 @@
-"""Load a model and its tokenizer for a task, with labels and padding right."""
+"""Load a model and its tokenizer for a task, with the right labels and padding."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,10 +25,10 @@ HEADS = (
 )  # fmt: skip
 
 RESERVED_POSITIONS = 4
-# Of a text, where nobody says how many: what encoders commonly read.
+# The most tokens of a text by default: what encoders commonly read.
 MOST_TOKENS = 512
 
-# Models round their vocabulary up, by half and more where it is of bytes; a tokenizer without its files has a handful.
+# Models round their vocabulary up, byte vocabularies by half and more. A tokenizer without its files has a handful.
 LEAST_VOCABULARY = 0.5
 
 
@@ -46,8 +46,8 @@ def find_model(name: str, trust_remote_code: bool = False, *, config_alone: bool
 
     Args:
         name: what the user called it.
-        trust_remote_code: run Python code that its repository brings.
-        config_alone: a config.json file will do, since no weights are wanted.
+        trust_remote_code: run the Python code in its repository.
+        config_alone: a config.json file is enough, since no weights are needed.
 
     Raises:
         ModelError: for an unknown packaged model, or a path that does not exist.
@@ -78,7 +78,7 @@ def load_config(source: ModelSource) -> Any:
     """Load a model's configuration.
 
     Raises:
-        ModelError: if there is none, it names no architectures as a list, or there is no network to ask for it.
+        ModelError: if there is none, its architectures are not a list, or there is no network to fetch it.
     """
     config = _reading(source, AutoConfig.from_pretrained, source.location, **source.options)
     named = config.architectures or []
@@ -90,20 +90,20 @@ def load_config(source: ModelSource) -> Any:
 
 
 def load_tokenizer(source: ModelSource, config: Any) -> PreTrainedTokenizerBase:
-    """Load a tokenizer that pads on the right with a token that exists, and gives what the model reads.
+    """Load a tokenizer that pads on the right with an existing token, and gives the inputs that the model reads.
 
-    Where the tokenizer names no padding token, or one that the model has no embedding for, the end-of-sequence or
-    unknown token pads; nothing is added to the vocabulary and no embedding is resized.
+    If the tokenizer names no padding token, or one that the model has no embedding for, the end-of-sequence or unknown
+    token pads. Nothing is added to the vocabulary and no embedding is resized.
 
     Args:
         source: where it is.
         config: configuration of the model that will read its tokens.
 
     Raises:
-        ModelError: if there is none, it is for another vocabulary than the model's, or has no token to pad with.
+        ModelError: if there is none, its vocabulary is not the model's, or it has no token to pad with.
     """
     tokenizer = _reading(source, AutoTokenizer.from_pretrained, source.location, **source.options)
-    # transformers makes an empty tokenizer of a model's type, in silence, where the tokenizer's files are missing.
+    # If the tokenizer's files are missing, transformers silently makes an empty tokenizer of the model's type.
     words = getattr(config.get_text_config(), "vocab_size", None)
     if isinstance(words, int) and len(tokenizer) < words * LEAST_VOCABULARY:
         raise ModelError(
@@ -129,9 +129,9 @@ def load_model(
     Args:
         source: where it is.
         config: its configuration, into which the labels and the padding token are written.
-        task: gives the number and the names of the labels, in the order of their ids.
-        tokenizer: gives the padding token that the head of a decoder looks for.
-        new_head: start the head anew although the checkpoint holds one.
+        task: has the number and the names of the labels, in the order of their ids.
+        tokenizer: has the padding token that the head of a decoder looks for.
+        new_head: initialise the head even if the checkpoint holds one.
 
     Raises:
         ModelError: if it cannot be read, has no head for the task in transformers, is quantized, or if the
@@ -139,7 +139,7 @@ def load_model(
     """
     prepare_config(config, task, tokenizer)
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # the table of new parameters is what the plan shows
+    transformers_logging.set_verbosity_error()  # the plan shows the new parameters already
     try:
         model, loading = _reading(
             source,
@@ -147,7 +147,7 @@ def load_model(
             source.location,
             config=config,
             dtype=torch.float32,
-            ignore_mismatched_sizes=True,  # so that all of them are known, and judged by where they are
+            ignore_mismatched_sizes=True,  # so that all of them are listed, and checked by place
             output_loading_info=True,
             key_mapping=WRAPPERS,
             **source.options,
@@ -164,7 +164,7 @@ def load_model(
 
 
 def checkpoint_activations(model: Any) -> None:
-    """Let a model compute activations again in the backward pass, in place of keeping them.
+    """Let a model recompute activations in the backward pass instead of storing them.
 
     Raises:
         ModelError: if it cannot.
@@ -181,7 +181,7 @@ def checkpoint_activations(model: Any) -> None:
 def build_on_meta(source: ModelSource, task: Task) -> Any:
     """Build the model without weights, on the meta device, to count and plan.
 
-    It has a head for the task where transformers has one for its type, and none otherwise.
+    It has a head for the task if transformers has one for its type, and none otherwise.
 
     Raises:
         ModelError: if there is no configuration, or no model for it.
@@ -202,12 +202,12 @@ def prepare_config(config: Any, task: Task, tokenizer: PreTrainedTokenizerBase |
 
 
 def match_labels(source: ModelSource, config: Any, data: TextData, *, new_head: bool) -> TextData:
-    """Put the data's classes in the order of a model, with this configuration, that was trained on them before.
+    """Put the data's classes in the order of the model with this configuration, if it was trained on them before.
 
-    A head that is taken over although its labels have no names, or that is not, adds a note.
+    A note is added if a head whose labels have no names is used, or is not used.
 
     Raises:
-        ModelError: if the model brings a head for other labels, and no new one is asked for.
+        ModelError: if the model has a head for other labels, and no new one is asked for.
     """
     if new_head:
         return data
@@ -232,19 +232,19 @@ def _noted(data: TextData, note: str) -> TextData:
 
 
 def text_length(max_length: int | None, config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> int:
-    """Return how many tokens of a text a model is given at most: what was asked for, or `MOST_TOKENS` if it reads them.
+    """Return the most tokens of a text that a model is given: those asked for, or `MOST_TOKENS` if it reads so many.
 
     Args:
-        max_length: what was asked for, if anything.
+        max_length: the number asked for, if any.
         config: the model's.
-        tokenizer: knows how many positions texts can use, where the configuration counts others too.
+        tokenizer: knows how many positions texts can use, if the configuration counts others too.
 
     Raises:
-        ConfigError: if more is asked for than the model has positions, saying how many there are.
+        ConfigError: if more is asked for than the model has positions; the text says how many it has.
     """
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
-        return max_length or MOST_TOKENS  # positions that are relative have no end
+        return max_length or MOST_TOKENS  # relative positions have no limit
     # RoBERTa's configuration counts a few positions that texts cannot use, and its tokenizer does not.
     if tokenizer is not None and 0 < positions - tokenizer.model_max_length <= RESERVED_POSITIONS:
         positions = tokenizer.model_max_length
@@ -260,7 +260,7 @@ def _dequantized(source: ModelSource) -> dict[str, Any]:
 
 
 def _make_plain(model: Any, source: ModelSource) -> None:
-    """Drop the word of a GGUF file's quantization, whose weights are plain by now, so that they train and save so."""
+    """Remove a GGUF file's mark of quantization: its weights are plain by now, and train and save as such."""
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is None:
         return
@@ -289,7 +289,7 @@ def _reading(source: ModelSource, function: Any, *args: Any, **kwargs: Any) -> A
     except ImportError as error:
         raise ModelError(f"{source.name}: {_first_line(error)}") from error
     except Exception as error:
-        # A folder can be broken in as many ways as there are libraries that read it, each with errors of its own.
+        # Many libraries read a folder, and each raises its own errors for a broken one.
         hint = "Check the spelling or the folder."
         if source.options.get("local_files_only"):
             hint = "The hub cannot be reached and its cache here does not hold it. Check its name and the network."

@@ -1,4 +1,4 @@
-"""Objectives: what a step makes small, as a sum over examples and what the sum is divided by."""
+"""Objectives: what a step makes small, as a sum over examples and the number that it is divided by."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -10,26 +10,26 @@ from qvtune.tasks.task import Task
 
 # What a model is given, and the labels: tensors by name.
 Batch = Mapping[str, Any]
-# Of a model and a batch, the mean over its examples.
+# Takes a model and a batch and returns the mean loss over its examples.
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 
 class Objective(Protocol):
-    """What is to become small. Sum and count are apart so that parts of a step add up to the mean of the whole."""
+    """What training makes small. Sum and count are separate, so parts of a step add up to the mean of the whole."""
 
     def total(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the loss of the batch's examples, summed: () float32."""
 
     def count(self, batch: Batch) -> Tensor:
-        """Return what the sum is divided by, as the number of examples: (), known before any forward pass."""
+        """Return what the sum is divided by, such as the number of examples: (), known before any forward pass."""
 
 
 class TaskObjective:
-    """The loss of a task, weighted by class where weights are given. Evaluation does not weigh.
+    """The loss of a task, weighted by class if weights are given. Evaluation is unweighted.
 
     Args:
         task: the run's.
-        class_weights: by class; all weigh alike when None.
+        class_weights: weight of every class; all equal when None.
     """
 
     def __init__(self, task: Task, class_weights: list[float] | None = None) -> None:
@@ -41,15 +41,15 @@ class TaskObjective:
         return self.task.loss(outputs, batch, self.class_weights)
 
     def count(self, batch: Batch) -> Tensor:
-        """Return what all examples of the batch weigh: ()."""
+        """Return the sum of the weights of the batch's examples: ()."""
         return self.task.count(batch, self.class_weights)
 
 
 class MeanLoss:
-    """The objective of a loss that is a mean already: the mean over the step's batches.
+    """The objective for a loss that already is a mean: the mean over the step's batches.
 
     Args:
-        loss: of a model and a batch.
+        loss: takes a model and a batch.
     """
 
     def __init__(self, loss: Loss) -> None:

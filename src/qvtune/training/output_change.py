@@ -17,31 +17,31 @@ from qvtune.roles.layouts import ROLES
 from qvtune.roles.modes import evaluating
 from qvtune.roles.unwrap import unwrap
 
-# Attention layers that are measured, spread over the model, and sequences of a batch.
+# How many attention layers, spread over the model, and how many sequences of a batch are measured.
 SAMPLED_LAYERS = 2
 SEQUENCES = 2
-# The name of what query and key do together.
+# The name for the change by query and key together.
 QUERY_KEY = "query_key"
-# Largest difference, relative to the largest output, at which a few sequences alone count as giving the same.
+# A few sequences alone count as giving the same outputs up to this difference, relative to the largest output.
 SAME = 1e-3
 
-# Values of trained parameters by their name in the transformers model.
+# Values of trained parameters, by name in the transformers model.
 Weights = Mapping[str, Tensor]
 
 
 class OutputMeter:
     """Measures ‖f(W + ΔW_r) - f(W)‖ / ‖f(W)‖, where ΔW_r changes the weights of one role r alone.
 
-    f is the output of an attention layer, that of its output projection before any residual, without dropout and in
-    float32, for inputs that it had in a forward pass. The norms are Frobenius norms over a few sequences, padding left
-    out, and the ratio is averaged over a few layers. With query and key changed together it is the relative size of δ¹
-    of Theorem 2 (Yao et al., IJCAI 2025), and with the value that of δ². Neither training nor the random state is
-    touched.
+    f is the output of an attention layer for its inputs in a forward pass: the output of its output projection before
+        any residual, without dropout and in float32. The norms are Frobenius norms over a few sequences, without
+        padding. The ratio is averaged over a few layers. With query and key changed together it is the relative size of
+        δ¹ of Theorem 2 (Yao et al., IJCAI 2025), and with the value that of δ². The training and the random state stay
+        as they are.
 
     Args:
         model: what `adapt` returned, accelerated or not.
         layers: how many of the adapted layers are measured, spread over the model.
-        sequences: how many of a batch.
+        sequences: how many sequences of a batch are measured.
 
     Example:
         >>> from transformers import BertConfig, BertForSequenceClassification
@@ -66,14 +66,14 @@ class OutputMeter:
         assert adaptation is not None, "a meter takes what adapt returned"
         chosen = adaptation.attention.chosen(adaptation.layers)
         trained = [layer for layer in chosen if any(p.role in adaptation.roles for p in layer.projections)]
-        # The middles of equal parts of the model, and each layer once.
+        # Divide the model into equal parts and take the middle layer of each, every layer at most once.
         places = dict.fromkeys(int((part + 0.5) * len(trained) / layers) for part in range(layers if trained else 0))
         self._layers = [_Watched(self._inner, trained[place], adaptation.attention) for place in places]
         self.parts = _parts({role for watched in self._layers for role in watched.roles.values()})
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Keep the inputs of the sampled layers of the first forward pass meanwhile, in place of earlier ones."""
+        """Capture the sampled layers' inputs in the first forward pass inside the block, replacing earlier ones."""
         masks: list[Tensor] = []
 
         def keep_mask(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -100,13 +100,13 @@ class OutputMeter:
     def measure(
         self, before: Weights, after: Weights | None = None, parts: Mapping[str, str] | None = None
     ) -> dict[str, float]:
-        """Return the relative change of the output by part, for the inputs that were kept; empty if there are none.
+        """Return the relative change of the output by part, for the captured inputs; empty if there are none.
 
         Args:
             before: what `weights` returned.
-            after: the same, later; the weights that the model has now when None.
-            parts: roles that change together, by name, as in {"both sides": "qv"}. When None, each trained role by its
-                own name, and "query_key" for both where both train.
+            after: what `weights` returned later; the model's present weights when None.
+            parts: roles that change together, by name, such as {"both sides": "qv"}. When None, each trained role under
+                its own name, and "query_key" for both if both train.
         """
         after = self._current() if after is None else after
         parts = self.parts if parts is None else parts
@@ -133,10 +133,11 @@ class OutputMeter:
 
 @dataclass(frozen=True)
 class _Captured:
-    """Inputs of a layer: of its call, of a shortened last layer, and which positions are no padding, (b, s).
+    """Inputs of a layer: those of its call, those of a shortened last layer, and the mask of real positions, (b, s).
 
-    `rows` has an entry per tensor: how many of its first dimension are one sequence's, 0 where that holds no sequences.
-    `is_few` says that there are the first few sequences alone.
+    `rows` has an entry per tensor: how many rows of its first dimension belong to one sequence, or 0 if that dimension
+    holds no sequences.
+    `is_few` says that only the first few sequences are there.
     """
 
     call: Call
@@ -176,9 +177,9 @@ class _Captured:
 
 
 class _Watched:
-    """A sampled layer: its module, and the role of each of its trained parameters by the name in that module.
+    """A sampled layer: its module, and the role of each trained parameter by its name in that module.
 
-    `fits` says, for what `rows` of a call may be, whether the first few sequences can be computed without the others.
+    `fits` says, for each value of a call's `rows`, whether the first few sequences can be computed alone.
     """
 
     def __init__(self, inner: nn.Module, layer: AttentionLayer, attention: AttentionMap) -> None:
@@ -199,12 +200,12 @@ class _Watched:
             return  # a later micro-batch, another use of the layer, or a second pass of gradient checkpointing
         call = Call.of(args, kwargs)
         captured = _Captured(call, all_positions(self.module), masks[0] if masks else None).with_rows(self.layer.heads)
-        # Cut before it is copied, once it is known to be right.
+        # Cut before copying, once the cut is known to be right.
         self.captured = (captured.first(sequences) if self.fits.get(captured.rows) else captured).copied()
 
     @contextmanager
     def replaying(self) -> Iterator[None]:
-        """Let the layer compute without dropout and in float32, and see its output."""
+        """Let the layer compute without dropout and in float32, and capture its output."""
         assert self.captured is not None
         self.captured = self.captured.full()
         device = next(self.module.parameters()).device.type
@@ -218,7 +219,7 @@ class _Watched:
             yield
 
     def settle(self, sequences: int) -> bool:
-        """Cut what was captured to few sequences where they give what they give among the others.
+        """Cut the captured inputs to a few sequences, if those give the same outputs alone as among the others.
 
         Returns:
             Whether the layer can be called again.
@@ -230,13 +231,13 @@ class _Watched:
         try:
             whole = self._compute(captured)
         except Exception:
-            return False  # whatever a layer raises that cannot be called alone or in float32; training goes on
+            return False  # a layer that cannot run alone or in float32 may raise anything; training goes on
         try:
             few = captured.first(sequences)
             part = self._compute(few)
             first = whole[: len(part)]
             self.fits[captured.rows] = bool((part - first).abs().max() <= SAME * first.abs().max())
-        except Exception:  # as where the first dimension is not that of sequences
+        except Exception:  # for example if the first dimension is not the sequences
             self.fits[captured.rows] = False
         if self.fits[captured.rows]:
             self.captured = few
@@ -259,7 +260,7 @@ class _Watched:
         return {name: weights[f"{self.layer.name}.{name}"].float() for name in chosen}
 
     def _kept(self) -> Tensor:
-        """Return the output without padding, where it has the positions of the model's input."""
+        """Return the output, without padding if it has the positions of the model's input."""
         assert self.captured is not None
         output, mask = self._compute(self.captured), self.captured.mask
         return output[mask.bool()] if mask is not None and output.shape[:2] == mask.shape else output
@@ -275,9 +276,9 @@ class _Watched:
 
 @contextmanager
 def _holding(module: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let a module have other parameters and buffers meanwhile, as `torch.func.functional_call` does in a single call.
+    """Give a module other parameters and buffers inside the block, as `torch.func.functional_call` does for one call.
 
-    The parameters themselves are put aside and back, and never written to.
+    The parameters themselves are taken out and restored, and never written to.
     """
     places = [(module.get_submodule(path), leaf) for path, _, leaf in (name.rpartition(".") for name in values)]
     tables: list[dict[str, Any]] = [m._parameters if leaf in m._parameters else m._buffers for m, leaf in places]

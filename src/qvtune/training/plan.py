@@ -62,7 +62,7 @@ class Plan:
 
 
 def make_plan(model: nn.Module, config: TrainConfig, text_tokens: int) -> Plan:
-    """Plan a run on an adapted model, on the meta device or with its weights, for texts of so many tokens at most."""
+    """Plan a run on an adapted model, with weights or on the meta device, for texts of at most `text_tokens` tokens."""
     adaptation = adaptation_of(model)
     assert adaptation is not None, "make_plan takes what adapt returned"
     counts = count_parameters(model)
@@ -95,8 +95,8 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
 
     Args:
         config: every option.
-        with_data: read the data for the number of labels and, where the model has its tokenizer with it, the longest
-            text; two classes and texts as long as they may be otherwise.
+        with_data: read the data to get the number of labels and, if the model has its tokenizer, the longest text.
+            Otherwise assume two classes and texts of the maximum length.
     """
     source = find_model(config.model, config.trust_remote_code, config_alone=True)
     data = load_data(config, config.seed) if with_data else None
@@ -113,7 +113,7 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
 
 
 def attention_without_weights(options: AdaptOptions) -> AttentionMap:
-    """Find where the roles are in a model on the meta device, by structure alone or as declared."""
+    """Find the roles in a model on the meta device, by structure alone or as declared."""
     source = find_model(options.model, options.trust_remote_code, config_alone=True)
     return _attention_of(options, build_on_meta(source, TWO_CLASSES), verify=False)
 
@@ -126,7 +126,7 @@ def adapt_for(
     total_steps: int | None = None,
     batches: Batches | None = None,
 ) -> nn.Module:
-    """Adapt a model as a configuration says, with its roles measured or, without weights, by structure alone."""
+    """Adapt a model as a configuration says. The roles are measured or, without weights, found by structure alone."""
     attention = _attention_of(config, model, verify=verify)
     return adapt(
         model,
@@ -151,7 +151,7 @@ def _memory(
     """Estimate memory by part.
 
     Activations follow Korthikanti et al. 2022 ("Reducing Activation Recomputation"), eq. 1: a layer of width h with a
-    heads keeps s b (34 h + 5 a s) bytes in 16 bits, twice that in 32; with checkpointing its input alone.
+    heads keeps s b (34 h + 5 a s) bytes in 16 bits, twice that in 32; with checkpointing only its input.
     """
     layers = _layer_calls(adaptation)
     width = adaptation.attention.layers[0]["q"].shape[1]
@@ -170,7 +170,7 @@ def _memory(
 def _operations(
     inner: nn.Module, adaptation: Adaptation, counts: ParameterCounts, config: TrainConfig, length: int
 ) -> int:
-    """Count operations of one step: each matrix forward and for its input's gradient, trained ones a third time."""
+    """Count operations of one step: each matrix forward and for its input's gradient, trained ones once more."""
     tokens = config.pass_tokens(length) * config.accumulation
     uses = {layer.name: max(1, layer.uses) for layer in adaptation.attention}
     shared = max(uses.values())

@@ -1,4 +1,4 @@
-"""Predictions as the text of a file, JSONL or CSV, and cells that a spreadsheet would compute."""
+"""Predictions as the text of a JSONL or CSV file, and the cells that a spreadsheet would run as formulas."""
 
 import csv
 import io
@@ -13,12 +13,12 @@ from qvtune.data.columns import NUMBER
 from qvtune.data.tables import read_table
 from qvtune.tasks.task import Task
 
-# What a spreadsheet takes for the start of a formula.
+# Characters that start a formula in a spreadsheet.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def count_formulas(path: Path) -> int:
-    """Count the cells of a CSV file that a spreadsheet would compute, numbers aside."""
+    """Count the cells of a CSV file that a spreadsheet would run as formulas, not counting numbers."""
     table = read_table(path)
     return sum(map(_is_formula, itertools.chain(table.columns, *table.rows)))
 
@@ -30,12 +30,12 @@ def _is_formula(cell: Any) -> bool:
 def format_predictions(
     task: Task, inputs: dict[str, list[Any]], scores: NDArray, suffix: str, spreadsheet_safe: bool
 ) -> str:
-    """Return predictions as the text of a file, beside the columns of their input that have other names.
+    """Return predictions as the text of a file, beside the input columns whose names differ.
 
     Args:
         task: says what is written.
         inputs: cells by column.
-        scores: what the task keeps of the model's outputs.
+        scores: the model's outputs in the task's form.
         suffix: ".jsonl" or ".csv".
         spreadsheet_safe: put an apostrophe before cells of a CSV file that a spreadsheet would compute.
     """

@@ -1,4 +1,4 @@
-"""`prepare`: everything of a run before its first step, checked: data, tokens, the adapted model, its plan and head."""
+"""`prepare`: what a run needs before its first step, checked: data, tokens, the adapted model, its plan and head."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,14 +40,14 @@ from qvtune.training.seeds import stream_seed
 from qvtune.training.start.head import HeadStart, start_head
 from qvtune.training.timetable import count_steps
 
-# Shares of unknown tokens at which training makes no sense, and is remarked upon.
+# Shares of unknown tokens from which training makes no sense, and from which a note is added.
 MOST_UNKNOWN = 0.9
 MANY_UNKNOWN = 0.1
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything of a run before its first step.
+    """What a run needs before its first step.
 
     Attributes:
         model: adapted, on its device.
@@ -73,7 +73,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads but for the weights: tokens by set, and what was remarked about the data."""
+    """What a run reads, apart from the weights: tokens by set, and notes about the data."""
 
     source: ModelSource
     model_config: Any
@@ -86,12 +86,12 @@ class Inputs:
 
     @cached_property
     def longest(self) -> int:
-        """The tokens of the longest training text."""
+        """The number of tokens of the longest training text."""
         return max(map(len, self.train["input_ids"]))
 
 
 def read_inputs(config: TrainConfig) -> Inputs:
-    """Read and check the data and the tokenizer, and tokenise, or find the tokens in the cache."""
+    """Read and check the data and the tokenizer, and tokenise the texts or take their tokens from the cache."""
     resolve_precision(config.precision, choose_device(config.device))
     check_trackers(config.report_to)
     source = find_model(config.model, config.trust_remote_code)
@@ -139,7 +139,7 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
         model = make_fast(model, precision=precision)
     if config.gradient_checkpointing:
         checkpoint_activations(model)
-    # Also of a run that goes on from a checkpoint: how far weights have moved is measured from where they started.
+    # A resumed run needs this too: how far weights have moved is measured from where they started.
     started = start_head(
         model,
         data.task,
@@ -172,9 +172,9 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
 
 
 def _first_batches(config: TrainConfig, train: Dataset, collate: Collate, longest: int) -> list[dict[str, Any]] | None:
-    """Return the batches of training examples that the method looks at beforehand, or None where it does not.
+    """Return the batches of training examples that the method needs before training, or None if it needs none.
 
-    They are drawn by a stream of their own, so that nothing else of a run changes with them.
+    They have their own random stream, so that they change nothing else in a run.
     """
     count = METHODS[config.method].batches
     if not count:
@@ -186,7 +186,7 @@ def _first_batches(config: TrainConfig, train: Dataset, collate: Collate, longes
 
 
 def check_known(unknown: float, model: str) -> list[str]:
-    """Return a sentence where many tokens of the training texts are unknown to the tokenizer.
+    """Return a sentence if many tokens of the training texts are unknown to the tokenizer.
 
     Raises:
         DataError: if nearly all are.

@@ -1,4 +1,4 @@
-"""The one place that sets Accelerate up: this process's device, precision, and the others that train with it."""
+"""The one place that sets up Accelerate: this process's device and precision, and the processes that train with it."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from qvtune.errors import ConfigError
 
-# What Accelerate calls the precisions.
+# Accelerate's names for the precisions.
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 _STATES = (PartialState, AcceleratorState, GradientState)
 
@@ -25,22 +25,23 @@ def accelerator_for(
     trackers: Sequence[str] = (),
     log_folder: Path | None = None,
 ) -> Iterator[Accelerator]:
-    """Set Accelerate up for this device and precision, and leave it as it was found.
+    """Set up Accelerate for this device and precision, and restore its earlier state afterwards.
 
     Args:
-        device: of this process, from `choose_device`.
+        device: this process's, from `choose_device`.
         precision: "fp32", "bf16" or "fp16".
-        find_unused: whether some of what trains may have no gradient in a pass, which data parallel has to look for.
+        find_unused: whether some trained parameters may get no gradient in a pass; data parallel then has to search for
+            them.
         trackers: names of Accelerate's trackers.
-        log_folder: where trackers that write files write them.
+        log_folder: where trackers write their files.
 
     Raises:
-        ConfigError: where `accelerate launch` was told to shard the model.
+        ConfigError: if `accelerate launch` was told to shard the model.
     """
     check_unsharded()
     before = [dict(state._shared_state) for state in _STATES]
-    # Accelerate keeps one device and precision for a process and has no public way to change them: a program that
-    # trains twice, or has an Accelerator of its own, would be refused.
+    # Accelerate holds one device and precision for a process and has no public way to change them. A program that
+    # trains twice, or has its own Accelerator, would be refused.
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
         yield Accelerator(
@@ -57,7 +58,7 @@ def accelerator_for(
 
 
 def check_unsharded() -> None:
-    """Check that no sharding was asked for, which would not be done.
+    """Check that no sharding was asked for, since it would not happen.
 
     Raises:
         ConfigError: if it was.

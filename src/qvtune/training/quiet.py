@@ -1,12 +1,12 @@
-"""Take off the screen what the libraries print of their own accord and a user can do nothing about."""
+"""Silence what libraries print by themselves and a user can do nothing about."""
 
 import logging
 import sys
 
 
 def quiet_libraries() -> None:
-    """Take off the libraries' own bars, but for that of tokenising on a terminal, and noise; their warnings stay."""
-    # bitsandbytes, which PEFT imports where it is installed, tells of kernels for quantised models.
+    """Silence the libraries' noise and progress bars, except tokenising on a terminal; their warnings stay."""
+    # PEFT imports bitsandbytes if it is installed, and that reports kernels for quantised models.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import datasets
     import transformers

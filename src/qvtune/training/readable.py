@@ -1,4 +1,4 @@
-"""What a model can read: the inputs that it takes, ids that it has embeddings for, texts as long as it bears."""
+"""What a model can read: which inputs it takes, which ids have embeddings, and how long texts may be."""
 
 import inspect
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from qvtune.device import CPU, device_of
 from qvtune.errors import DataError, ModelError
 
 SEGMENTS = "token_type_ids"
-# These tell segments apart without a table of them, so that their configurations have no size of one.
+# These models distinguish segments without an embedding table, so their configurations have no size for one.
 WITHOUT_TABLE = ("funnel", "xlnet")
-# Tokens of a text in a message.
+# How many tokens of a text a message shows.
 SHOWN = 12
 
 
 def input_names(config: Any, names: list[str]) -> list[str]:
-    """Return what a tokenizer is to give to a model: segment ids where the model has embeddings for them, else none.
+    """Return the inputs that a tokenizer should give to a model: segment ids only if it has embeddings for them.
 
-    A tokenizer gives what its own class or file lists, which is often that of another model.
+    By itself a tokenizer gives what its class or file lists, and that often belongs to another model.
 
     Args:
         config: configuration of the model.
@@ -42,17 +42,17 @@ def input_names(config: Any, names: list[str]) -> list[str]:
 
 
 def check_ends(config: Any, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> None:
-    """Refuse texts that hold the token at which the head of an encoder-decoder reads, which it does once a text.
+    """Refuse texts that hold the token at which the head of an encoder-decoder reads; it reads once per text.
 
     Raises:
-        DataError: if there are some.
+        DataError: if there are such texts.
     """
     end = config.eos_token_id
     if not getattr(config, "is_encoder_decoder", False) or not isinstance(end, int):
         return
     rows = dataset["input_ids"]
     counts = [ids.count(end) for ids in rows]
-    usual = min(counts, default=0)  # two of them stand between two texts
+    usual = min(counts, default=0)  # two of them separate two texts
     odd = next((ids for ids, count in zip(rows, counts, strict=True) if count > usual), None)
     if odd is not None:
         start = tokenizer.decode(odd[:SHOWN], skip_special_tokens=True)
@@ -63,17 +63,17 @@ def check_ends(config: Any, tokenizer: PreTrainedTokenizerBase, dataset: Dataset
 
 
 def check_readable(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset]) -> None:
-    """Try a model on what it is going to be given: the largest ids, and the longest text once.
+    """Try a model on what it will be given: the largest ids, and the longest text once.
 
     Args:
-        name: of the model, for messages.
-        model: with a head, where it computes.
-        tokenizer: what made the tokens.
+        name: the model's name, for messages.
+        model: with a head, on its device.
+        tokenizer: the tokenizer that made the tokens.
         sets: tokenised examples.
 
     Raises:
         ModelError: if an id has no embedding, or the longest text cannot be read.
-        DataError: if a text holds what ends texts for this model.
+        DataError: if a text holds the token that ends texts for this model.
     """
     _check_ids(name, model, tokenizer, sets)
     for dataset in sets.values():
@@ -86,7 +86,7 @@ def check_readable(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, se
     if (problem := _try(model, example, length)) is None:
         return
     said = f"{name}: the model cannot read a text of {length} tokens ({problem})."
-    if device_of(model) != CPU:  # where one failure may spoil those that follow
+    if device_of(model) != CPU:  # one failure there may break later calls
         raise ModelError(f"{said} Give a lower --max-length.")
     reads, fails = 0, length
     while fails - reads > 1:
@@ -100,7 +100,7 @@ def check_readable(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, se
 def _check_ids(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, sets: Mapping[str, Dataset]) -> None:
     try:
         table = model.get_input_embeddings()
-    except (NotImplementedError, AttributeError):  # of models that read no ids
+    except (NotImplementedError, AttributeError):  # the model reads no ids
         return
     if not isinstance(table, nn.Embedding):
         return

@@ -32,15 +32,15 @@ def run(
 ) -> dict[str, Any]:
     """Train as `config` says and return the contents of `result.json`.
 
-    A run that was killed goes on from its last checkpoint; one that has finished is found and returned. Nothing is
-    written before model and data have been loaded and checked.
+    A killed run goes on from its last checkpoint. For a finished run the stored result is returned. Nothing is written
+    before model and data are loaded and checked.
 
     Args:
         config: every option.
         console: where progress goes; standard error when None.
         on_prepared: called once before the first step, with what will train.
-        callbacks: watch the training; what they raise ends the run.
-        stop: asks the run to save and stop after the step that it is in.
+        callbacks: watch the training; an exception from one ends the run.
+        stop: asks the run to save and stop after the current step.
 
     Raises:
         QVTuneError: for anything wrong with options, data, model or folder; DivergedError if the loss stops being
@@ -91,7 +91,7 @@ def _start_folder(folder: RunFolder, config: TrainConfig, prepared: Prepared) ->
 def _end_folder(
     folder: RunFolder, config: TrainConfig, prepared: Prepared, fitted: Fitted, console: Console
 ) -> dict[str, Any]:
-    """Write what came of the run, the result last, and return it."""
+    """Write the results of the run, `result.json` last, and return it."""
     result = describe_result(config, prepared, fitted)
     records = fitted.progress.records
     found = conclude(config, prepared.data, fitted.evaluation, records, result.get("head_start"))

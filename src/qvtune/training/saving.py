@@ -22,18 +22,18 @@ from qvtune.training.prepare import Prepared
 def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: RunFolder, card: str) -> Path:
     """Save the adapter with `card` as its README, or the whole model of a full training, and return the folder.
 
-    The whole model is restored to its original shape, and is no longer adapted then.
+    The whole model is restored to its original shape first, and is no longer adapted afterwards.
     """
     adaptation = adaptation_of(model)
     assert adaptation is not None, "a run's model is adapted"
     is_adapter = METHODS[adaptation.method].saves == "adapter"
     target = folder.adapter if is_adapter else folder.model
     if target.exists():
-        return target  # whole, since it appears by renaming: the run was killed after this and before its result
+        return target  # whole, since it appears by renaming: the run was killed between this and its result
     with staged_folder(target) as staging:
         if is_adapter:
             save_adapter(model, staging)
-            write_text(staging / "README.md", card)  # in place of PEFT's form to fill in
+            write_text(staging / "README.md", card)  # instead of PEFT's template
         else:
             restore(model).save_pretrained(str(staging))  # type: ignore[operator]
             write_json(staging / ADAPTATION_FILE, adaptation.to_dict())
@@ -42,7 +42,7 @@ def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: R
 
 
 def describe_result(config: TrainConfig, prepared: Prepared, fitted: Fitted) -> dict[str, Any]:
-    """Return `result.json` but for what is concluded from the predictions."""
+    """Return `result.json` without the conclusions from the predictions."""
     progress, task = fitted.progress, prepared.data.task
     counts = count_parameters(prepared.model)
     peak, whose = peak_memory(prepared.device)
@@ -79,7 +79,7 @@ def describe_result(config: TrainConfig, prepared: Prepared, fitted: Fitted) -> 
 
 
 def _mean_loss(records: list[dict[str, Any]]) -> float | None:
-    """Return the mean training loss of all steps; a record has that of the steps since the one before."""
+    """Return the mean training loss of all steps; a record holds the mean since the record before it."""
     total, last = 0.0, 0
     for record in records:
         if "loss" in record:

@@ -5,14 +5,14 @@ import math
 import torch
 from transformers import get_scheduler
 
-# Our names, and those of transformers.
+# Our names, and the names in transformers.
 SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup", "cosine": "cosine"}
 
 
 def make_schedule(
     optimizer: torch.optim.Optimizer, name: str, *, warmup: float, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the schedule of an optimizer over so many steps, of which the part `warmup` rises from zero."""
+    """Return the schedule of an optimizer over `steps` steps; the rates rise from zero in the fraction `warmup`."""
     return get_scheduler(SCHEDULES[name], optimizer, math.ceil(warmup * steps), steps)
 
 

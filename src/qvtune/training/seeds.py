@@ -1,4 +1,4 @@
-"""One root seed, and a stream of its own for everything random in a run."""
+"""One root seed, and a separate stream for everything random in a run."""
 
 import hashlib
 import random
@@ -12,14 +12,14 @@ STREAMS = ("init", "order", "dropout", "batches", "probe", "suggest")
 
 
 def stream_seed(seed: int, stream: str) -> int:
-    """Return the seed of a named stream: 32 bits that depend on the root seed and the name alone."""
+    """Return the seed of a named stream: 32 bits that depend only on the root seed and the name."""
     assert stream in STREAMS, stream
     return int.from_bytes(hashlib.sha256(f"{seed} {stream}".encode()).digest()[:4], "big")
 
 
 @contextmanager
 def kept_random_state(device: torch.device) -> Iterator[None]:
-    """Give every random generator back the state that it had: Python's, numpy's, torch's and the device's."""
+    """Restore the state of every random generator afterwards: Python's, numpy's, torch's and the device's."""
     before = random.getstate(), np.random.get_state()
     devices = [] if device.type == "cpu" else [device]
     try:

@@ -9,8 +9,8 @@ import numpy as np
 from qvtune.tasks.load import TUNING
 from qvtune.tasks.metrics import standard_error
 
-# Metrics of two checkpoints that are no further apart, in standard errors of one, count as equal. The same examples
-# measure both, so that half of it is much already.
+# Two checkpoints count as equal if their metrics differ by no more than this, in standard errors of one metric. Both
+# are measured on the same examples, so half a standard error is much already.
 NOISE = 0.5
 
 
@@ -19,11 +19,12 @@ class Selection:
     """How a run chooses.
 
     Attributes:
-        metric: what is compared, as the log names it: "eval_accuracy", or "eval_tuning_accuracy". Higher is better.
-        keeps_best: end with the best checkpoint; else with the last.
-        choosing: examples that the metric is of: metrics within half a standard error of each other then count as
-            equal, and the loss decides. 0 takes metrics as they are, and the loss decides between equal ones.
-        patience: evaluations without a better metric after which a run stops; never when None.
+        metric: the metric that is compared, as the log names it: "eval_accuracy", or "eval_tuning_accuracy". Higher is
+            better.
+        keeps_best: end with the best checkpoint; otherwise with the last.
+        choosing: number of examples behind the metric. Metrics within half a standard error of each other count as
+            equal, and the loss decides. With 0 only equal metrics do, and the loss decides between those.
+        patience: a run stops after this many evaluations without a better metric; never when None.
     """
 
     metric: str
@@ -33,11 +34,11 @@ class Selection:
 
     @property
     def name(self) -> str:
-        """The metric without what the log puts in front."""
+        """The metric's name without the log's prefix."""
         return self.metric.removeprefix("eval_")
 
     def prefers(self, new: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
-        """Return whether an evaluation is better than the best so far; both as the log has them."""
+        """Return whether an evaluation is better than the best so far; both are named as in the log."""
         if best is None:
             return True
         loss = f"eval_{TUNING}_loss" if self.metric.startswith(f"eval_{TUNING}_") else "eval_loss"
@@ -46,12 +47,12 @@ class Selection:
         return not (apart < -noise or (apart <= noise and new[loss] >= best[loss]))
 
     def is_over(self, records: Sequence[Mapping[str, Any]]) -> bool:
-        """Return whether the log says to stop: a resumed run stops where the straight one does."""
+        """Return whether the log says to stop, so that a resumed run stops where an uninterrupted one does."""
         if self.patience is None:
             return False
         values = [record[self.metric] for record in records if self.metric in record]
         return bool(values) and len(values) - 1 - int(np.argmax(values)) >= self.patience
 
     def describe(self) -> str:
-        """Say what the best checkpoint is chosen by."""
+        """Say how the best checkpoint is chosen."""
         return f"the lowest loss within half a standard error of the best {self.name}" if self.choosing else self.name

@@ -1,4 +1,4 @@
-"""The parts of a training as its configuration says: batches, selection, and the step with its optimizer."""
+"""Make the parts of a training from its configuration: batches, selection, and the step with its optimizer."""
 
 from accelerate import Accelerator
 
@@ -15,15 +15,15 @@ from qvtune.training.seeds import stream_seed
 from qvtune.training.selection import Selection
 from qvtune.training.step import Step
 
-# Examples from which on the best of several checkpoints is told from the luckiest.
+# From this many examples on, the best of several checkpoints can be distinguished from the luckiest.
 FEWEST_TO_CHOOSE = 50
 
 
 def make_batches(config: TrainConfig, prepared: Prepared, accelerator: Accelerator) -> TrainingBatches:
-    """Return the training batches of a run, of this process its share.
+    """Return the training batches of a run: the share of this process.
 
     Raises:
-        ConfigError: where batches are made by tokens and there are several processes.
+        ConfigError: if batches are made by tokens and there are several processes.
     """
     processes = accelerator.num_processes
     if config.batch_tokens and processes > 1:
@@ -43,7 +43,7 @@ def make_batches(config: TrainConfig, prepared: Prepared, accelerator: Accelerat
 
 def make_selection(config: TrainConfig, prepared: Prepared) -> Selection:
     """Return how a run chooses its checkpoint."""
-    # The tuning set chooses where there is one, or else the first set.
+    # The tuning set chooses if there is one, or else the first set.
     examples = len(prepared.splits.get(TUNING, next(iter(prepared.splits.values()))))
     prefix = f"{TUNING}_" if config.tune_fraction else ""
     return Selection(
@@ -55,7 +55,7 @@ def make_selection(config: TrainConfig, prepared: Prepared) -> Selection:
 
 
 def make_step(config: TrainConfig, prepared: Prepared, accelerator: Accelerator, steps: int) -> Step:
-    """Return the step of a run of so many, with its optimizer, rates and schedule."""
+    """Return the step of a run of `steps` steps, with its optimizer, rates and schedule."""
     model, method = prepared.model, METHODS[config.method]
     groups = group_parameters(model, config.rates, weight_decay=config.weight_decay)
     optimizer = method.make_optimizer(groups, betas=(config.adam_beta1, config.adam_beta2), eps=config.adam_epsilon)

@@ -14,7 +14,7 @@ class ProgressReport:
 
     Args:
         console: where to print; a quiet one in all processes but the first.
-        examples_per_step: of all processes together.
+        examples_per_step: in all processes together.
     """
 
     def __init__(self, console: Console, examples_per_step: float) -> None:
@@ -43,19 +43,19 @@ class ProgressReport:
         self._loss = f"loss {loss:.4f}"
 
     def evaluating(self, batches: Iterable[Batch], total: int) -> Iterator[Batch]:
-        """Yield batches of an evaluation, and print lines where it takes long; the bar of the training stays."""
+        """Yield batches of an evaluation, and print lines if it takes long; the bar of the training stays."""
         meter = Meter("evaluating, batch", total, self.console, has_bar=False)
         for number, batch in enumerate(batches, 1):
             yield batch
             meter.show(number)
 
     def evaluated(self, progress: Progress, metrics: Mapping[str, float]) -> None:
-        """Print what an evaluation gave."""
+        """Print the metrics of an evaluation."""
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.console.out(f"epoch {progress.epoch:.2f}, step {progress.step}: {shown}", highlight=False)
 
     def close(self) -> None:
-        """Take the bar off the screen, also after an error."""
+        """Remove the progress bar, also after an error."""
         if self._meter is not None:
             self._meter.close()
             self._meter = None

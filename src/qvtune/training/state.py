@@ -1,4 +1,4 @@
-"""The state of a training beside its weights, as tensors and plain values: optimizer, schedule, random generators."""
+"""The state of a training apart from its weights: optimizer, schedule, random generators; tensors and plain values."""
 
 import random
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from qvtune.rates import NO_DECAY
 from qvtune.training.checkpoint import PREFIX, Checkpoint, Checkpoints, write_state, write_tensors
 from qvtune.training.step import Step
 
-# The entries of a schedule's state that are no function.
+# The entries of a schedule's state that are not functions.
 _OF_SCHEDULE = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return an optimizer's state: its tensors as "7/exp_avg" with the parameter's number, and what is no tensor."""
+    """Return an optimizer's state: its tensors, named "7/exp_avg" with the parameter's number, and the rest."""
     tensors: dict[str, Tensor] = {}
     values: dict[str, Any] = {}
     for number, entries in optimizer.state_dict()["state"].items():
@@ -33,7 +33,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], plain: dict[str, Any], source: object
 ) -> None:
-    """Give an optimizer what `pack_optimizer` returned.
+    """Restore in an optimizer what `pack_optimizer` returned.
 
     Raises:
         RunError: if it has other groups or rates; the text names `source`.
@@ -55,12 +55,12 @@ def unpack_optimizer(
 
 
 def pack_schedule(schedule: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
-    """Return where a schedule is."""
+    """Return the position of a schedule."""
     return {name: schedule.state_dict()[name] for name in _OF_SCHEDULE}
 
 
 def unpack_schedule(schedule: torch.optim.lr_scheduler.LRScheduler, plain: dict[str, Any]) -> None:
-    """Give a schedule what `pack_schedule` returned."""
+    """Restore in a schedule what `pack_schedule` returned."""
     schedule.load_state_dict(schedule.state_dict() | plain)
 
 
@@ -80,7 +80,7 @@ def pack_random(device: torch.device) -> dict[str, Tensor]:
 
 
 def unpack_random(tensors: dict[str, Tensor], device: torch.device) -> None:
-    """Give every random generator what `pack_random` returned; of another kind of device, all but the device's."""
+    """Restore every random generator from `pack_random`'s result; on another kind of device, all but the device's."""
     version, *words = tensors["python"].tolist()
     gauss = tensors["python_gauss"].tolist()
     random.setstate((version, tuple(words), gauss[0] if gauss else None))
@@ -98,7 +98,7 @@ def _generators(device: torch.device) -> Any:
 
 
 def group_summaries(optimizer: torch.optim.Optimizer) -> list[list[Any]]:
-    """Return name, first rate and parameters of every group, which have to be the same when a training goes on."""
+    """Return name, first rate and parameters of every group; they have to be the same when a training is resumed."""
     return [
         [group_name(group, number), group.get("initial_lr", group["lr"]), _parameter_names(group)]
         for number, group in enumerate(optimizer.param_groups)
@@ -106,12 +106,12 @@ def group_summaries(optimizer: torch.optim.Optimizer) -> list[list[Any]]:
 
 
 def group_name(group: dict[str, Any], number: int) -> str:
-    """Return the name that `param_groups` gave, or one by place for a group of somebody else's optimizer."""
+    """Return the name that `param_groups` gave, or a name by position for a group of another optimizer."""
     return group.get("name", f"group{number}")
 
 
 def rates_by_group(groups: list[dict[str, Any]], rates: Sequence[float]) -> dict[str, float]:
-    """Return the rate of every role as it is logged, "lr/value" and so on, from those of the groups."""
+    """Return the rate of every role under its name in the log, "lr/value" and so on, from the rates of the groups."""
     found: dict[str, float] = {}
     for number, (group, rate) in enumerate(zip(groups, rates, strict=True)):
         found.setdefault(f"lr/{group_name(group, number).removesuffix(NO_DECAY)}", rate)
@@ -119,7 +119,7 @@ def rates_by_group(groups: list[dict[str, Any]], rates: Sequence[float]) -> dict
 
 
 def list_groups(groups: list[list[Any]]) -> str:
-    """Return what `group_summaries` did in words."""
+    """Return the result of `group_summaries` in words."""
     return ", ".join(f"{name} ({len(names)} parameters at {rate:g})" for name, rate, names in groups)
 
 
@@ -135,15 +135,16 @@ def save_state(
     accelerator: Accelerator,
     best: tuple[Checkpoint, str] | None,
 ) -> Checkpoint:
-    """Write a checkpoint of a training; every process calls this, and the first writes all but the others' randomness.
+    """Write a checkpoint. Every process calls this; the first writes everything but the others' random states.
 
     Args:
-        checkpoints: of the run.
-        state: how far it is: what JSON can hold, with "step".
+        checkpoints: the run's.
+        state: how far the run is, as values that JSON can hold, with "step".
         model: adapted.
-        step: has optimizer, schedule and the scale of gradients in float16.
-        accelerator: of this process.
-        best: which file, by its name without ending, of which checkpoint has the best weights, if not this one.
+        step: holds the optimizer, the schedule and the scale of gradients in float16.
+        accelerator: this process's.
+        best: the checkpoint with the best weights and the name of their file without its ending, if that is not this
+            one.
     """
     random_file = f"random-{accelerator.process_index}"
     with checkpoints.writing(state["step"], accelerator) as folder:
@@ -163,11 +164,11 @@ def save_state(
 
 
 def load_state(checkpoint: Checkpoint, model: nn.Module, step: Step, accelerator: Accelerator) -> dict[str, Any]:
-    """Give a training what `save_state` wrote, and return the state that it was given.
+    """Restore in a training what `save_state` wrote, and return the state that was saved.
 
     Raises:
-        RunError: if the checkpoint is of other parameter groups or rates.
-        ModelError: if it is of another adaptation.
+        RunError: if the checkpoint has other parameter groups or rates.
+        ModelError: if it belongs to another adaptation.
     """
     state = checkpoint.state()
     unpack_optimizer(step.optimizer.optimizer, checkpoint.tensors("optimizer"), state["optimizer"], checkpoint.path)
@@ -176,6 +177,6 @@ def load_state(checkpoint: Checkpoint, model: nn.Module, step: Step, accelerator
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
     own = checkpoint.tensors(f"random-{accelerator.process_index}")
-    if own:  # of fewer processes than now, the others start their dropout anew
+    if own:  # after a run of fewer processes, the further ones start new dropout
         unpack_random(own, accelerator.device)
     return state

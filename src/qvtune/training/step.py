@@ -1,4 +1,4 @@
-"""`Step`: one update of what trains. A run, a search's trial and a lane all take this one."""
+"""`Step`: one update of what trains. A run, a search's trial and a lane all use it."""
 
 import math
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ class Share:
 
     Attributes:
         batch: on any device.
-        counts: False where there were fewer examples than processes and this one got none: the batch only keeps it in
-            step with the others.
+        counts: False if there were fewer examples than processes and this process got none. The batch then only keeps
+            the process in step with the others.
     """
 
     batch: Batch
@@ -31,13 +31,13 @@ class Share:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did, on the device: reading a number waits for it.
+    """The results of a step, on the device: reading a number waits for the step.
 
     Attributes:
-        loss: the mean over the step's examples in all processes, without what the method adds: () float32.
-        gradient_norm: before it was clipped: ().
-        rates: of the update, in the order of the optimizer's groups.
-        has_stepped: whether anything changed; a step in float16 whose gradients overflow is left out.
+        loss: the mean over the step's examples in all processes, without the method's penalty: () float32.
+        gradient_norm: the norm before clipping: ().
+        rates: rates of the update, in the order of the optimizer's groups.
+        has_stepped: whether anything changed; a step in float16 whose gradients overflow is skipped.
     """
 
     loss: Tensor
@@ -47,19 +47,19 @@ class StepResult:
 
 
 class Step:
-    """Forward, loss, backward, clip, optimizer, schedule; the hooks of the method act where they are called here.
+    """One step: forward, loss, backward, clip, optimizer, schedule, with the method's hooks where they are called here.
 
-    The gradient is that of the mean over all examples of the step, however they are spread over passes and processes:
-    each pass adds its examples' sum, divided by the number of examples of the whole step.
+    The gradient is that of the mean over all examples of the step, however they are divided into passes and processes.
+    Each pass adds the sum over its examples, divided by the number of examples of the whole step.
 
     Args:
-        model: as it computes: on its device, and wrapped where several processes train it.
-        objective: what is to become small.
+        model: ready to compute: on its device, and wrapped if several processes train it.
+        objective: what training makes small.
         optimizer: over groups of `param_groups`.
-        schedule: of the rates, by steps.
-        method: by which the model was adapted.
-        accelerator: of this process; it has the precision and adds up over processes.
-        max_grad_norm: the gradient's norm is clipped to it; 0 does not clip.
+        schedule: the schedule of the rates, by step.
+        method: the method by which the model was adapted.
+        accelerator: this process's; it holds the precision and sums over processes.
+        max_grad_norm: the gradient's norm is clipped to this; 0 does not clip.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Step:
         scale = self._scale()
         self.optimizer.step()
         self.method.after_step(self.model, number)
-        # A fused optimizer leaves out a step that overflows by itself, of which its wrapper learns nothing.
+        # A fused optimizer skips a step that overflows by itself; its wrapper does not notice.
         has_stepped = self._scale() >= scale
         if has_stepped:
             self.schedule.step()
@@ -104,7 +104,7 @@ class Step:
                 with self.accelerator.autocast():
                     loss = share.counts * self.objective.total(self.model, share.batch) / count
                 total += loss.detach()
-                # Data parallel averages over processes what is a sum over them here.
+                # Data parallel averages gradients over processes, but here they are to be summed.
                 loss = loss * self.accelerator.num_processes
                 penalty = self.method.penalty(self.model)
                 if penalty is not None:
@@ -113,12 +113,12 @@ class Step:
         return self._over_processes(total)
 
     def _scale(self) -> float:
-        """Return what float16 gradients are multiplied by, which falls where they overflow; it waits for the step."""
+        """Return the scale of float16 gradients, which falls when they overflow; reading it waits for the step."""
         return 1.0 if self.accelerator.scaler is None else self.accelerator.scaler.get_scale()
 
     def _over_processes(self, value: Tensor) -> Tensor:
         return value if self.accelerator.num_processes == 1 else self.accelerator.reduce(value, "sum")
 
     def _adding_up(self, *, is_last: bool) -> AbstractContextManager[Any]:
-        """Let gradients stay where they are until the last pass."""
+        """Let gradients stay in their process until the last pass."""
         return nullcontext() if is_last else self.accelerator.no_sync(self.model)

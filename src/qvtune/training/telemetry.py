@@ -9,19 +9,19 @@ from torch import Tensor, nn
 from qvtune.training.output_change import OutputMeter
 from qvtune.training.updates import UpdateMeter, step_sizes
 
-# What stands before the name of a role in `metrics.jsonl`.
+# Prefixes of a role's name in `metrics.jsonl`.
 UPDATE, STEP, OUTPUT = "update/", "step/", "output/"
 
 
 class RoleTelemetry:
-    """Measures, by role, how far the weights have moved, how far this step moved them, and what that does to outputs.
+    """Measures by role how far the weights have moved, how far this step moved them, and how outputs change.
 
-    The last two are measured in steps that were watched: inputs of a few layers are kept in the step's forward pass,
-    and copies of their trained parameters from before the step.
+    The last two are measured in watched steps only. In such a step the inputs of a few layers are captured in the
+    forward pass, with copies of their trained parameters from before the step.
 
     Args:
         model: what `adapt` returned, before its first step.
-        every: a step is watched every so many; 0 measures nothing at all.
+        every: every so many steps one is watched; 0 measures nothing at all.
     """
 
     def __init__(self, model: nn.Module, every: int) -> None:
@@ -32,7 +32,7 @@ class RoleTelemetry:
 
     @contextmanager
     def watching(self, step: int) -> Iterator[None]:
-        """Watch the step that is taken meanwhile, if it is one to be watched."""
+        """Watch the step inside the block, if it is one to watch."""
         if not self._every or step % self._every:
             yield
             return
@@ -41,10 +41,10 @@ class RoleTelemetry:
             yield
 
     def measure(self, *, has_stepped: bool) -> dict[str, float]:
-        """Return the measured sizes as `metrics.jsonl` names them; of the step alone where it was watched.
+        """Return the measured sizes as `metrics.jsonl` names them; those of the step alone only if it was watched.
 
         Args:
-            has_stepped: whether the optimizer has changed anything; a scaler of gradients skips steps that overflow.
+            has_stepped: whether the optimizer has changed anything; a gradient scaler skips steps that overflow.
         """
         if not self._every:
             return {}
@@ -53,5 +53,5 @@ class RoleTelemetry:
         if before and has_stepped:
             sizes |= {f"{STEP}{role}": size for role, size in step_sizes(self._model, before).items()}
             sizes |= {f"{OUTPUT}{part}": size for part, size in self._outputs.measure(before).items()}
-        # JSON has no other numbers. They come before the run is stopped because it diverges, which says it all.
+        # JSON has no other numbers. Others occur only just before the run stops as diverged, which says enough.
         return {name: size for name, size in sizes.items() if math.isfinite(size)}

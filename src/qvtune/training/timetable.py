@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from qvtune.training.config import TrainConfig
 
-# Evaluations of a run that is not told how often.
+# Default number of evaluations of a run.
 EVALUATIONS = 10
-# Epochs of a run that is not told how many.
+# Default number of epochs of a run.
 FEWEST_PASSES, MOST_PASSES = 3, 30
 
 
 @dataclass(frozen=True)
 class Due:
-    """What follows a step."""
+    """What is done after a step."""
 
     log: bool
     evaluate: bool
@@ -22,15 +22,15 @@ class Due:
 
 @dataclass(frozen=True)
 class Timetable:
-    """How long a run trains and what follows which step.
+    """How long a run trains and what is done after which step.
 
     Attributes:
-        steps: of the whole run.
-        epochs: the same in passes through the training examples.
-        steps_per_epoch: the last of an epoch may have fewer forward passes.
-        logging_steps: a step is logged every so many, and where the run saves.
-        eval_steps: the run evaluates and saves every so many and at its end; after epochs when None.
-        eval_epochs: every so many.
+        steps: steps of the whole run.
+        epochs: the same length in passes through the training examples.
+        steps_per_epoch: steps of an epoch; the last may have fewer forward passes.
+        logging_steps: every so many steps one is logged, and every step after which the run saves.
+        eval_steps: the run evaluates and saves every so many steps and at its end; after epochs when None.
+        eval_epochs: the run evaluates and saves after every so many epochs, if `eval_steps` is None.
     """
 
     steps: int
@@ -49,9 +49,10 @@ class Timetable:
         return cls(steps, steps / steps_per_epoch, steps_per_epoch, config.logging_steps, config.eval_steps, every)
 
     def due(self, step: int, *, is_stopping: bool = False) -> Due:
-        """Return what follows a step; one that the run is asked to stop after is saved.
+        """Return what is done after a step; if the run is asked to stop after it, it is saved.
 
-        A checkpoint comes with an evaluation, so that the best has one, and after a record, so that no loss is lost.
+        A checkpoint comes with an evaluation, so that the best one has one, and after a record, so that no loss is
+        missing.
         """
         epoch, part = divmod(step, self.steps_per_epoch)
         if self.eval_steps is not None:
@@ -70,14 +71,14 @@ def count_steps(config: TrainConfig, examples: int) -> int:
 
 
 def epochs_between_evaluations(passes: float) -> int:
-    """Return after how many epochs each a run evaluates that is not told how often."""
+    """Return the default number of epochs between evaluations."""
     return max(1, math.ceil(passes / EVALUATIONS))
 
 
 def count_passes(config: TrainConfig, examples: int) -> float:
-    """Return the epochs of a run: as many as were asked for, or what this many training examples need.
+    """Return the epochs of a run: the number asked for, or what this many training examples need.
 
-    Few examples need more passes, many need fewer, with the square root of their number: ten for 1,000.
+    The number falls with the square root of the number of examples: ten for 1,000.
     """
     if config.epochs is not None:
         return config.epochs

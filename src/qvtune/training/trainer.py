@@ -44,7 +44,7 @@ def _option(name: str, default: Any = None) -> Any:
 
 
 def _method_option(name: str) -> Any:
-    """Make a field that is the method's own default when None."""
+    """Make a field for an option; None means the method's own default."""
     return field(default=None, metadata={"help": TrainConfig.model_fields[name].description})
 
 
@@ -72,9 +72,9 @@ class TrainingArguments(transformers.TrainingArguments):
 class Trainer(transformers.Trainer):
     """transformers' Trainer that adapts the model by role and trains each role at its own rate.
 
-    A model that `qvtune.adapt` has seen is taken as it is; any other is adapted as `args` say, after seeding. Every
-    logged step carries `lr/query`, `lr/value`, `lr/head` and so on. Checkpoints appear whole or not at all, hold no
-    pickled arguments, and are refused on resuming if their parameter groups differ.
+    A model that is already adapted by `qvtune.adapt` is used as it is. Any other is adapted as `args` say, after
+    seeding. Every logged step has `lr/query`, `lr/value`, `lr/head` and so on. Checkpoints appear whole or not at all
+    and hold no pickled arguments. On resuming they are refused if their parameter groups differ.
 
     Args:
         model: as for transformers.
@@ -82,14 +82,14 @@ class Trainer(transformers.Trainer):
         **kwargs: transformers.Trainer's other arguments.
 
     Raises:
-        ConfigError: if `args` are not qvtune's, or ask for the fast path and for torch.compile on a CPU, or if an
-            optimizer that is given holds parameters that do not train in this model.
+        ConfigError: if `args` are not qvtune's, or ask for both the fast path and torch.compile on a CPU, or if a given
+            optimizer holds parameters that do not train in this model.
         RoleError, AdaptError: if the model cannot be adapted.
         RunError: on resuming from a checkpoint with other groups or rates.
     """
 
     args: TrainingArguments
-    # transformers declares these as unions with None, which they are not while a run trains.
+    # transformers declares these as possibly None, but while a run trains they are not.
     model: Any
     optimizer: Any
     state: Any
@@ -112,8 +112,8 @@ class Trainer(transformers.Trainer):
             self.add_callback(MethodHooks(self._method))
         self._role_rates: dict[str, float] = {}
         self.add_callback(RoleRates(self._role_rates))
-        # transformers takes every model with **kwargs to divide its loss by the accumulated number of examples; heads
-        # for sequence classification average over their own batch instead, so N accumulated losses would add up to N
+        # transformers assumes that every model with **kwargs divides its loss by the accumulated number of examples.
+        # But heads for sequence classification average over their own batch, so N accumulated losses would add up to N
         # times their mean.
         if type(unwrap(self.model)).__name__.endswith("ForSequenceClassification"):
             self.model_accepts_loss_kwargs = False
@@ -128,7 +128,7 @@ class Trainer(transformers.Trainer):
         return method_of(self.model)
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the loss, with the method's penalty where it trains; PEFT adds that to a loss of the model's own."""
+        """Return the loss, in training with the method's penalty; PEFT adds that to the model's own loss."""
         result = super().compute_loss(model, inputs, *args, **kwargs)
         if self._method is None or not model.training:
             return result
@@ -160,7 +160,7 @@ class Trainer(transformers.Trainer):
         return self.optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the rate of every role where the step's rate is logged."""
+        """Log, with the rate of every role whenever the rate of a step is logged."""
         if "learning_rate" in logs:
             logs.update({f"lr/{role}": rate for role, rate in self._role_rates.items()})
         super().log(logs, start_time)
@@ -182,7 +182,7 @@ class Trainer(transformers.Trainer):
         return group_parameters(model, rates, weight_decay=args.weight_decay, attention=attention)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model; of one with an adapter, what `save_adapter` saves."""
+        """Save the model; if it has an adapter, save what `save_adapter` saves."""
         super().save_model(output_dir, _internal_call)
         has_adapter = self._method is not None and self._method.saves == "adapter"
         if not _internal_call and self.args.should_save and has_adapter:
@@ -191,7 +191,7 @@ class Trainer(transformers.Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint beside its place and rename it when it is whole.
 
-        Private to transformers: its public event, `on_save`, comes when the files stand under their name.
+        Private to transformers: its public event, `on_save`, comes when the files already have their final name.
         """
         self.store_flos()
         folder = self._get_output_dir(trial=trial)
@@ -236,13 +236,13 @@ class Trainer(transformers.Trainer):
         is_whole = self._method is not None and self._method.saves == "model"  # an adapter holds no frozen weights
         with full_precision(self.model) if is_whole else nullcontext():
             super()._save(output_dir, state_dict)
-        # transformers pickles the arguments beside the weights; nothing reads them back.
+        # transformers pickles the arguments beside the weights, but nothing reads them.
         pickled = os.path.join(output_dir or str(self.args.output_dir), TRAINING_ARGS_NAME)
         if self.args.should_save and os.path.exists(pickled):
             os.remove(pickled)
 
     def _save_trained(self, folder: str) -> None:
-        """Save what trains, with the method's own state; neither PEFT nor transformers keeps that."""
+        """Save what trains, with the method's own state, which neither PEFT nor transformers saves."""
         if not self.args.should_save:
             return
         save_trained_file(self.model, Path(folder))
@@ -279,20 +279,20 @@ class Trainer(transformers.Trainer):
 
 
 class RoleRates(TrainerCallback):
-    """Notes the rate of every role between the update and the schedule's step, when it is that of the update."""
+    """Records the rate of every role between the update and the schedule's step, when it still is the update's rate."""
 
     def __init__(self, rates: dict[str, float]) -> None:
         self.rates = rates
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note them."""
+        """Record them."""
         self.rates.clear()
         for number, group in enumerate(kwargs["optimizer"].param_groups):
             self.rates.setdefault(group_name(group, number).removesuffix(NO_DECAY), float(group["lr"]))
 
 
 class MethodHooks(TrainerCallback):
-    """Calls a method's hooks where they act."""
+    """Calls a method's hooks at the right moments."""
 
     def __init__(self, method: Method) -> None:
         self._method = method
@@ -302,12 +302,12 @@ class MethodHooks(TrainerCallback):
         self._method.begin(kwargs["model"], state.max_steps)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Call it while the gradients of the step are there."""
+        """Call the hook while the gradients of the step are there."""
         self._method.after_step(kwargs["model"], state.global_step + 1)
 
 
 def _prepared(model: nn.Module, args: TrainingArguments) -> nn.Module:
-    """Place a model where transformers will, and adapt and accelerate it there."""
+    """Move a model to the device that transformers will use, then adapt and accelerate it there."""
     if _places(model, args):
         model = place(model, args.device)
     if adaptation_of(model) is None:
@@ -318,7 +318,7 @@ def _prepared(model: nn.Module, args: TrainingArguments) -> nn.Module:
             model,
             method=args.method,
             roles=None if method is not None and not method.has_roles else args.roles,
-            # Until the trainer knows how many steps there are.
+            # A placeholder until the trainer knows how many steps there are.
             total_steps=max(2, args.max_steps),
             **given,
         )
@@ -326,7 +326,7 @@ def _prepared(model: nn.Module, args: TrainingArguments) -> nn.Module:
 
 
 def _places(model: nn.Module, args: TrainingArguments) -> bool:
-    """Whether transformers will move the model to the device as it is; else DeepSpeed, FSDP or the user places it."""
+    """Whether transformers moves the model to the device unchanged; otherwise DeepSpeed, FSDP or the user places it."""
     if args.place_model_on_device is not None:
         return args.place_model_on_device
     by_others = args.deepspeed or args.fsdp or args.fp16_full_eval or args.bf16_full_eval
@@ -340,7 +340,7 @@ def _attention_of(model: nn.Module) -> AttentionMap | None:
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer | None, model: nn.Module) -> None:
-    """Check that all that an optimizer updates trains in this model, since the training would change nothing else."""
+    """Check that every parameter of an optimizer trains in this model; the training would not change any other."""
     if optimizer is None:
         return
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
@@ -353,7 +353,7 @@ def _check_optimizer(optimizer: torch.optim.Optimizer | None, model: nn.Module) 
 
 
 def _replace_folder(source: str, target: str) -> None:
-    """Rename `source` to `target`, in place of what this run left there before."""
+    """Rename `source` to `target`, replacing what this run left there before."""
     if os.path.isdir(target):
         old = f"{source}.old"
         os.rename(target, old)

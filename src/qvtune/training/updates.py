@@ -15,16 +15,16 @@ from qvtune.roles.layouts import ROLES
 from qvtune.roles.modes import evaluating
 from qvtune.roles.unwrap import base_layer, unwrap
 
-# Where a copy of the first weights is needed, so many layers are measured, spread over the model.
+# If a copy of the first weights is needed, only so many layers are measured, spread over the model.
 SAMPLED_LAYERS = 4
 
 
 class UpdateMeter:
     """Measures ‖W_t - W_0‖ / ‖W_0‖ by role, with Frobenius norms over the projections of the role together.
 
-    Of plain LoRA, W_t - W_0 = s B A, and its norm comes from two products of rank x rank: ‖B A‖² = tr(BᵀB A Aᵀ). Under
-    any other method W_t is what the projection does with the identity, and W_0 a copy from before the first step, so
-    that at most four layers are measured there.
+    For plain LoRA, W_t - W_0 = s B A, and its norm comes from two products of rank x rank: ‖B A‖² = tr(BᵀB A Aᵀ). For
+    any other method W_t is the projection's output for the identity, and W_0 is a copy from before the first step. At
+    most four layers are measured there.
 
     Args:
         model: what `adapt` returned, before its first step.
@@ -43,7 +43,7 @@ class UpdateMeter:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Return the relative size of the update by the role's name, as in {"query": 0.01, "value": 0.07}."""
+        """Return the relative size of the update by the role's name, such as {"query": 0.01, "value": 0.07}."""
         moved: dict[str, Any] = {}
         total: dict[str, Any] = {}
         for projection, module in self._modules:
@@ -70,8 +70,8 @@ def step_sizes(model: nn.Module, before: Mapping[str, Tensor]) -> dict[str, floa
 
     Args:
         model: what `adapt` returned, after a step.
-        before: copies of parameters from before the step, by their name in the transformers model. The projections
-            that they belong to are measured.
+        before: copies of parameters from before the step, by name in the transformers model. Their projections are
+            measured.
     """
     inner = unwrap(model)
     adaptation = adaptation_of(model)
@@ -114,12 +114,12 @@ def _product_square(b: Tensor, a: Tensor) -> Tensor:
 
 @torch.no_grad()
 def effective_weight(module: nn.Module, inputs: int, changed: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Return W, (inputs, outputs) in float32, of a module that computes x W + b, dropout left out.
+    """Return W, (inputs, outputs) in float32, of a module that computes x W + b, without dropout.
 
     Args:
         module: takes (rows, inputs) in float32.
         inputs: its number of inputs.
-        changed: values to compute with in place of its own parameters of these names.
+        changed: values that replace its own parameters of these names.
     """
     identity = torch.eye(inputs, device=next(module.parameters()).device)
     values = in_full(module) | {name: value.float() for name, value in (changed or {}).items()}
@@ -129,8 +129,8 @@ def effective_weight(module: nn.Module, inputs: int, changed: Mapping[str, Tenso
 
 
 def _moves(module: Any) -> bool:
-    """Whether the weight changes in training, of itself or by an adapter; BitFit's does not."""
-    with torch.enable_grad():  # a weight made of others, as SIFT's, is computed when it is asked for
+    """Whether training changes the weight, directly or by an adapter; BitFit does not."""
+    with torch.enable_grad():  # a weight made from others, such as SIFT's, is computed on access
         return base_layer(module) is not module or module.weight.requires_grad
 
 

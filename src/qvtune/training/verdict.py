@@ -1,4 +1,4 @@
-"""Warnings of a run that has learned nothing, or less than it started with: from its predictions and its log."""
+"""Warnings, from predictions and log, that a run has learned nothing or ended worse than it started."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -13,25 +13,26 @@ from qvtune.tasks.metrics import standard_error
 from qvtune.tasks.task import Task
 from qvtune.training.config import TrainConfig
 
-# What else a warning is about than `judging.py` says.
+# Subjects of warnings beside those in `judging.py`.
 STILL, BEHIND = "still", "behind_start"
 
-# A metric that stands still says something where there are so many evaluations,
+# A metric that does not move means something from this many evaluations on,
 EVALUATIONS = 3
-# and the model has learned, if the validation loss stands still too, within this part of its size.
+# and, if the model has learned, only if the validation loss does not move either: by less than this fraction of its
+# size.
 STILL_LOSS = 0.01
-# A loss has risen that ends above so many times its first value.
+# A loss has risen if it ends above this many times its first value.
 RISEN = 1.05
 
 
 class Predictions:
-    """What a model made of labelled examples, and where they are from.
+    """A model's outputs for labelled examples, and the set that they are from.
 
     Args:
         task: the run's.
-        scores: what the task keeps of a model's outputs.
-        labels: of the same examples.
-        where: the set in words, as "the validation set".
+        scores: the model's outputs in the task's form.
+        labels: labels of the same examples.
+        where: the set in words, such as "the validation set".
     """
 
     def __init__(self, task: Task, scores: NDArray, labels: NDArray, where: str) -> None:
@@ -46,12 +47,12 @@ class Predictions:
 def judge_predictions(
     found: Predictions, config: TrainConfig, records: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, str]:
-    """Return what to warn of in predictions, by what it is about.
+    """Return the warnings about predictions, by subject.
 
     Args:
         found: the predictions.
-        config: of the run; it names the options to change.
-        records: its log, as in `metrics.jsonl`: rates are to be lowered where the loss has risen.
+        config: the run's; the warnings name its options.
+        records: its log, as in `metrics.jsonl`: the advice is lower rates if the loss has risen.
     """
     if len(found) < FEWEST or np.ptp(found.labels) == 0:
         return {}
@@ -66,14 +67,14 @@ def judge_run(
     metrics: Mapping[str, float],
     head_start: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """Return what to warn of at the end of a run, by what it is about.
+    """Return the warnings at the end of a run, by subject.
 
     Args:
-        found: predictions of the checkpoint that the run ends with, on the sets that it reports.
-        config: of the run.
+        found: predictions of the final checkpoint, on the sets that the run reports.
+        config: the run's.
         records: its log.
         metrics: what the run reports.
-        head_start: what the head was before the first step: `metrics` of the probe under the names of `metrics`.
+        head_start: the head before the first step: `metrics` of the probe under the names of `metrics`.
     """
     warnings = judge_predictions(found, config, records)
     name = found.task.main_metric
@@ -94,20 +95,20 @@ def judge_run(
 def early_warning(
     found: Predictions, config: TrainConfig, records: Sequence[Mapping[str, Any]], told: Collection[str]
 ) -> dict[str, str]:
-    """Return the warning of an evaluation before the last that all predictions are in one class, once in a run.
+    """Return the warning of an evaluation before the last that all predictions are one class; it comes once in a run.
 
     Args:
-        found: what the model predicted.
-        config: of the run.
+        found: the predictions.
+        config: the run's.
         records: its log up to the evaluation.
-        told: what was warned of before.
+        told: subjects of earlier warnings.
     """
     warnings = judge_predictions(found, config, records) if ONE_CLASS not in told else {}
     return {ONE_CLASS: warnings[ONE_CLASS]} if ONE_CLASS in warnings else {}
 
 
 def _still(found: Predictions, records: Sequence[Mapping[str, Any]], *, is_learned: bool) -> str:
-    """Say that the metric has not moved, where that is so and means something."""
+    """Say that the metric has not moved, if that is true and means something."""
     name = found.task.main_metric
     evaluations = [record for record in records if f"eval_{name}" in record]
     values = [record[f"eval_{name}"] for record in evaluations]

@@ -1,4 +1,4 @@
-"""Whether a checkpoint gave a model its weights: what it leaves out may be of the head alone."""
+"""Check that a checkpoint gave a model its weights: only weights of the head may be missing."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,26 +6,26 @@ from typing import Any
 
 from qvtune.errors import ModelError
 
-# What torch.compile, data parallel wrappers and checkpointing of activations put into the names of what they wrap.
+# What torch.compile, data parallel wrappers and activation checkpointing add to the names of what they wrap.
 _WITHIN = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 # transformers applies each pattern once to a name.
 WRAPPERS = {rf"^(?:(?:{'|'.join(('module', *_WITHIN))})\.)+": ""} | {rf"\b{name}\.": "" for name in _WITHIN}
-# What transformers calls, in every type, that which makes one vector of a text. Other heads than ours do without it.
+# transformers' name, in every model type, for the part that makes one vector from a text. Other heads do without it.
 POOLER = "pooler"
 _NUMBERED = re.compile(r"^(.*?)\.(\d+)\.")
 
 
 def check_loaded(source: str, model: Any, loading: Mapping[str, Any], *, new_head: bool) -> None:
-    """Check that every parameter of a model but its head's, and its pooler's, has the weights of the checkpoint.
+    """Check that every parameter of a model, except its head's and its pooler's, has the weights of the checkpoint.
 
     Args:
         source: what the user called the checkpoint.
         model: with its head.
-        loading: what transformers says of the loading: `missing_keys`, `mismatched_keys`, `unexpected_keys`.
+        loading: what transformers reports of the loading: `missing_keys`, `mismatched_keys`, `unexpected_keys`.
         new_head: whether weights of the head that do not fit are left out.
 
     Raises:
-        ModelError: naming a parameter without weights, or with weights of another shape.
+        ModelError: if a parameter has no weights, or weights of another shape; the text names it.
     """
     new_parts = _new_parts(model)
     parameters = {name for name, _ in model.named_parameters()}
@@ -49,7 +49,7 @@ def check_loaded(source: str, model: Any, loading: Mapping[str, Any], *, new_hea
 
 
 def forget_wrappers(model: Any) -> None:
-    """Let a model be saved under its own names: transformers undoes on saving what it renamed on loading."""
+    """Let a model be saved under its own names: on saving, transformers undoes the renaming of loading."""
     renamings = getattr(model, "_weight_conversions", None)
     if renamings:
         model._weight_conversions = [r for r in renamings if not set(r._original_source_patterns) & set(WRAPPERS)]
@@ -71,7 +71,7 @@ def _check_shapes(source: str, misfits: Iterable[tuple[str, Any, Any]], new_part
 
 
 def _new_parts(model: Any) -> set[str]:
-    """Name the parameters that may be new: those outside the base model, and its pooler's."""
+    """Return the names of parameters that may be new: those outside the base model, and its pooler's."""
     base = model.base_model
     pooler = getattr(base, POOLER, None) or ()
     inside = {id(parameter) for parameter in base.parameters()} - {id(p) for p in pooler and pooler.parameters()}

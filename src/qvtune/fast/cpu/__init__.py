@@ -1,1 +1,1 @@
-"""What is for a CPU alone: kernels in C++, and what is computed by them or in fewer passes."""
+"""Parts for CPUs only: kernels in C++, and computations by them or in fewer passes."""

@@ -1,4 +1,4 @@
-"""Activations whose slope is computed with their value: the backward pass is one product."""
+"""Activations that compute their slope together with their value, so that the backward pass is one product."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from qvtune.fast.cpu.native.library import call, has_kernels
 
 
 class FastActivation:
-    """For an activation module: computes by the kernel that it names."""
+    """For an activation module: computes with the kernel that it names."""
 
     kernel: str
 
@@ -58,7 +58,7 @@ ACTIVATIONS: dict[type, type] = {
 
 
 class Activated(Function):
-    """f(x); saved for backward is f'(x) alone."""
+    """f(x); only f'(x) is saved for backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: str) -> Tensor:

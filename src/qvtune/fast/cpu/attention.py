@@ -1,4 +1,4 @@
-"""Attention with dropout on a CPU, by kernels that hold no matrix of probabilities, or by torch in few passes."""
+"""Attention with dropout on a CPU, by kernels that store no matrix of probabilities, or by torch in few passes."""
 
 import ctypes
 from typing import Any
@@ -14,7 +14,7 @@ from qvtune.fast.bits import INTEGERS, Drop, apply_mask, draw, is_drawn, keep_ma
 from qvtune.fast.cpu.native.library import call, has_kernels
 
 NAME = "qvtune"
-# Keys up to which whole products are faster on a CPU than torch's blockwise attention.
+# Up to this many keys, whole products are faster on a CPU than torch's blockwise attention.
 SHORT = 192
 
 
@@ -29,18 +29,18 @@ def attention_forward(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Compute attention as transformers' "sdpa" does, with another way of computing it where that is slow.
+    """Compute the same attention as transformers' "sdpa", in another way if that is slow.
 
     Args:
         module: the attention module, which says whether it is causal and how many query heads share a key head.
         query: (batch, heads, queries, head size).
         key: (batch, key heads, keys, head size).
         value: as `key`.
-        attention_mask: boolean, true where a query may see a key, or added to the scores; broadcast to (batch,
-            heads, queries, keys).
+        attention_mask: boolean, true where a query may see a key, or numbers that are added to the scores; broadcast to
+            (batch, heads, queries, keys).
         dropout: rate on the probabilities.
-        scaling: of the scores, head size ** -0.5 when None.
-        is_causal: a query sees no later key; the module's own when None. Only without a mask.
+        scaling: factor of the scores; head size ** -0.5 when None.
+        is_causal: whether a query sees no later key; the module's own value when None. Only without a mask.
         **kwargs: as for transformers.
 
     Returns:
@@ -70,20 +70,20 @@ def attention_forward(
 
 
 def register() -> None:
-    """Make the implementation known to transformers under `NAME`."""
+    """Register the implementation in transformers under `NAME`."""
     AttentionInterface.register(NAME, attention_forward)
     AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def _by_head(states: Tensor, heads: int) -> Tensor:
-    """Take apart keys of one query that its module has viewed as (batch, keys x heads, 1, head size)."""
+    """Separate the keys of one query that its module has viewed as (batch, keys x heads, 1, head size)."""
     return states.view(len(states), -1, heads, states.shape[-1]).transpose(1, 2)
 
 
 class Attended(Function):
     """softmax(scaling Q K^T + mask), dropped and rescaled, times V, by kernels.
 
-    Saved for backward beside the inputs is a number for each query: the logsumexp of its scores.
+    Beside the inputs, one number per query is saved for backward: the logsumexp of its scores.
     """
 
     @staticmethod
@@ -113,7 +113,7 @@ class Attended(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask, logsumexp = ctx.saved_tensors
-        # The positions come before the heads, as projections have them: no copy transposes them back.
+        # Positions come before heads, as in projections, so that no copy has to transpose them back.
         sizes = [(b, positions, heads, s) for b, heads, positions, s in (x.shape for x in (query, key, value))]
         of_query, of_key, of_value = map(query.new_empty, sizes)
         call(
@@ -124,7 +124,7 @@ class Attended(Function):
 
 
 def _numbers(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, is_causal: bool) -> ctypes.Array[Any]:
-    """Return strides and sizes in the order in which `attention` in kernels.cpp reads them."""
+    """Return strides and sizes in the order of `attention` in kernels.cpp."""
     strides = [0, 0, 0, 0]
     if mask is not None:
         strides = [0 if size == 1 else stride for size, stride in zip(mask.shape, mask.stride(), strict=True)]
@@ -138,7 +138,7 @@ def _numbers(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, 
 
 
 def _bias(query: Tensor, key: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor | None:
-    """Return what is added to the scores."""
+    """Return the numbers to add to the scores."""
     if is_causal:
         mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
     if mask is None or mask.dtype != torch.bool:
@@ -147,9 +147,9 @@ def _bias(query: Tensor, key: Tensor, mask: Tensor | None, *, is_causal: bool) -
 
 
 class AttendedByTorch(Function):
-    """The same as `Attended` for (b, h, q, s) throughout, where there are no kernels.
+    """The same as `Attended`, for (b, h, q, s) throughout, if there are no kernels.
 
-    Saved for backward beside the inputs are the probabilities alone: the sign bit of each says whether it was dropped.
+    Beside the inputs, only the probabilities are saved for backward: the sign bit of each says whether it was dropped.
     """
 
     @staticmethod

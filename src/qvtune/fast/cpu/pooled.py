@@ -1,4 +1,4 @@
-"""The last layer computed at the first position alone, where nothing reads the others."""
+"""Compute the last layer only at the first position, if nothing reads the others."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +14,15 @@ from qvtune.roles.attention import AttentionMap
 from qvtune.roles.inputs import candidate_inputs
 from qvtune.roles.unwrap import unwrap
 
-# Largest difference of a logit, relative to the largest logit, at which the shorter way counts as the same.
+# Up to this difference of a logit, relative to the largest logit, the shorter computation counts as the same.
 SAME = 1e-5
 
 
 class PooledClassifier:
-    """For a classification model: lets the last layer compute the first position alone, unless all are asked for."""
+    """For a classification model: lets the last layer compute only the first position, unless all are asked for."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute as the model does."""
+        """Compute the same as the model."""
         shared = _shared_of(self)
         config: Any = self.config  # type: ignore[attr-defined]
         asked = [
@@ -36,7 +36,7 @@ class PooledClassifier:
 
 
 class FirstPositionLayer:
-    """For a transformer layer: query, attention and feed-forward of the first position; key and value of all."""
+    """For a transformer layer: query, attention and feed-forward at the first position; key and value at all."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Return the first position's output, with zeros at the others."""
@@ -54,7 +54,7 @@ class FirstPositionLayer:
 
 
 class AllPositions:
-    """For a key or value projection of that layer: projects every position, though it is called with the first."""
+    """For a key or value projection of that layer: projects every position, although it is called with the first."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Project the layer's input."""
@@ -63,13 +63,13 @@ class AllPositions:
 
 
 def all_positions(attention: nn.Module) -> Tensor | None:
-    """Return what a shortened last layer is computing with, (b, s, d), while it calls its attention; else None."""
+    """Return the hidden states (b, s, d) of a shortened last layer while it calls its attention; otherwise None."""
     return None if (shared := _shared(attention)) is None else shared.hidden
 
 
 @contextmanager
 def computing_with(attention: nn.Module, hidden: Tensor | None) -> Iterator[None]:
-    """Let the attention of a shortened last layer be called alone, with what `all_positions` returned."""
+    """Let the attention of a shortened last layer be called alone, with the result of `all_positions`."""
     if (shared := _shared(attention)) is None:
         yield
         return
@@ -93,10 +93,10 @@ def _shared_of(module: Any) -> SharedHidden:
 
 
 def pool_last_layer(model: nn.Module) -> bool:
-    """Shorten the last layer of an adapted encoder that classifies by its first position, where it is not yet.
+    """Shorten the last layer of an adapted encoder that classifies by its first position, unless that is done.
 
-    Whether the model is one is tried on it: its logits on a padded batch must stay what they were, or nothing is
-    changed. Called before weights are narrowed.
+    A trial on the model shows whether it is such an encoder: its logits on a padded batch must stay the same, or
+        nothing is changed. Call it before weights are narrowed.
 
     Returns:
         Whether the last layer is shortened.
@@ -154,7 +154,7 @@ def _logits(inner: nn.Module, inputs: dict[str, Tensor]) -> Tensor | None:
     try:
         with torch.no_grad():
             return inner(**inputs).logits.double()
-    except Exception:  # whatever a model raises that takes no part of its sequence for the whole
+    except Exception:  # a model that needs the whole sequence may raise anything
         return None
     finally:
         inner.train(was_training)

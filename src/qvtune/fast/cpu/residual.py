@@ -11,15 +11,15 @@ from qvtune.fast.bits import Drop, draw
 from qvtune.fast.cpu.native.library import call, has_kernels
 from qvtune.fast.swap import combined
 
-# Largest difference of an output, relative to the largest output, at which a block counts as of this form.
+# Up to this difference of an output, relative to the largest output, a block counts as having this form.
 SAME = 1e-5
 
 
 class ResidualNorm:
-    """For BERT's `SelfOutput` and `Output` and those of its kin."""
+    """For `SelfOutput` and `Output` of BERT and similar models."""
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        """Return the normed sum of the block's projection, under dropout, and its input."""
+        """Return the normed sum of the block's projection, with dropout, and its input."""
         block: Any = self
         norm, x = block.LayerNorm, block.dense(hidden_states)
         residual = input_tensor.to(x.dtype)
@@ -30,9 +30,9 @@ class ResidualNorm:
 
 
 def shorten_residual_blocks(model: nn.Module) -> int:
-    """Let every block of that form end in one pass, and return how many there are.
+    """Let every block of that form end in one pass, and return their number.
 
-    A block is one that has the parts, takes the arguments, and gives the outputs that it should on random input.
+    A block has this form if it has the parts, takes the arguments, and gives the right outputs on random input.
     """
     found = [module for module in model.modules() if _has_parts(module) and _is_such_a_block(module)]
     for module in found:
@@ -41,7 +41,7 @@ def shorten_residual_blocks(model: nn.Module) -> int:
 
 
 class Normed(Function):
-    """norm(drop(x) + residual) with a frozen norm; saved for backward are the normed rows and 1 / deviation of each."""
+    """norm(drop(x) + residual) with a frozen norm; the normed rows and 1 / deviation of each are saved for backward."""
 
     @staticmethod
     def forward(
@@ -85,7 +85,7 @@ def _has_parts(module: nn.Module) -> bool:
 
 
 def _is_such_a_block(module: Any) -> bool:
-    """Whether a block computes what its parts suggest."""
+    """Whether a block computes the function that its parts suggest."""
     weight = next(module.dense.parameters())
     generator = torch.Generator().manual_seed(0)
     was_training = module.training
@@ -96,7 +96,7 @@ def _is_such_a_block(module: Any) -> bool:
             x, residual = (torch.randn(2, 3, n, generator=generator).to(weight) for n in (inner, width))
             expected = module.LayerNorm(module.dense(x) + residual)
             return bool((module(x, residual) - expected).abs().max() <= SAME * expected.abs().max())
-    except Exception:  # whatever a block raises that is not of this form
+    except Exception:  # a block of another form may raise anything
         return False
     finally:
         module.train(was_training)

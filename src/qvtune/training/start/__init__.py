@@ -1,1 +1,1 @@
-"""What a run does before its first step: a head that is fitted, and a first token that sees the whole text."""
+"""What a run does before its first step: it fits the head, and lets the first token see the whole text."""

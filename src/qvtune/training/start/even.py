@@ -1,11 +1,12 @@
-"""A first token that attends evenly: what the mean of the states knows, read where the head of an encoder looks.
+"""Let the first token attend evenly, so that an encoder's head reads the mean of the states there.
 
-A head that reads the first token gets from it what pretraining left there, which of models that were trained for
-embeddings is little: they were trained on the mean of their states. Attention with a query of zero weighs every token
-alike, so a first token whose query is zero in the last layers reads the mean of their values. The states of first
-tokens are nearly alike, whatever the text, and so are their queries q̄: a change of the query of rank one, B A with
-A h ≈ 1 for states h of first tokens and A h ≈ 0 for others, and B ≈ -q̄, takes them away and leaves the other tokens as
-they are. That is an ordinary adapter, which trains on like any other, and loads wherever adapters do.
+A head that reads the first token gets what pretraining left there. In models trained for embeddings that is little,
+since they were trained on the mean of their states. Attention with a query of zero weights all tokens equally. So a
+first token whose query is zero in the last layers reads the mean of their values.
+
+The states of first tokens are nearly the same for every text, and so are their queries q̄. A change of rank one to the
+query can therefore remove them and leave the other tokens as they are: B A with A h ≈ 1 for states h of first tokens,
+A h ≈ 0 for others, and B ≈ -q̄. That is an ordinary adapter: it trains on like any other, and loads where adapters do.
 """
 
 from collections.abc import Callable
@@ -21,18 +22,18 @@ from qvtune.methods.method import Adaptation
 from qvtune.roles.unwrap import unwrap
 from qvtune.training.start.features import Reader, watching
 
-# The last layers whose first token is made to attend evenly, and the texts that say what its states are like.
+# How many last layers are changed, and how many texts are read to learn the states of their first tokens.
 LAYERS = 2
 TEXTS = 128
-# States of other tokens that are kept of a text.
+# How many states of other tokens are taken from a text.
 OTHERS = 16
-# The part of the queries that must be gone, or the change is none worth making.
+# The fraction of the queries that must be removed; otherwise the change is not worth making.
 LEFT_AT_MOST = 0.5
 
 
 @dataclass(frozen=True)
 class Change:
-    """What was added to a query projection, and what takes it back."""
+    """A change that was added to a query projection, and the call that undoes it."""
 
     undo: Callable[[], None]
     left: float
@@ -43,14 +44,14 @@ def attend_evenly(model: nn.Module, adaptation: Adaptation, reader: Reader, toke
 
     Args:
         model: what `adapt` returned.
-        adaptation: what it did.
+        adaptation: the record of what `adapt` did.
         reader: runs the model.
         tokens: tokenised texts; the first `TEXTS` of them are read.
 
     Returns:
-        The changes, or None with the model as it was: where the query does not train, or trains by something that a
-        matrix cannot be added to, where the outputs do not hang on the first token alone, or where its queries are not
-        alike enough.
+        The changes, or None with the model unchanged: if the query does not train, or trains in a form to which no
+            matrix can be added, if the outputs do not depend on the first token alone, or if its queries are not
+            similar enough.
     """
     if "q" not in adaptation.roles:
         return None
@@ -63,7 +64,7 @@ def attend_evenly(model: nn.Module, adaptation: Adaptation, reader: Reader, toke
     if not _reads_first_token(reader, queries[-1], sample):
         return None
     changes: list[Change] = []
-    for query in queries:  # the states of a layer depend on what was changed in the one before
+    for query in queries:  # the states of a layer depend on the changes in earlier layers
         change = _take_away(query, reader, sample)
         changes.append(change)
         if change.left > LEFT_AT_MOST:
@@ -79,15 +80,15 @@ def take_back(changes: list[Change]) -> None:
 
 
 def rank_one(first: Tensor, others: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a (d,) and b (outputs,) with (h · a) b nearest to minus the query at first tokens, and to 0 at others.
+    """Return a (d,) and b (outputs,) that make (h · a) b nearest to minus the query at first tokens, to 0 at others.
 
-    The least squares over all matrices, weighing first tokens and other tokens alike, projected to rank one in the norm
-    of the same objective (reduced-rank regression, Izenman 1975).
+    This is the least-squares solution over all matrices, projected to rank one in the norm of the same objective
+    (reduced-rank regression, Izenman 1975). First tokens and other tokens have equal weight.
 
     Args:
         first: states of first tokens, (n, d).
         others: states of other tokens, (m, d), where m may be 0.
-        queries: what the projection makes of `first`, (n, outputs).
+        queries: outputs of the projection for `first`, (n, outputs).
     """
     h, o, q = first.double(), others.double(), queries.double()
     gram = h.T @ h / len(h)
@@ -121,13 +122,13 @@ def _states(query: nn.Module, reader: Reader, tokens: Dataset) -> tuple[Tensor, 
             if inputs.shape[1] == batch["attention_mask"].shape[1]:
                 rest = inputs[:, 1 : 1 + OTHERS]
                 others.append(rest[batch["attention_mask"][:, 1 : 1 + OTHERS].bool()])
-            else:  # the fast path computes the first position of the last layer alone
+            else:  # the fast path computes only the first position of the last layer
                 others.append(inputs[:, 1:].reshape(-1, inputs.shape[-1]))
     return torch.cat(first), torch.cat(others), torch.cat(queries)
 
 
 def _reads_first_token(reader: Reader, query: nn.Module, tokens: Dataset) -> bool:
-    """Whether the outputs stay what they are when the last layer's queries of all other tokens change."""
+    """Whether the outputs stay the same when the last layer's queries of all other tokens change."""
     few = tokens.select(range(min(8, len(tokens))))
 
     def outputs() -> Tensor:
@@ -157,17 +158,17 @@ def _reads_first_token(reader: Reader, query: nn.Module, tokens: Dataset) -> boo
 
 
 def _can_add(query: Any) -> bool:
-    """Whether a matrix can be added to what a projection trains: plain LoRA that starts at zero, or its own weight."""
+    """Whether a matrix can be added to what a projection trains: plain LoRA that starts at zero, or the full weight."""
     if hasattr(query, "lora_A"):
         name = query.active_adapters[0] if len(query.active_adapters) == 1 else None
-        # AdaLoRA's factors are parameters, and start otherwise.
+        # AdaLoRA's factors are parameters and start differently.
         factor = query.lora_B[name] if name in query.lora_B and name not in query.lora_variant else None
         return isinstance(factor, nn.Linear) and not factor.weight.any()
     return isinstance(query, (nn.Linear, Conv1D)) and query.weight.requires_grad
 
 
 def _add(query: Any, a: Tensor, b: Tensor) -> Callable[[], None]:
-    """Add the map h -> (h · a) b to a projection, and return what takes it away again."""
+    """Add the map h -> (h · a) b to a projection, and return a function that removes it."""
     if not hasattr(query, "lora_A"):
         weight = query.weight
         before = weight.detach().clone()
@@ -177,7 +178,7 @@ def _add(query: Any, a: Tensor, b: Tensor) -> Callable[[], None]:
     name = query.active_adapters[0]
     factor_a, factor_b = query.lora_A[name].weight, query.lora_B[name].weight
     old_a, old_b = factor_a.detach().clone(), factor_b.detach().clone()
-    # A's row keeps the size that it was drawn with, at which dropout and rates of A act as on the others.
+    # A's row keeps its initial size, so that dropout and the rate of A act on it as on the other rows.
     size = old_a[0].double().norm() / a.norm()
     factor_a.data[0] = (a * size).to(factor_a)
     factor_b.data[:, 0] = (b / size / query.scaling[name]).to(factor_b)

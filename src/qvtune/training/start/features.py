@@ -1,4 +1,4 @@
-"""What the last linear layer of a model's head reads, by example: the features that a probe is fitted on."""
+"""The features that a probe is fitted on: the inputs of the last linear layer of a model's head, by example."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,8 +25,8 @@ class HeadLayers:
     """Linear layers of a head.
 
     Attributes:
-        output: the one that gives the model's outputs.
-        before: square ones in front of it that came without weights, in the order in which they compute.
+        output: the layer that gives the model's outputs.
+        before: square layers in front of it that have no weights in the checkpoint, in the order of computation.
     """
 
     output: nn.Linear
@@ -38,12 +38,12 @@ def head_layers(model: nn.Module, adaptation: Adaptation, new: set[str], outputs
 
     Args:
         model: what `adapt` returned.
-        adaptation: what it did; says which modules are the head.
+        adaptation: the record of what it did; says which modules are the head.
         new: names that the head's new parameters had before the model was adapted.
         outputs: number of outputs of the model.
 
     Returns:
-        The layers, or None where the last layer of the head came with weights or is no linear layer.
+        The layers, or None if the last layer of the head has weights in the checkpoint or is not a linear layer.
     """
     inner = unwrap(model)
     linear: dict[str, nn.Linear] = {}
@@ -51,7 +51,7 @@ def head_layers(model: nn.Module, adaptation: Adaptation, new: set[str], outputs
         trains = isinstance(module, nn.Linear) and module.weight.requires_grad
         owner = next((head for head in adaptation.head if name == head or name.startswith(f"{head}.")), None)
         if trains and owner is not None and adaptation.attention.role_of_module(f"{name}.weight") is None:
-            # PEFT trains a copy of the head, below a name of its own.
+            # PEFT trains a copy of the head, under its own name.
             linear[name.replace(".modules_to_save.default", "")] = module
     last = next((name for name in reversed(linear) if linear[name].out_features == outputs), None)
     if last is None or f"{last}.weight" not in new:
@@ -71,9 +71,9 @@ class Reader:
         model: what `adapt` returned, on its device, accelerated or not.
         tokenizer: pads.
         batch_size: examples per forward pass.
-        precision: of the forward passes, "fp32", "bf16" or "fp16".
+        precision: precision of the forward passes, "fp32", "bf16" or "fp16".
         console: where progress goes.
-        collate: makes a batch of rows; pads them when None.
+        collate: makes a batch from rows; pads them when None.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Reader:
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def batches(self, tokens: Dataset) -> Iterator[tuple[NDArray, dict[str, Tensor], Any]]:
-        """Yield which examples a batch holds, the batch, and what the model returned for it; longest ones first."""
+        """Yield the indices of a batch's examples, the batch, and the model's output for it; longest texts first."""
         columns = [name for name in tokens.column_names if name in self.tokenizer.model_input_names]
         by_length, order = longest_first(tokens.select_columns(columns))
         rows = by_length.to_list()
@@ -109,12 +109,12 @@ class Reader:
             self.model.train(was_training)
 
     def inputs_of(self, layer: nn.Linear, output: nn.Linear, tokens: Dataset) -> NDArray[np.float32]:
-        """Return (examples, features): what a layer of the head read for every text, at the position that is taken.
+        """Return (examples, features): the inputs of a head's layer for every text, at the position that the head uses.
 
-        Heads of decoders map every position and take one of them; which one, the outputs of the last layer tell.
+        Heads of decoders map every position and use one of them. The outputs of the last layer show which one.
 
         Args:
-            layer: whose inputs are wanted.
+            layer: the layer whose inputs are returned.
             output: the last layer of the head.
             tokens: tokenised texts.
         """
@@ -135,7 +135,7 @@ class Reader:
 
 @contextmanager
 def watching(module: nn.Module, see: Any) -> Iterator[None]:
-    """Call `see(input, output)` in every forward pass of a module; what it returns replaces the output if not None."""
+    """Call `see(input, output)` in every forward pass of a module; a result that is not None replaces the output."""
     hook = module.register_forward_hook(lambda _, args, output: see(args[0], output))
     try:
         yield
@@ -144,7 +144,7 @@ def watching(module: nn.Module, see: Any) -> Iterator[None]:
 
 
 def _at_taken_position(inputs: Tensor, own: Tensor, logits: Tensor) -> Tensor:
-    """Return (b, d) of inputs (b, d) or (b, s, d), where own outputs (b, s, k) are the model's (b, k)."""
+    """Return (b, d): inputs (b, d) or (b, s, d) at the position where own outputs (b, s, k) are the model's (b, k)."""
     if inputs.ndim == 2:
         return inputs
     apart = (own.float() - logits.float()[:, None]).abs().sum(dim=-1)  # (b, s)

@@ -1,4 +1,4 @@
-"""`start_head`: what a run's head is before the first step, and how good it is by itself."""
+"""`start_head`: the head that a run starts with, and how good it is before the first step."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,18 +21,18 @@ from qvtune.training.start.even import attend_evenly, take_back
 from qvtune.training.start.features import HeadLayers, Reader, head_layers
 from qvtune.training.start.probe import Probe, fit_probe, root_mean_square
 
-# "probe" is the better of "plain", the features as they are, and "even", those of a first token that attends evenly.
+# "plain" takes the features as they are, "even" those of a first token that attends evenly; "probe" is the better one.
 PROBE, PLAIN, EVEN, RANDOM = "probe", "plain", "even", "random"
 
-# A probe is fitted on this many examples at most; on more it hardly gets better, and costs as much again.
+# A probe is fitted on at most this many examples. More cost as much again and hardly make it better.
 MOST_EXAMPLES = 3_000
-# Kinds of start are compared on this many.
+# Kinds of start are compared on this many examples.
 COMPARED = 1_000
-# The logits of a head that is fitted start at this part of the probe's, and numbers at this part of their distance from
-# the mean: it predicts the same classes or order, less surely, so that a training example is not as good as solved
-# before the body has learned anything from it.
+# A fitted head starts with the probe's logits times this factor, or for numbers with their distance from the mean times
+# this factor. It predicts the same classes or order, but less surely. Otherwise training examples would be nearly
+# solved before the body has learned anything from them.
 SHRINK = 0.2
-# Features of a new layer before an activation start this far above zero where it cuts off below.
+# Features of a new layer start this far above zero if the activation after it cuts off below zero.
 ABOVE_ZERO = 2.0
 CUTS_BELOW = -0.3
 CUT_TRIED = 64
@@ -44,11 +44,12 @@ class HeadStart:
 
     Attributes:
         kind: "plain", "even" or "random".
-        reason: why the head is random where a probe was asked for; None otherwise.
-        metrics: of the probe alone, before any step, as the run's own metrics are named; empty for a random head.
-        strength: of the probe's regularisation, as in `probe.STRENGTHS`.
-        held_out_loss: of every kind that was tried, the probe's loss on training examples that it was not fitted on.
-        examples: how many it was fitted on.
+        reason: why the head is random although a probe was asked for; None otherwise.
+        metrics: metrics of the probe alone, before any step, under the names of the run's metrics; empty for a random
+            head.
+        strength: strength of the probe's regularisation, as in `probe.STRENGTHS`.
+        held_out_loss: for every kind that was tried, the probe's loss on training examples that it was not fitted on.
+        examples: how many examples it was fitted on.
     """
 
     kind: str
@@ -80,22 +81,22 @@ def start_head(
 ) -> HeadStart:
     """Fit the head of an adapted model on the features that it has before the first step.
 
-    Linear probing, then fine-tuning (Kumar et al. 2022). New square layers of the head in front of its last one start
-    as a scaling of each feature to unit size, which their activation leaves nearly linear; the last layer becomes the
-    probe, with logits shrunk to `SHRINK`. With "probe" it is fitted on the features as they are and on those of a first
-    token that attends evenly, and the one with the lower loss on held-out training examples stays.
+    This is linear probing, then fine-tuning (Kumar et al. 2022). New square layers in front of the head's last layer
+    start by scaling each feature to unit size, which their activation leaves nearly linear. The last layer becomes the
+    probe, with logits shrunk to `SHRINK`. With "probe", one probe is fitted on the features as they are and one on
+    those of a first token that attends evenly. The one with the lower loss on held-out training examples stays.
 
     Args:
         model: what `adapt` returned, changed in place.
         task: what is learned.
-        train: tokenised training examples with `labels`; a seeded sample of `MOST_EXAMPLES` is used of more.
-        splits: tokenised evaluation sets by name, to say how good the probe is alone.
+        train: tokenised training examples with `labels`; of more than `MOST_EXAMPLES` a seeded sample is used.
+        splits: tokenised evaluation sets by name, to measure the probe alone.
         tokenizer: pads.
-        kind: "probe", or "plain" or "even" to try one of the two alone, or "random" to change nothing.
-        new: names of the parameters that the model's checkpoint did not bring.
+        kind: "probe", or "plain" or "even" to try only one of the two, or "random" to change nothing.
+        new: names of the parameters that are not in the model's checkpoint.
         batch_size: examples per forward pass.
-        seed: of the sample and of what is held out.
-        precision: of the forward passes, "fp32", "bf16" or "fp16".
+        seed: seed of the sample and of the held-out part.
+        precision: precision of the forward passes, "fp32", "bf16" or "fp16".
         class_weights: weight of every class in the probe's loss.
         console: where progress goes; standard error when None.
     """
@@ -133,10 +134,10 @@ def _choose(
     kind: str,
     probe: Callable[[Dataset], Probe],
 ) -> tuple[str, Probe, dict[str, float]]:
-    """Fit the probe on the features as they are, and on those of a first token that attends evenly; the better stays.
+    """Fit a probe on the features as they are and on those of a first token that attends evenly; the better one stays.
 
     Returns:
-        The name of the one that stays, the probe, and the loss on held-out examples of each that was tried.
+        The kind that stays, its probe, and the loss on held-out examples of each kind that was tried.
     """
     few = sample.select(range(min(COMPARED, len(sample))))
     tried = {PLAIN: probe(few)} if kind != EVEN else {}
@@ -159,14 +160,14 @@ def _features(layers: HeadLayers, reader: Reader, tokens: Dataset) -> NDArray[np
 
 
 def _sample(task: Task, train: Dataset, seed: int) -> Dataset:
-    """Return the examples that a probe is fitted on, shuffled, so that the first ones are a sample too."""
+    """Return the examples for fitting a probe. They are shuffled, so that the first ones are a sample too."""
     strata = task.strata(list(train["labels"]))
     chosen = stratified_sample(strata, len(train), min(MOST_EXAMPLES, len(train)), seed)
     return train.select(np.random.default_rng(seed).permutation(chosen))
 
 
 def _scale(layer: nn.Linear, following: nn.Linear, output: nn.Linear, reader: Reader, tokens: Dataset) -> None:
-    """Let a new square layer centre and scale each feature, and raise it above zero where what follows cuts there."""
+    """Let a new square layer centre and scale each feature, and raise it above zero if the next function cuts there."""
     features = reader.inputs_of(layer, output, tokens)
     size = root_mean_square(features)
     weight, bias = np.diag(1 / size), -features.mean(axis=0) / size
@@ -184,7 +185,7 @@ def _set(layer: nn.Linear, weight: NDArray, bias: NDArray) -> None:
 def _measure(
     probe: Probe, task: Task, layers: HeadLayers, reader: Reader, splits: Mapping[str, Dataset]
 ) -> dict[str, float]:
-    """Return the metrics that a run with this head and no step would have."""
+    """Return the metrics of a run with this head and no steps."""
     scores = {
         split: probe.scores(reader.inputs_of(layers.output, layers.output, tokens)) for split, tokens in splits.items()
     }

@@ -1,4 +1,4 @@
-"""The linear probe: a linear layer fitted on frozen features, as strongly regularised as held-out examples ask for."""
+"""The linear probe: a linear layer fitted on frozen features; held-out examples choose its regularisation."""
 
 import warnings
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from qvtune.tasks.task import Task
 
-# Weights of the fit in the objective: mean loss + ‖w‖² / (2 strength), on features of unit root mean square.
+# Candidate strengths in the objective: mean loss + ‖w‖² / (2 strength), on features of unit root mean square.
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1_000.0, 10_000.0)
-# Examples up to which the strength is chosen by cross-validation; beyond, one held-out part says enough.
+# Up to this many examples, cross-validation chooses the strength; with more, one held-out part is enough.
 CROSS_VALIDATED = 1_000
 FOLDS = 5
 HELD_OUT = 0.2
@@ -19,13 +19,13 @@ HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear layer and how good it was on examples that it was not fitted on.
+    """A linear layer and its loss on examples that it was not fitted on.
 
     Attributes:
         weight: (outputs, features).
         bias: (outputs,).
-        strength: which of `STRENGTHS` was chosen.
-        held_out_loss: mean cross entropy, or squared error, of the examples held out to choose it.
+        strength: the chosen one of `STRENGTHS`.
+        held_out_loss: mean cross entropy, or squared error, on the examples held out to choose the strength.
     """
 
     weight: NDArray[np.float64]
@@ -47,20 +47,20 @@ def fit_probe(
     *,
     has_bias: bool = True,
 ) -> Probe:
-    """Fit the linear head of a task: for classes multinomial logistic regression, for numbers ridge regression.
+    """Fit the linear head of a task, by multinomial logistic regression for classes or ridge regression for numbers.
 
-    Features are centred, and divided by what their root mean square was before, so that one which hardly changes gets a
-    small weight: dropout in front of a head takes away its whole value (Wager et al. 2013, "Dropout Training as
-    Adaptive Regularization"). The layer that is returned takes features as they are. The strength is the one with the
-    lowest loss over held-out examples; the fit is then made on all of them.
+    Features are centred and divided by their root mean square before centring, so that a feature that hardly varies
+        gets a small weight: dropout in front of a head removes its whole value (Wager et al. 2013, "Dropout Training as
+    Adaptive Regularization"). The returned layer takes features as they are. The strength with the lowest loss on
+    held-out examples is chosen; the final fit uses all examples.
 
     Args:
         features: (examples, features).
         labels: (examples,) class ids or floats.
-        task: says which, and how many outputs there are; a class that does not occur is never predicted.
-        seed: of the parts that are held out.
-        class_weights: weight of every class in the loss, all alike when None.
-        has_bias: whether the layer has one; without, features are not centred, and `bias` is zero.
+        task: says which of the two, and how many outputs there are; a class that does not occur is never predicted.
+        seed: seed of the held-out parts.
+        class_weights: weight of every class in the loss, all equal when None.
+        has_bias: whether the layer has a bias; without one, features are not centred, and `bias` is zero.
     """
     values = np.asarray(features, dtype=np.float64)
     center, size = values.mean(axis=0) * has_bias, root_mean_square(values)
@@ -80,13 +80,13 @@ def fit_probe(
 
 
 def root_mean_square(features: NDArray) -> NDArray[np.float64]:
-    """Return (features,) of (examples, features), 1 for a feature that is always zero."""
+    """Return the root mean square of every feature: (features,) from (examples, features); 1 if always zero."""
     size = np.sqrt(np.mean(np.square(features, dtype=np.float64), axis=0))
     return np.where(size > 0, size, 1.0)
 
 
 def _parts(targets: NDArray, task: Task, seed: int) -> list[tuple[NDArray, NDArray]]:
-    """Return which examples are fitted on and which are held out, by fold; none where there are too few."""
+    """Return the examples to fit on and those held out, by fold; no folds if there are too few."""
     from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
 
     count = len(targets)
@@ -103,12 +103,12 @@ def _parts(targets: NDArray, task: Task, seed: int) -> list[tuple[NDArray, NDArr
         kind = StratifiedKFold if stratified else KFold
         splitter = kind(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes with fewer examples than there are folds
+        warnings.simplefilter("ignore")  # about classes with fewer examples than folds
         parts = list(splitter.split(np.zeros((count, 1)), strata if stratified else None))
     return [(rest, out) for rest, out in parts if task.probe_problem(targets[rest]) is None]
 
 
 def _losses(task: Task, scores: NDArray, targets: NDArray, weights: NDArray | None) -> NDArray:
-    """Return the loss of every example, weighted by class so that the mean over the examples is the objective's."""
+    """Return the loss of every example, weighted by class so that their mean is the loss in the objective."""
     losses = task.losses(scores, targets)
     return losses if weights is None else losses * weights[targets] / weights[targets].mean()

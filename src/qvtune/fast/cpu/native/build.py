@@ -1,4 +1,4 @@
-"""Compile the kernels for the processor that is here, once."""
+"""Compile the kernels for the present processor, once."""
 
 import atexit
 import hashlib
@@ -19,7 +19,7 @@ from qvtune.processor import InstructionSet, instruction_set
 
 SOURCES = Path(__file__).parent
 FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
-# What GCC calls the processors that instructions stand for.
+# GCC's names for the processors with these instructions.
 PROCESSORS: dict[InstructionSet, str] = {
     "native": "native",
     "avx512": "x86-64-v4",
@@ -31,11 +31,11 @@ PROCESSORS: dict[InstructionSet, str] = {
 def compiled_kernels() -> Path | None:
     """Return the shared library with the kernels, compiled if it is not in the cache.
 
-    Needs Linux and GCC, whose OpenMP is the one that torch runs on there: another one's threads would fight with
-    torch's for the processors. None where that is missing or fails, with a warning in the latter case.
+    This needs Linux and GCC, since torch uses GCC's OpenMP there: threads of another OpenMP would compete with torch's
+    for the processors. Returns None if GCC is missing or fails; a failure gives a warning.
 
     Raises:
-        ConfigError: if QVTUNE_ISA names no instructions that are here.
+        ConfigError: if QVTUNE_ISA names instructions that this processor does not have.
     """
     compiler = find_compiler()
     if compiler is None:
@@ -52,7 +52,7 @@ def compiled_kernels() -> Path | None:
 
 
 def find_compiler() -> str | None:
-    """Return GCC's C++ compiler: what CXX names if that is one, or g++."""
+    """Return GCC's C++ compiler: the one in CXX if that is GCC's, or g++."""
     if not sys.platform.startswith("linux") or not torch.backends.openmp.is_available():
         return None
     named = os.environ.get("CXX", "")
@@ -71,7 +71,7 @@ def _architecture() -> str:
 
 
 def _key(compiler: str, architecture: str) -> str:
-    """Return a name for the sources, the compiler, the flags and the processor, also where that is "native"."""
+    """Return a name for the sources, the compiler, the flags and the processor, also for "native"."""
     digest = hashlib.sha256(" ".join((*FLAGS, architecture)).encode())
     for source in sorted((*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp"))):
         digest.update(source.read_bytes())
@@ -84,7 +84,7 @@ def _key(compiler: str, architecture: str) -> str:
 
 def _compile(compiler: str, architecture: str, folder: Path) -> Path:
     objects, library = folder / "kernels.o", folder / "kernels.so"
-    # Wheels of torch bring an OpenMP of their own, under a name of its own in some versions.
+    # Wheels of torch contain their own OpenMP, in some versions under a special name.
     brought = sorted(str(path) for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"))
     link = [*(brought or ["-lgomp"]), "-lm"]
     for command in (

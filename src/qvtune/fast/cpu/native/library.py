@@ -12,7 +12,7 @@ from qvtune.amounts import format_bytes
 from qvtune.errors import OutOfMemoryError
 from qvtune.fast.cpu.native.build import compiled_kernels
 
-# Suffixes of the kernels' names by the type of what they compute on.
+# Suffixes of the kernels' names by the type of their tensors.
 SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 _TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float, "k": ctypes.c_uint64, "w": ctypes.c_int32}
@@ -30,26 +30,26 @@ _SIGNATURES = {
     "attention": "pppppfppkwf",
     "attention_backward": "pppppfpppppkwf",
 }
-# Kernels of one type alone.
+# Kernels for only one type.
 _BF16_SIGNATURES = {"product": "ppppiii"}
-# Functions that allocate nothing.
+# Functions that do not allocate memory.
 _OTHERS = {"random_bits": "kip", "may_use_tiles": ""}
 
 Argument = Tensor | int | float | None
 
 
 def has_kernels(*tensors: Tensor) -> bool:
-    """Whether there are kernels, for tensors that are all on the CPU and of one type that they know."""
+    """Whether there are kernels for these tensors: all on the CPU and of one type that the kernels support."""
     first = tensors[0].dtype
     known = all(tensor.device.type == "cpu" and tensor.dtype == first for tensor in tensors)
     return known and first in SUFFIXES and load_kernels() is not None
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
-    """Run a kernel. Tensors are contiguous where the kernel is not told strides; None is a null pointer.
+    """Run a kernel. Tensors have to be contiguous unless the kernel gets strides; None is a null pointer.
 
     Raises:
-        OutOfMemoryError: if the kernel had not the memory that it works in. What it writes is then undefined.
+        OutOfMemoryError: if the kernel did not get its working memory. Its output is then undefined.
     """
     kernels = load_kernels()
     assert kernels is not None, "asked by has_kernels"
@@ -63,7 +63,7 @@ def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
 
 
 def random_bits(key: int, words: int) -> Tensor:
-    """Return 16-bit pieces of so many words of a key, as `bits.random_words` makes them."""
+    """Return 16-bit pieces of the first `words` words of a key, as `bits.random_words` makes them."""
     kernels = load_kernels()
     assert kernels is not None, "asked by has_kernels"
     bits = torch.empty(4 * words, dtype=torch.int16)
@@ -73,14 +73,14 @@ def random_bits(key: int, words: int) -> Tensor:
 
 @cache
 def has_tiles() -> bool:
-    """Whether the processor multiplies bfloat16 matrices by AMX, and the system lets this process do so."""
+    """Whether the processor multiplies bfloat16 matrices with AMX, and the system allows this process to use it."""
     kernels = load_kernels()
     return kernels is not None and bool(kernels["may_use_tiles"]())
 
 
 @cache
 def load_kernels() -> dict[str, Callable[..., Any]] | None:
-    """Return the compiled kernels by name, or None where they cannot be had."""
+    """Return the compiled kernels by name, or None if they are not available."""
     path = compiled_kernels()
     if path is None:
         return None
