@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from tiny import make_reviews, save_tiny_bert, save_tiny_llama, write_reviews
 
 from qvtune.cli.main import main
+from qvtune.methods.table import METHODS
 from qvtune.network import hub_is_reachable
 from qvtune.training.folder import RunFolder
 
@@ -152,7 +153,7 @@ CASES = {
     "unknown target": (f"{GOOD} --target q_prj", "unknown projection 'q_prj'. Did you mean 'q_proj'?"),
     "unknown method": (
         f"{GOOD} --method lorra",
-        "'bitfit' or 'head'. Did you mean 'lora'?",
+        f"{list(METHODS)[-2]!r} or {list(METHODS)[-1]!r}. Did you mean 'lora'?",
     ),
     "unknown model folder": ("train --model ./nowhere --out @out --data @good.csv", "no such folder"),
     "folder without a model": ("train --model @emptyfolder --out @out --data @good.csv", "has no config.json"),

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -18,6 +19,7 @@ from qvtune.cli.main import main
 from qvtune.errors import ConfigError, DataError, Interrupted, RunError
 from qvtune.lab.estimate import estimate
 from qvtune.lab.execution import DEFAULT_EXECUTION, Execution
+from qvtune.lab.executors import EXECUTORS
 from qvtune.lab.meter import RunsProgress
 from qvtune.lab.outcome import end_file
 from qvtune.lab.store import Store
@@ -287,6 +289,10 @@ def test_two_sweeps_of_one_store_train_no_run_twice(options: dict, tmp_path: Pat
     assert list(table["status"]) == ["finished"] * 2
     steps = [json.loads(line)["step"] for line in next(tmp_path.glob("runs/*/metrics.jsonl")).read_text().splitlines()]
     assert steps == sorted(steps)
+
+
+def test_every_executor_is_an_option() -> None:
+    assert set(EXECUTORS) == set(get_args(Execution.model_fields["executor"].annotation))
 
 
 def test_another_store_in_the_way(options: dict, tmp_path: Path) -> None:

@@ -216,15 +216,17 @@ def test_what_is_not_registered_is_named(
     words = options(place)
     words[words.index("ordinal")] = "ordnal"
     assert main(["train", *words, "--out", str(tmp_path / "run")]) == 2
-    expected = "'ordnal'; it should be 'classification', 'regression' or 'ordinal'. Did you mean 'ordinal'?"
+    *others, last = [repr(kind) for kind in TASKS]
+    expected = f"'ordnal'; it should be {', '.join(others)} or {last}. Did you mean 'ordinal'?"
     assert f"--task-type is {expected}" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["train", "--help"])
-    assert "{classification,regression,ordinal}" in capsys.readouterr().out
+    assert f"{{{','.join(TASKS)}}}" in capsys.readouterr().out
     monkeypatch.delitem(TASKS, "ordinal")
     for command in (["evaluate", "--run", str(trained)], ["train", "--resume", str(trained)]):
         assert main(command) == 2
-        expected = "task_type is 'ordinal'; it should be 'classification' or 'regression'"
+        *others, last = [repr(kind) for kind in TASKS]
+        expected = f"task_type is 'ordinal'; it should be {', '.join(others)} or {last}"
         assert f"{trained}/config.yaml: {expected}" in capsys.readouterr().err
     monkeypatch.setitem(TASKS, "ordinal", Ordinal)
 

@@ -1,5 +1,6 @@
 """A step against float64: the mean over all examples however they are spread, hooks once, schedules and clipping."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from qvtune.errors import RunError
 from qvtune.methods.method import Method
 from qvtune.training.objective import Batch
 from qvtune.training.processes import accelerator_for
@@ -121,6 +123,25 @@ def test_the_norm_is_clipped_and_the_schedule_moves_on() -> None:
         assert float(first.gradient_norm) > 1e-2
         second = step([Share(part) for part in make_parts([5])], 2)
     assert (first.rates, second.rates) == ((0.5,), (0.25,))
+
+
+def test_a_second_thread_is_refused() -> None:
+    said = []
+
+    def train() -> None:
+        try:
+            with accelerator_for(CPU, "fp32"):
+                said.append("trains")
+        except RunError as error:
+            said.append(str(error))
+
+    with accelerator_for(CPU, "fp32"):
+        thread = threading.Thread(target=train)
+        thread.start()
+        thread.join()
+    train()
+    assert "another thread of this process trains" in said[0]
+    assert said[1] == "trains"
 
 
 def test_accelerate_is_left_as_it_was_found() -> None:

@@ -8,7 +8,7 @@ import re
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from qvtune.errors import DataError
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 GZIP_SUFFIX, GZIP_START = ".gz", b"\x1f\x8b"
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 # Names of files that say nothing about their content.
 NAMELESS = ("train", "training", "data", "dataset")
 
@@ -56,18 +55,11 @@ def read_table(path: Path, header: tuple[str, ...] | None = None) -> Table:
     """
     check_file(path)
     suffix = table_suffix(path)
-    if suffix not in SUFFIXES:
-        raise DataError(f"{path}: unknown format '{suffix}'. Use a file that ends in {', '.join(SUFFIXES)}.")
+    if suffix not in READERS:
+        raise DataError(f"{path}: unknown format '{suffix}'. Use a file that ends in {', '.join(READERS)}.")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
-    if suffix == ".parquet":
-        table = _read_parquet(path)
-    elif header is not None:
-        table = _read_tsv(path, read_text(path), header)
-    else:
-        text = read_text(path)
-        reader = {".csv": _read_csv, ".tsv": _read_tsv, ".jsonl": _read_jsonl}[suffix]
-        table = reader(path, text)
+    table = READERS[suffix](path) if header is None else _read_tsv(path, header)
     if not table.rows:
         raise DataError(f"{path}: has {'only blank lines' if suffix == '.jsonl' else 'a header and no rows'}.")
     return table
@@ -82,7 +74,7 @@ def check_file(path: Path) -> None:
     if not path.exists():
         raise DataError(f"{path}: no such file. Check the path.")
     if path.is_dir():
-        raise DataError(f"{path}: is a folder, not a file. Name a file that ends in {', '.join(SUFFIXES)}.")
+        raise DataError(f"{path}: is a folder, not a file. Name a file that ends in {', '.join(READERS)}.")
     if not path.is_file():
         raise DataError(f"{path}: is a pipe or a device, not a file. Write what it gives into a file.")
 
@@ -93,7 +85,7 @@ def check_table(data: str | Path) -> None:
     Raises:
         DataError: if there is none.
     """
-    if table_suffix(Path(data)) in SUFFIXES:
+    if table_suffix(Path(data)) in READERS:
         check_file(Path(data))
 
 
@@ -141,9 +133,9 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def _read_csv(path: Path, text: str) -> Table:
+def _read_csv(path: Path) -> Table:
     # StringIO ends lines only at \n and \r; str.splitlines would also cut a text at U+2028.
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     limit = csv.field_size_limit(sys.maxsize)
     try:
         return _from_cells(path, _csv_rows(path, reader))
@@ -162,8 +154,8 @@ def _csv_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}, line {start}: {error}. Check the quotes of that row.") from error
 
 
-def _read_tsv(path: Path, text: str, header: Sequence[str] | None = None) -> Table:
-    lines = text.replace("\r\n", "\n").split("\n")
+def _read_tsv(path: Path, header: Sequence[str] | None = None) -> Table:
+    lines = read_text(path).replace("\r\n", "\n").split("\n")
     return _from_cells(path, ((n, line.split("\t")) for n, line in enumerate(lines, 1) if line), header)
 
 
@@ -186,11 +178,11 @@ def _from_cells(path: Path, numbered: Iterator[tuple[int, list[str]]], header: S
     return Table(path, columns, rows, places)
 
 
-def _read_jsonl(path: Path, text: str) -> Table:
+def _read_jsonl(path: Path) -> Table:
     columns: tuple[str, ...] = ()
     rows: list[tuple[Any, ...]] = []
     places = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         place = f"{path}, line {number}"
@@ -255,6 +247,15 @@ def _cells(path: Path, name: str, column: Any) -> list[Any]:
             f"{path}, row {len(cells) + 1}: column '{name}' holds bytes that are not UTF-8. Correct or remove that row."
         ) from None
     return cells
+
+
+# The reader of each kind of file, by its ending.
+READERS: dict[str, Callable[[Path], Table]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}
 
 
 def _checked_columns(path: Path, names: list[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from qvtune.data import hub, packaged
 from qvtune.data.glue import glue_name, glue_task
 from qvtune.data.records import Records, take_columns
 from qvtune.data.samples import stratified_sample
-from qvtune.data.tables import SUFFIXES, Table, data_name, read_table, table_suffix
+from qvtune.data.tables import READERS, Table, data_name, read_table, table_suffix
 from qvtune.errors import DataError
 from qvtune.tasks import glue
 from qvtune.tasks.examples import TextData
@@ -79,9 +79,9 @@ def _load(options: DataOptions, seed: int) -> TextData:
     if path.is_dir() and hub.is_saved_folder(path):
         return _from_records(path.name, *from_splits(options, hub.load_saved(path), data), options, seed)
     # Folders such as "." and ".." have no name to which a suffix could be added.
-    if named := next((s for s in SUFFIXES if path.name and not path.suffix and path.with_suffix(s).is_file()), None):
+    if named := next((s for s in READERS if path.name and not path.suffix and path.with_suffix(s).is_file()), None):
         raise DataError(f"{data}: no such file. Did you mean '{path.with_suffix(named)}'?")
-    if path.exists() or table_suffix(path) in SUFFIXES or data.startswith((".", "/", "~")):
+    if path.exists() or table_suffix(path) in READERS or data.startswith((".", "/", "~")):
         train, note = read_records(path, options)
         return _from_records(data_name(path), train, None, [note] if note else [], options, seed)
     return _from_records(data, *from_splits(options, hub.load_hub(data, options.data_config), data), options, seed)

@@ -1,6 +1,7 @@
 """The one place that sets up Accelerate: this process's device and precision, and the processes that train with it."""
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +10,13 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
-from qvtune.errors import ConfigError
+from qvtune.errors import ConfigError, RunError
 
 # Accelerate's names for the precisions.
 MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 _STATES = (PartialState, AcceleratorState, GradientState)
+# Held by the thread that trains. Random states and those of Accelerate belong to the whole process.
+_TRAINING = threading.RLock()
 
 
 @contextmanager
@@ -37,8 +40,23 @@ def accelerator_for(
 
     Raises:
         ConfigError: if `accelerate launch` was told to shard the model.
+        RunError: if another thread of this process trains.
     """
     check_unsharded()
+    if not _TRAINING.acquire(blocking=False):
+        raise RunError(
+            "another thread of this process trains, and both would draw from one random state, so neither would give "
+            "its numbers. Train one after the other, or in a process each."
+        )
+    try:
+        yield from _set_up(device, precision, find_unused, trackers, log_folder)
+    finally:
+        _TRAINING.release()
+
+
+def _set_up(
+    device: torch.device, precision: str, find_unused: bool, trackers: Sequence[str], log_folder: Path | None
+) -> Iterator[Accelerator]:
     before = [dict(state._shared_state) for state in _STATES]
     # Accelerate holds one device and precision for a process and has no public way to change them. A program that
     # trains twice, or has its own Accelerator, would be refused.
