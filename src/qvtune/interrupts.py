@@ -1,8 +1,9 @@
 """Handle SIGINT and SIGTERM for a while."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rich.console import Console
@@ -58,7 +59,14 @@ def stopping_on_signals(console: Console) -> Iterator[Stop]:
         if asked.requested:
             raise KeyboardInterrupt
         asked.requested = True
-        console.out("Saving after this step, then stopping. Once more ends at once.", highlight=False)
+        _write(console, "Saving after this step, then stopping. Once more ends at once.\n")
 
     with answering_signals(stop):
         yield asked
+
+
+def _write(console: Console, text: str) -> None:
+    """Write past the console's buffer, in which the signal may have met a line: it would come out twice."""
+    if not console.quiet:
+        with suppress(OSError, ValueError):  # of a console that is no file
+            os.write(console.file.fileno(), text.encode())

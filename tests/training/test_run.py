@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tiny import GOOD, make_reviews, save_tiny_bert, save_tiny_gpt2, write_reviews
 
-from qvtune.errors import Interrupted, RunError
+from qvtune.errors import ConfigError, Interrupted, RunError
 from qvtune.interrupts import Stop, stopping_on_signals
 from qvtune.training.callbacks import Callback, Progress
 from qvtune.training.checkpoint import Checkpoints
@@ -331,3 +332,26 @@ def test_a_stop_that_is_asked_for_while_a_step_is_logged_comes_after_the_next(
     with pytest.raises(Interrupted, match="stopped at step 3 of"):
         run(make_config(settings | {"batch_size": 8}), QUIET, stop=stop)
     assert [checkpoint.step for checkpoint in Checkpoints(tmp_path / "run" / "checkpoints").all()] == [3]
+
+
+class Misspelt(Callback):
+    def on_evaluation(self, progress: Progress, metrics: dict) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "said"),
+    [
+        ([Callback], "make an object of a class of qvtune.Callback"),
+        (Callback(), "should be a list of qvtune.Callback objects"),
+        ([Misspelt()], "Misspelt.on_evaluation: no such event. Did you mean 'on_evaluate'"),
+    ],
+    ids=["a class", "no list", "a misspelt event"],
+)
+def test_callbacks_that_would_never_be_called_are_refused(
+    callbacks: Any, said: str, place: Path, tmp_path: Path
+) -> None:
+    settings = {"model": str(place / "bert"), "data": str(place / "reviews.csv"), "out": str(tmp_path / "run")}
+    with pytest.raises(ConfigError, match=said):
+        run(make_config(settings), QUIET, callbacks=callbacks)
+    assert not (tmp_path / "run").exists()

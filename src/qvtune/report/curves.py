@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from qvtune.rates import HEAD
 from qvtune.report.chart import Chart, Series
 from qvtune.training.balance import BLOWN, MOVED, STARVED, USUAL, USUAL_MOVED, WINDOW
 from qvtune.training.output_change import QUERY_KEY
@@ -79,7 +80,9 @@ def _losses(records: list[dict[str, Any]]) -> list[Series]:
 
 
 def _prefixed(records: list[dict[str, Any]], prefix: str) -> list[Series]:
-    names = sorted({name for record in records for name in record if name.startswith(prefix)})
+    found = sorted({name for record in records for name in record if name.startswith(prefix)})
+    # Roles come first, so that each has one colour in all charts.
+    names = sorted(found, key=lambda name: name.removeprefix(prefix).startswith(HEAD))
     words = {name: name.removeprefix(prefix) for name in names}
     return _series(
         records, {name: "query and key" if w == QUERY_KEY else w for name, w in words.items()}, widening=True

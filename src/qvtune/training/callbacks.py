@@ -1,8 +1,10 @@
 """`Callback`: code that watches a run while it trains."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from qvtune.errors import ConfigError, nearest
 
 
 @dataclass
@@ -48,3 +50,21 @@ class Callback:
 
     def on_train_end(self, progress: Progress) -> None:
         """After the last step of this session, before the final measurement."""
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Check that callbacks are a list of objects of `Callback`, and that their events exist.
+
+    Raises:
+        ConfigError: naming what is none, or an event that never comes.
+    """
+    if not isinstance(callbacks, Sequence):
+        raise ConfigError(f"callbacks is {callbacks!r}; it should be a list of qvtune.Callback objects.")
+    events = [name for name in vars(Callback) if name.startswith("on_")]
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise ConfigError(f"callbacks holds {callback!r}; make an object of a class of qvtune.Callback.")
+        for name in dir(callback):
+            if name.startswith("on_") and name not in events:
+                kind = type(callback).__name__
+                raise ConfigError(f"{kind}.{name}: no such event.{nearest(name, events)} Known: {', '.join(events)}.")

@@ -235,6 +235,11 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
             values = defaults | values
         return values
 
+    @field_validator("report_to")
+    @classmethod
+    def _leave_out_none(cls, names: list[str]) -> list[str]:
+        return [name for name in names if name != "none"]  # transformers' word for no tracker
+
     @model_validator(mode="after")
     def _check_rates(self) -> "TrainConfig":
         for role, name in ROLES.items():

@@ -86,7 +86,7 @@ def fit(
         # Only the first pass shows whether activations are computed twice.
         find_unused=not config.gradient_checkpointing,
         trackers=config.report_to,
-        log_folder=folder.checkpoints,
+        log_folder=folder.path / "trackers",
     )
     with machine as accelerator, kept_memory() if config.fast else nullcontext():
         loop = Loop(config, prepared, folder, accelerator, console, callbacks, stop or Stop())

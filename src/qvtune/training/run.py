@@ -10,8 +10,9 @@ from qvtune.adapters import loads_in_peft
 from qvtune.files import write_json, write_text
 from qvtune.interrupts import Stop
 from qvtune.tasks.files import file_digests
-from qvtune.training.callbacks import Callback
+from qvtune.training.callbacks import Callback, check_callbacks
 from qvtune.training.card import adapter_card
+from qvtune.training.checkpoint import Checkpoints
 from qvtune.training.conclusion import conclude
 from qvtune.training.config import TrainConfig
 from qvtune.training.environment import describe_environment, is_main_process, reset_peak_memory
@@ -48,6 +49,7 @@ def run(
     """
     console = console or Console(stderr=True)
     check_unsharded()
+    check_callbacks(callbacks)
     folder = RunFolder(config.out)
     folder.claim(config)
     if folder.is_finished:
@@ -56,6 +58,7 @@ def run(
         for text in result.get("warnings", []):
             console.out(text, highlight=False)
         return result
+    Checkpoints(folder.checkpoints).newest()  # refused before model and data are read, which takes a while
     reset_peak_memory()
     prepared = prepare(config, console)
     if on_prepared is not None:

@@ -1,4 +1,4 @@
-"""`Step`: one update of what trains. A run, a search's trial and a lane all use it."""
+"""`Step`: one update of what trains. A run and a search's trial use it."""
 
 import math
 from collections.abc import Sequence
