@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from results import LIBRARIES, about
-from speed import BATCH, CASES, LR, RANK, Case, configuration
+from speed import BATCH, CASES, LR, RANK, Case, configuration, load_unadapted
 
 DEFAULT_CASES = "sst2,rte,smollm2"
 # Timed steps of a round at most, after one that is not timed; of some cases, whose steps are long, fewer.
@@ -59,22 +59,15 @@ def variants() -> dict[str, tuple[str, ...]]:
 def load(case: Case, glue_dir: Path, steps: int) -> Material:
     """Load what all variants of a case train."""
     import torch
-    from transformers import DataCollatorWithPadding, set_seed
+    from transformers import DataCollatorWithPadding
 
     import qvtune
     from qvtune.data.tokens import tokenize
     from qvtune.fast.precision import resolve_precision
-    from qvtune.tasks.load import load_data
-    from qvtune.training.model import find_model, load_config, load_model, load_tokenizer
 
     samples = BATCH * min(steps, FEWER_STEPS.get(case.name, steps))
     config = configuration(case, glue_dir, min(case.samples, samples), Path("unused"))
-    source = find_model(config.model, False)
-    model_config = load_config(source)
-    tokenizer = load_tokenizer(source, model_config)
-    data = load_data(config, config.seed)
-    set_seed(config.seed)
-    model = load_model(source, model_config, data.task, tokenizer, new_head=False)
+    model, tokenizer, data = load_unadapted(config)
     model = qvtune.adapt(model, roles="qv", rank=RANK, alpha=RANK, dropout=config.dropout)
     rows = tokenize(data.train, tokenizer, case.max_length).to_list()
     precision = resolve_precision("auto", torch.device("cpu"))

@@ -157,6 +157,21 @@ def train_qvtune(case: Case, glue_dir: Path, out: Path, clock: Clock) -> dict[st
     return counts(train, prepared[0].model, case, glue_dir) | {"metric": result["metrics"][result["main_metric"]]}
 
 
+def load_unadapted(config: Any) -> tuple[Any, Any, Any]:
+    """Return the model of a configuration before it is adapted, with a head from its seed, its tokenizer and data."""
+    from transformers import set_seed
+
+    from qvtune.tasks.load import load_data
+    from qvtune.training.model import find_model, load_config, load_model, load_tokenizer
+
+    source = find_model(config.model, False)
+    model_config = load_config(source)
+    tokenizer = load_tokenizer(source, model_config)
+    data = load_data(config, config.seed)
+    set_seed(config.seed)
+    return load_model(source, model_config, data.task, tokenizer, new_head=False), tokenizer, data
+
+
 def train_plain(case: Case, way: str, precision: str, glue_dir: Path, out: Path, clock: Clock) -> dict[str, Any]:
     """Train with transformers and PEFT alone; qvtune reads the data and loads the model."""
     import numpy as np
@@ -167,20 +182,11 @@ def train_plain(case: Case, way: str, precision: str, glue_dir: Path, out: Path,
         TrainerCallback,
         TrainingArguments,
         default_data_collator,
-        set_seed,
     )
-
-    from qvtune.tasks.load import load_data
-    from qvtune.training.model import find_model, load_config, load_model, load_tokenizer
 
     samples = case.padded if way == "public" else case.samples
     config = configuration(case, glue_dir, samples, out)
-    source = find_model(config.model, False)
-    model_config = load_config(source)
-    tokenizer = load_tokenizer(source, model_config)
-    data = load_data(config, config.seed)
-    set_seed(config.seed)
-    model = load_model(source, model_config, data.task, tokenizer, new_head=False)
+    model, tokenizer, data = load_unadapted(config)
     targets = ["query", "value"] if "minilm" in case.model else ["q_proj", "v_proj"]
     adapters = LoraConfig(
         task_type=TaskType.SEQ_CLS, r=RANK, lora_alpha=RANK, lora_dropout=config.dropout, target_modules=targets

@@ -43,7 +43,7 @@ def train(
     from qvtune.training.inference import load_run
     from qvtune.training.run import run
 
-    config = make_config(_checked(options))
+    config = make_config(as_options(options))
     run(config, console, callbacks=callbacks, stop=stop)
     return load_run(config.out, device=config.device)
 
@@ -60,10 +60,15 @@ def plan(options: Mapping[str, Any]) -> "Plan":
     from qvtune.training.config import make_config
     from qvtune.training.plan import UNNAMED, plan_without_weights
 
-    return plan_without_weights(make_config(UNNAMED | _checked(options)), with_data="data" in options)
+    return plan_without_weights(make_config(UNNAMED | as_options(options)), with_data="data" in options)
 
 
-def _checked(options: Any) -> dict[str, Any]:
+def as_options(options: Any) -> dict[str, Any]:
+    """Return the options of a call as a dictionary.
+
+    Raises:
+        ConfigError: if they are something else.
+    """
     if not isinstance(options, Mapping):
         raise ConfigError(f"options is {options!r}; it should be a dictionary of options of train.")
     return dict(options)

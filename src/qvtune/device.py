@@ -55,7 +55,14 @@ def place(model: M, device: torch.device) -> M:
     DeepSpeed will shard, since one device need not hold all of them.
     """
     is_spread = getattr(model, "hf_device_map", None) is not None
-    return model if is_spread or _is_shared_out() else model.to(device)
+    return model if is_spread or launched_with("FSDP", "DEEPSPEED") else model.to(device)
+
+
+def launched_with(*names: str) -> str | None:
+    """Return the first of these of Accelerate's ways to shard a model that the launch asks for, or None."""
+    # `accelerate launch` tells this to the processes that it starts.
+    asked = (name for name in names if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1"))
+    return next(asked, None)
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -83,8 +90,3 @@ def _why_missing(wanted: str) -> str:
     if not is_built:
         return f"this torch, {torch.__version__}, is built without it; docs/gpu.md says how to install one with it."
     return "no such device was found."
-
-
-def _is_shared_out() -> bool:
-    # `accelerate launch` tells this to the processes that it starts.
-    return any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1") for name in ("FSDP", "DEEPSPEED"))

@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import hashlib
 import json
 import os
 import re
@@ -17,6 +18,8 @@ NUMBERS = re.compile(r"\[\n\s*((?:-?[0-9][0-9.eE+-]*,\n\s*)*-?[0-9][0-9.eE+-]*)\
 STAGING = ".writing-"
 # The form of names from `tempfile`.
 RANDOM_LETTERS = 8
+# Bytes of a file to read at a time.
+CHUNK = 1 << 20
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -80,6 +83,15 @@ def staged_folder(path: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(staging, ignore_errors=True)
             raise
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 digest of a file."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch import nn
 from qvtune.adaptation import Adaptation, adaptation_of, dead_copies
 from qvtune.arguments import check_number
 from qvtune.errors import RateError
-from qvtune.methods.table import METHODS
+from qvtune.methods.adapted import method_of
 from qvtune.rates import B_FACTORS, GROUPS, HEAD, NO_DECAY, Rates, check_rate
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention
@@ -61,8 +61,7 @@ def param_groups(
         RateError: for a rate that is not a finite number above 0, for both `value_lr` and `lr_ratio`, for a ratio that
             the method does not use, for a trainable parameter of neither a role nor the head, or if none trains.
     """
-    adaptation = adaptation_of(model)
-    method = METHODS[adaptation.method] if adaptation else None
+    method = method_of(model)
     check_rate("lr", lr)
     rates = Rates.resolve(
         method,
@@ -82,8 +81,7 @@ def group_parameters(
     model: nn.Module, rates: Rates, *, weight_decay: float = 0.0, attention: AttentionMap | None = None
 ) -> list[dict[str, Any]]:
     """Return the same as `param_groups`, for resolved rates."""
-    adaptation = adaptation_of(model)
-    method = METHODS[adaptation.method] if adaptation else None
+    adaptation, method = adaptation_of(model), method_of(model)
     check_number("weight_decay", weight_decay, RateError)
     if not (math.isfinite(weight_decay) and weight_decay >= 0):
         raise RateError(f"weight_decay is {weight_decay}; it must be a finite number, at least 0.")

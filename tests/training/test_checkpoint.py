@@ -13,7 +13,8 @@ from tiny import save_tiny_bert, write_reviews
 
 from qvtune.cli.main import main
 from qvtune.errors import RunError
-from qvtune.training.checkpoint import Checkpoints, digest
+from qvtune.files import file_digest
+from qvtune.training.checkpoint import Checkpoints
 from qvtune.training.config import make_config
 from qvtune.training.run import run
 
@@ -66,7 +67,7 @@ def killed(straight: Path, tmp_path: Path) -> Path:
 def reseal(checkpoint: Path) -> None:
     """Write the manifest that fits the files."""
     names = sorted(path.name for path in checkpoint.iterdir() if path.name != "manifest.json")
-    files = {n: {"bytes": (checkpoint / n).stat().st_size, "sha256": digest(checkpoint / n)} for n in names}
+    files = {n: {"bytes": (checkpoint / n).stat().st_size, "sha256": file_digest(checkpoint / n)} for n in names}
     (checkpoint / "manifest.json").write_text(json.dumps({"version": 1, "files": files}))
 
 

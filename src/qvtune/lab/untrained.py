@@ -45,19 +45,17 @@ def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
     import numpy as np
 
     from qvtune.fast.fast_path import undo_fast
-    from qvtune.progress import track
     from qvtune.tasks.load import TUNING
     from qvtune.training.batches import EvaluationBatches
     from qvtune.training.evaluate import evaluate_set, measure
     from qvtune.training.prepare import prepare
 
     prepared = prepare(config.model_copy(update={"head_start": "random"}))
-    model, task, size = undo_fast(prepared.model), prepared.data.task, config.eval_batch_size
+    model, task = undo_fast(prepared.model), prepared.data.task
     scores, labels = {}, {}
     for split, tokens in prepared.splits.items():
         if split != TUNING:
-            batches = EvaluationBatches(tokens, prepared.collate, size)
-            shown = track(batches, len(tokens), "scoring", console, size=size, unit="examples")
-            scores[split] = evaluate_set(model, task, batches, shown)
+            batches = EvaluationBatches(tokens, prepared.collate, config.eval_batch_size)
+            scores[split] = evaluate_set(model, task, batches, console)
             labels[split] = np.asarray(tokens["labels"])
     return measure(task, scores, labels).task_metrics

@@ -1,5 +1,6 @@
 """The files that hold an adapter's tensors."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ TRAINED_FILE = "trained.safetensors"
 SAVE_AGAIN = "Put it back from a copy, or save the adapter again."
 
 
-def write_weights(weights: "dict[str, Tensor]", file: Path) -> None:
+def write_weights(weights: "Mapping[str, Tensor]", file: Path) -> None:
     """Write tensors by name; the folder is created if it does not exist."""
     from safetensors.torch import save_file
 

@@ -13,7 +13,7 @@ from qvtune.errors import DataError
 from qvtune.fast.batches import longest_first, token_lengths
 from qvtune.tasks.load import TUNING
 from qvtune.tasks.task import Task
-from qvtune.training.batches import Collate, Order
+from qvtune.training.batches import Collate, collate_rows, training_order
 from qvtune.training.config import TrainConfig
 from qvtune.training.evaluate import evaluate
 from qvtune.training.objective import Batch, TaskObjective
@@ -39,13 +39,7 @@ class Material:
     def supply(self, number: int) -> Iterator[Batch]:
         """Yield full batches without end, in an order fixed by the number of the pass."""
         config = self.config
-        order = Order(
-            self.lengths,
-            batch_size=config.batch_size,
-            batch_tokens=config.batch_tokens,
-            by_length=config.fast,
-            seed=stream_seed(config.seed, "suggest") + number,
-        )
+        order = training_order(self.lengths, config, stream_seed(config.seed, "suggest") + number)
         for epoch in count():
             for chosen in order.epoch(epoch):
                 # The last batch may have fewer examples, so its loss would not compare with the others.
@@ -83,13 +77,12 @@ def make_material(config: TrainConfig, prepared: Prepared, most: int) -> Materia
     generator = np.random.default_rng(stream_seed(config.seed, "suggest"))
     chosen = held_out.select(np.sort(generator.permutation(len(held_out))[:most]))
     rows = longest_first(chosen)[0].to_list()
-    size, collate = config.batch_size, prepared.collate
     return Material(
         train=prepared.train.to_list(),
         lengths=token_lengths(prepared.train),
-        validation=[dict(collate(rows[start : start + size])) for start in range(0, len(rows), size)],
+        validation=collate_rows(rows, prepared.collate, config.batch_size),
         task=prepared.data.task,
         config=config,
-        collate=collate,
+        collate=prepared.collate,
         objective=TaskObjective(prepared.data.task, prepared.class_weights),
     )

@@ -150,7 +150,8 @@ class TrialRunner:
         self.model.train()
         found = []
         with self._accelerator() as accelerator:
-            for _, batches in self._steps(number, steps):
+            for place, batches in self._steps(number, steps):
+                self._seed(number, place)
                 own = [send_to_device(batch, self._device) for batch in batches]
                 with accelerator.autocast():
                     total = sum(self.objective.total(self.model, batch) for batch in own)
@@ -219,12 +220,10 @@ class TrialRunner:
         return [float(self.objective.total(model, batch) / self.objective.count(batch)) for batch in batches]
 
     def _steps(self, number: int, steps: int) -> Iterator[tuple[int, list[Batch]]]:
-        """Yield the number of a step and its batches, with the random state that belongs to it."""
+        """Yield the number of a step and its batches."""
         supply = self._supply(number)
         for step in range(steps):
-            batches = [next(supply) for _ in range(self.recipe.accumulation)]
-            self._seed(number, step)
-            yield step, batches
+            yield step, [next(supply) for _ in range(self.recipe.accumulation)]
 
     def _seed(self, number: int, step: int) -> None:
         torch.manual_seed(stream_seed(self.recipe.seed, "suggest") + (number << 20) + step)

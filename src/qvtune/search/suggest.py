@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from qvtune.adaptation import adaptation_of
 from qvtune.cache import writable_cache
+from qvtune.calls import as_options
 from qvtune.device import choose_device, device_of
 from qvtune.errors import ConfigError, Interrupted
 from qvtune.files import write_json
@@ -79,9 +80,7 @@ def suggest(
         Interrupted: after Ctrl-C, when the measurements have been stored.
         RunError: if `out` belongs to another search, or cannot be written.
     """
-    if not isinstance(options, Mapping):
-        raise ConfigError(f"options is {options!r}; it should be a dictionary of options of train.")
-    options = without_auto(options)
+    options = without_auto(as_options(options))
     config = make_config({**options, "out": "none"})
     fixed, ratio = given_rates(config, options)
     held_out = config if config.tune_fraction else config.model_copy(update={"tune_fraction": HELD_OUT})

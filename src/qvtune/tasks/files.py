@@ -1,11 +1,11 @@
 """Digests of the local files that a run reads, so that a changed file of the same name is noticed."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 from qvtune.data.glue import GLUE, glue_name
 from qvtune.data.hub import is_saved_folder
+from qvtune.files import file_digest
 from qvtune.tasks.options import BALANCED, DataOptions
 
 
@@ -15,11 +15,6 @@ def file_digests(options: DataOptions) -> dict[str, str]:
     A missing file is left out; its reader reports it.
     """
     return {name: file_digest(path) for name, path in _files(options)}
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def changed_file(before: dict[str, str], now: dict[str, str]) -> str | None:

@@ -10,7 +10,7 @@ from datasets import Dataset
 from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import DataLoader
 
-from qvtune.fast.batches import LengthBatches, TokenBatches, longest_first, token_lengths
+from qvtune.fast.batches import LengthBatches, TokenBatches, longest_first
 from qvtune.training.objective import Batch
 from qvtune.training.step import Share
 
@@ -143,15 +143,20 @@ class EvaluationBatches:
         return result
 
 
+def collate_rows(rows: list[dict[str, Any]], collate: Collate, batch_size: int) -> list[dict[str, Any]]:
+    """Return rows as batches, in their order; the last may be smaller."""
+    return [dict(collate(rows[start : start + batch_size])) for start in range(0, len(rows), batch_size)]
+
+
 def read_columns(tokens: Dataset, names: Sequence[str]) -> Dataset:
     """Return tokenised examples with the columns in `names`, which the model is given, and the labels alone."""
     return tokens.select_columns([name for name in tokens.column_names if name in (*names, "labels")])
 
 
-def training_order(tokens: Dataset, config: Any, seed: int, processes: int = 1) -> Order:
+def training_order(lengths: ArrayLike, config: Any, seed: int, processes: int = 1) -> Order:
     """Return the order that a configuration asks for; a batch holds the examples of all processes together."""
     return Order(
-        token_lengths(tokens),
+        lengths,
         batch_size=config.batch_size * processes,
         batch_tokens=config.batch_tokens,
         by_length=config.fast,

@@ -13,7 +13,6 @@ A checkpoint is written beside its place, flushed to the disk, and renamed. One 
 and never used. The last two stay on the disk, so that there is one to go back to.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -25,7 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qvtune.errors import RunError
-from qvtune.files import STAGING, writing
+from qvtune.files import STAGING, file_digest, writing
+from qvtune.methods.files import write_weights
 
 if TYPE_CHECKING:  # slow to import, and not needed to look at a folder
     from accelerate import Accelerator
@@ -36,7 +36,6 @@ PREFIX = "checkpoint-"
 MANIFEST, STATE = "manifest.json", "state.json"
 VERSION = 1
 _NAME = re.compile(rf"{PREFIX}(\d+)")
-_CHUNK = 1 << 20
 
 
 class DamagedError(RunError):
@@ -67,7 +66,7 @@ class Checkpoint:
                 raise DamagedError(f"{file} is missing")
             if file.stat().st_size != expected["bytes"]:
                 raise DamagedError(f"{file} has {file.stat().st_size:,} bytes, and {expected['bytes']:,} were written")
-            if digest(file) != expected["sha256"]:
+            if file_digest(file) != expected["sha256"]:
                 raise DamagedError(f"{file} is not what was written: its digest is another")
         state = self.state()
         if state["step"] != self.step:
@@ -177,7 +176,9 @@ class Checkpoints:
 
 def _seal(folder: Path) -> None:
     """Write the manifest of a checkpoint, and wait until all of it is on the disk."""
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": digest(path)} for path in sorted(folder.iterdir())}
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in sorted(folder.iterdir())
+    }
     text = json.dumps({"version": VERSION, "files": files}, indent=2) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
     for path in folder.iterdir():
@@ -192,20 +193,8 @@ def write_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 def write_tensors(folder: Path, name: str, tensors: Mapping[str, "Tensor"]) -> None:
     """Write tensors into a checkpoint that is being written; without tensors, write no file."""
-    from safetensors.torch import save_file
-
     if tensors:
-        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(plain, folder / f"{name}.safetensors", metadata={"format": "pt"})
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 digest of a file."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    return found.hexdigest()
+        write_weights(tensors, folder / f"{name}.safetensors")
 
 
 def flush(path: Path) -> None:

@@ -9,9 +9,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 from datasets import Dataset
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import nn
 
 from qvtune.device import device_of
+from qvtune.progress import track
 from qvtune.roles.modes import evaluating
 from qvtune.tasks.load import TUNING
 from qvtune.tasks.metrics import combine_splits
@@ -66,7 +68,7 @@ def evaluate(model: nn.Module, task: Task, batches: Iterable[Batch]) -> list[NDA
 
 
 def evaluate_set(
-    model: nn.Module, task: Task, batches: EvaluationBatches, shown: Iterable[Batch] | None = None
+    model: nn.Module, task: Task, batches: EvaluationBatches, console: Console | None = None
 ) -> NDArray[np.float32]:
     """Return a model's outputs for a set, in the order of the data.
 
@@ -74,9 +76,12 @@ def evaluate_set(
         model: on its device.
         task: says which outputs count.
         batches: the set's.
-        shown: the same batches, wrapped to show progress, if any.
+        console: where progress goes, if anywhere.
     """
-    return batches.as_given(np.concatenate(evaluate(model, task, batches if shown is None else shown)))
+    shown: Iterable[Batch] = batches
+    if console is not None:
+        shown = track(batches, batches.examples, "scoring", console, size=batches.batch_size, unit="examples")
+    return batches.as_given(np.concatenate(evaluate(model, task, shown)))
 
 
 def measure(task: Task, scores: Mapping[str, NDArray], labels: Mapping[str, NDArray], step: int = 0) -> Evaluation:

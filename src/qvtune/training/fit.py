@@ -83,7 +83,7 @@ def fit(
     machine = accelerator_for(
         prepared.device,
         prepared.precision,
-        # Only the first pass shows whether activations are computed twice.
+        # Data parallel cannot search for unused parameters while activations are computed twice.
         find_unused=not config.gradient_checkpointing,
         trackers=config.report_to,
         log_folder=folder.path / "trackers",
@@ -101,7 +101,7 @@ def fit(
 
 
 class Loop:
-    """The parts of a training. They are called in this order: `resume`, `train`, `close`, `end`."""
+    """The parts of a training. They are called in this order: `resume`, `train`, `end`, `close`."""
 
     def __init__(
         self,

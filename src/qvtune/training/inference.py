@@ -20,12 +20,11 @@ from qvtune.data.records import check_characters, take_texts, text_dataset
 from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, RunError
 from qvtune.fast.fast_path import make_fast
-from qvtune.files import staged_folder, write_text
+from qvtune.files import file_digest, staged_folder, write_text
 from qvtune.methods.table import METHODS
-from qvtune.progress import track
 from qvtune.roles.unwrap import unwrap
 from qvtune.tasks.examples import TextData
-from qvtune.tasks.files import changed_file, file_digest, file_digests
+from qvtune.tasks.files import changed_file, file_digests
 from qvtune.tasks.glue import format_submission, make_task
 from qvtune.tasks.load import TUNING, load_data, load_glue
 from qvtune.tasks.matching import labelled, read_matching, same_classes
@@ -135,11 +134,8 @@ def score_texts(run: TrainedRun, tokens: Dataset, batch_size: int | None = None)
     """
     check_ends(unwrap(run.model).config, run.tokenizer, tokens)
     read = read_columns(tokens, run.tokenizer.model_input_names)
-    size = batch_size or run.config.eval_batch_size
-    batches = EvaluationBatches(read, run.task.collator(run.tokenizer), size)
-    console = Console(stderr=True)
-    shown = track(batches, len(tokens), "scoring", console, size=size, unit="examples")
-    return evaluate_set(run.model, run.task, batches, shown)
+    collate, size = run.task.collator(run.tokenizer), batch_size or run.config.eval_batch_size
+    return evaluate_set(run.model, run.task, EvaluationBatches(read, collate, size), Console(stderr=True))
 
 
 def evaluate_run(

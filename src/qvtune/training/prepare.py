@@ -22,7 +22,7 @@ from qvtune.methods.table import METHODS
 from qvtune.tasks.examples import TextData
 from qvtune.tasks.load import load_data
 from qvtune.tasks.weights import class_weights, describe_weights
-from qvtune.training.batches import Collate, read_columns
+from qvtune.training.batches import Collate, collate_rows, read_columns
 from qvtune.training.config import TrainConfig
 from qvtune.training.model import (
     ModelSource,
@@ -182,7 +182,7 @@ def _first_batches(config: TrainConfig, train: Dataset, collate: Collate, longes
     generator = np.random.default_rng(stream_seed(config.seed, "batches"))
     size = config.batch_size if config.batch_tokens is None else max(1, config.batch_tokens // longest)
     rows = train.select(generator.permutation(len(train))[: count * size].tolist()).to_list()
-    return [dict(collate(rows[start : start + size])) for start in range(0, len(rows), size)]
+    return collate_rows(rows, collate, size)
 
 
 def check_known(unknown: float, model: str) -> list[str]:

@@ -1,6 +1,5 @@
 """The one place that sets up Accelerate: this process's device and precision, and the processes that train with it."""
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from qvtune.device import launched_with
 from qvtune.errors import ConfigError, RunError
 
 # Accelerate's names for the precisions.
@@ -81,9 +81,9 @@ def check_unsharded() -> None:
     Raises:
         ConfigError: if it was.
     """
-    for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("true", "1"):
-            raise ConfigError(
-                f"the launch asks for {name.replace('_', '-')}, and qvtune train copies the model to every process "
-                "(data parallel). Launch it without, or train by qvtune.Trainer in a script of your own."
-            )
+    name = launched_with("FSDP", "DEEPSPEED", "MEGATRON_LM")
+    if name is not None:
+        raise ConfigError(
+            f"the launch asks for {name.replace('_', '-')}, and qvtune train copies the model to every process "
+            "(data parallel). Launch it without, or train by qvtune.Trainer in a script of your own."
+        )

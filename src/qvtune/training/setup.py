@@ -3,6 +3,7 @@
 from accelerate import Accelerator
 
 from qvtune.errors import ConfigError
+from qvtune.fast.batches import token_lengths
 from qvtune.groups import group_parameters
 from qvtune.methods.table import METHODS
 from qvtune.tasks.load import TUNING
@@ -28,7 +29,7 @@ def make_batches(config: TrainConfig, prepared: Prepared, accelerator: Accelerat
     processes = accelerator.num_processes
     if config.batch_tokens and processes > 1:
         raise ConfigError(f"--batch-tokens is for one process, and here are {processes}. Give --batch-size.")
-    order = training_order(prepared.train, config, stream_seed(config.seed, "order"), processes)
+    order = training_order(token_lengths(prepared.train), config, stream_seed(config.seed, "order"), processes)
     return TrainingBatches(
         prepared.train,
         prepared.collate,

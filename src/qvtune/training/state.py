@@ -38,12 +38,7 @@ def unpack_optimizer(
     Raises:
         RunError: if it has other groups or rates; the text names `source`.
     """
-    wanted = group_summaries(optimizer)
-    if plain["groups"] != wanted:
-        raise RunError(
-            f"{source}: was trained with the parameter groups {list_groups(plain['groups'])}, and this run has "
-            f"{list_groups(wanted)}. Resume with the same roles and rates, or start in another folder."
-        )
+    check_groups(plain["groups"], group_summaries(optimizer), source)
     state: dict[int, dict[str, Any]] = {}
     for key, value in (*tensors.items(), *plain["values"].items()):
         number, _, name = key.partition("/")
@@ -118,8 +113,20 @@ def rates_by_group(groups: list[dict[str, Any]], rates: Sequence[float]) -> dict
     return found
 
 
-def list_groups(groups: list[list[Any]]) -> str:
-    """Return the result of `group_summaries` in words."""
+def check_groups(found: list[list[Any]], wanted: list[list[Any]], source: object) -> None:
+    """Check that a checkpoint has the parameter groups of this run; both are results of `group_summaries`.
+
+    Raises:
+        RunError: if it has others; the text names `source`.
+    """
+    if found != wanted:
+        raise RunError(
+            f"{source}: was trained with the parameter groups {_list_groups(found)}, and this run has "
+            f"{_list_groups(wanted)}. Resume with the same roles and rates, or start in another folder."
+        )
+
+
+def _list_groups(groups: list[list[Any]]) -> str:
     return ", ".join(f"{name} ({len(names)} parameters at {rate:g})" for name, rate, names in groups)
 
 

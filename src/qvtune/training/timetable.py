@@ -67,7 +67,7 @@ class Timetable:
 def count_steps(config: TrainConfig, examples: int) -> int:
     """Return the steps of a run in one process, before its batches are known."""
     batches = math.ceil(examples / config.batch_size)
-    return config.max_steps or math.ceil(count_passes(config, examples) * math.ceil(batches / config.accumulation))
+    return Timetable.of(config, examples, math.ceil(batches / config.accumulation)).steps
 
 
 def epochs_between_evaluations(passes: float) -> int:

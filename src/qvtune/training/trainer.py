@@ -20,7 +20,7 @@ from transformers.training_args import OptimizerNames
 from qvtune.adaptation import adapt, adaptation_of
 from qvtune.adapters import save_adapter
 from qvtune.device import place
-from qvtune.errors import ConfigError, RunError
+from qvtune.errors import ConfigError
 from qvtune.fast.fast_path import make_fast
 from qvtune.fast.precision import full_precision
 from qvtune.files import STAGING
@@ -30,11 +30,11 @@ from qvtune.methods.files import TRAINED_FILE
 from qvtune.methods.method import Method
 from qvtune.methods.state import load_trained, save_trained_file
 from qvtune.methods.table import METHODS
-from qvtune.rates import NO_DECAY, Rates
+from qvtune.rates import Rates
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.unwrap import unwrap
 from qvtune.training.config import TrainConfig
-from qvtune.training.state import group_name, group_summaries, list_groups
+from qvtune.training.state import check_groups, group_summaries, rates_by_group
 
 
 def _option(name: str, default: Any = None) -> Any:
@@ -162,7 +162,7 @@ class Trainer(transformers.Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the rate of every role whenever the rate of a step is logged."""
         if "learning_rate" in logs:
-            logs.update({f"lr/{role}": rate for role, rate in self._role_rates.items()})
+            logs.update(self._role_rates)
         super().log(logs, start_time)
 
     def _groups(self, model: nn.Module) -> list[dict[str, Any]]:
@@ -270,12 +270,8 @@ class Trainer(transformers.Trainer):
         # Private to transformers: no event comes between the state of the optimizer and the first step with it.
         wanted = group_summaries(self.optimizer)
         super()._load_optimizer_and_scheduler(checkpoint)
-        found = group_summaries(self.optimizer)
-        if checkpoint is not None and found != wanted:
-            raise RunError(
-                f"{checkpoint}: was trained with the parameter groups {list_groups(found)}, and this run has "
-                f"{list_groups(wanted)}. Resume with the same roles and rates, or start in another folder."
-            )
+        if checkpoint is not None:
+            check_groups(group_summaries(self.optimizer), wanted, checkpoint)
 
 
 class RoleRates(TrainerCallback):
@@ -286,9 +282,9 @@ class RoleRates(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Record them."""
+        groups = kwargs["optimizer"].param_groups
         self.rates.clear()
-        for number, group in enumerate(kwargs["optimizer"].param_groups):
-            self.rates.setdefault(group_name(group, number).removesuffix(NO_DECAY), float(group["lr"]))
+        self.rates.update(rates_by_group(groups, [float(group["lr"]) for group in groups]))
 
 
 class MethodHooks(TrainerCallback):

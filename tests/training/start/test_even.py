@@ -18,7 +18,7 @@ from qvtune.training.start.features import Reader
 
 
 def attending(model: nn.Module, padding) -> list | None:
-    reader = Reader(model, padding, 16, "fp32", Console(quiet=True))
+    reader = Reader(model, padding, 16, "fp32", Console(quiet=True), DataCollatorWithPadding(padding))
     return attend_evenly(model, adaptation_of(model), reader, make_tokens(100))
 
 

@@ -1,6 +1,6 @@
 """The features that a probe is fitted on: the inputs of the last linear layer of a model's head, by example."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +11,14 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from qvtune.device import device_of
 from qvtune.fast.batches import longest_first
 from qvtune.methods.method import Adaptation
 from qvtune.progress import track
 from qvtune.roles.unwrap import unwrap
+from qvtune.training.batches import Collate
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Reader:
         batch_size: examples per forward pass.
         precision: precision of the forward passes, "fp32", "bf16" or "fp16".
         console: where progress goes.
-        collate: makes a batch from rows; pads them when None.
+        collate: makes a batch from rows.
     """
 
     def __init__(
@@ -83,10 +84,10 @@ class Reader:
         batch_size: int,
         precision: str,
         console: Console,
-        collate: Callable[[list[dict[str, Any]]], Any] | None = None,
+        collate: Collate,
     ) -> None:
-        self.model, self.tokenizer, self.batch_size, self.console = model, tokenizer, batch_size, console
-        self.collate: Callable[[list[dict[str, Any]]], Any] = collate or DataCollatorWithPadding(tokenizer)
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.console, self.collate = console, collate
         self.device = device_of(model)
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 

@@ -50,7 +50,7 @@ def fit_probe(
     """Fit the linear head of a task, by multinomial logistic regression for classes or ridge regression for numbers.
 
     Features are centred and divided by their root mean square before centring, so that a feature that hardly varies
-        gets a small weight: dropout in front of a head removes its whole value (Wager et al. 2013, "Dropout Training as
+    gets a small weight: dropout in front of a head removes its whole value (Wager et al. 2013, "Dropout Training as
     Adaptive Regularization"). The returned layer takes features as they are. The strength with the lowest loss on
     held-out examples is chosen; the final fit uses all examples.
 
