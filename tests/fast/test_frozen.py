@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from qvtune.fast.cpu.native.library import has_tiles
-from qvtune.fast.frozen import FastFrozenLinear, Reordered, Tiles, can_pack, has_bf16_products, packed_weights
+from qvtune.fast.frozen import (
+    MOST_ROWS,
+    FastFrozenLinear,
+    Reordered,
+    Tiles,
+    can_pack,
+    has_bf16_products,
+    packed_weights,
+)
 
 needs_bf16 = pytest.mark.skipif(not has_bf16_products(), reason="this processor has no bfloat16 products")
 
@@ -75,7 +83,7 @@ def test_tiles_multiply_as_float64_does(inputs: int, outputs: int, rows: int, bi
 
 @pytest.mark.skipif(not has_tiles(), reason="this processor has no AMX, or its system does not allow it")
 def test_two_threads_multiply_as_one_does() -> None:
-    layer, x = make_layer(inputs=96, outputs=64), torch.randn(2000, 96, dtype=torch.bfloat16)
+    layer, x = make_layer(inputs=96, outputs=64), torch.randn(1000, 96, dtype=torch.bfloat16)
     layer.__class__ = FastFrozenLinear
     alone = layer(x)
     torch.set_num_threads(2)
@@ -83,6 +91,17 @@ def test_two_threads_multiply_as_one_does() -> None:
         assert torch.equal(layer(x), alone)
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.skipif(not has_tiles(), reason="this processor has no AMX, or its system does not allow it")
+def test_many_rows_are_left_to_onednn() -> None:
+    layer, x = make_layer(inputs=96, outputs=64), torch.randn(MOST_ROWS + 1, 96, dtype=torch.bfloat16)
+    expected = layer(x)
+    layer.__class__ = FastFrozenLinear
+    assert can_pack(layer.weight, x[1:])
+    assert not can_pack(layer.weight, x)
+    assert not can_pack(layer.weight, x.view(1, *x.shape))
+    assert torch.equal(layer(x), expected)
 
 
 @needs_bf16

@@ -14,6 +14,8 @@ from qvtune.processor import instruction_set
 
 # AMX multiplies this many rows and columns at a time.
 _TILES = 32
+# Of more rows, our product on AMX takes longer than oneDNN's, which reorders the weight first.
+MOST_ROWS = 1024
 
 
 class FastFrozenLinear(nn.Linear):
@@ -88,13 +90,14 @@ def has_bf16_products() -> bool:
 
 
 def can_pack(weight: Tensor, x: Tensor) -> bool:
-    """Whether a weight can be packed in a special order for the product with `x`."""
+    """Whether a weight can be packed in a special order for the product with `x`, and it pays."""
     return (
         weight.dtype == computing_dtype(x) == torch.bfloat16
         and weight.device.type == "cpu"
         and not weight.requires_grad
         and torch.backends.mkldnn.is_available()
         and has_bf16_products()
+        and (not has_tiles() or x.numel() <= MOST_ROWS * x.shape[-1])
     )
 
 
