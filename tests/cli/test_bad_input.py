@@ -271,7 +271,7 @@ CASES = {
     "no network for data": (f"{TRAIN} --data someone/data", "hub c"),
     "no network for GLUE": (f"{TRAIN} --data glue/rte", "hub c"),
     "run that is none": ("evaluate --run @emptyfolder", "is no run folder"),
-    "label column twice": (f"{GOOD} --label-column a --label-column b", "--label-column is given twice."),
+    "label column twice": (f"{GOOD} --label-column label --label-column label", "'label' was named twice"),
     "option twice, joined": (f"{GOOD} --lr=1e-3 --lr 1e-3", "--lr is given twice."),
     "option and its opposite": (f"{GOOD} --fast --no-fast", "--fast and --no-fast are both given."),
     "option of a single command twice": ("evaluate --run @finished --run @other", "--run is given twice."),

@@ -25,16 +25,16 @@ GUESSES = {
 @pytest.mark.parametrize(("columns", "texts", "label"), GUESSES.values(), ids=GUESSES)
 def test_columns_are_guessed_and_the_guess_is_told(columns, texts, label):
     found, found_label, note = choose_columns("m.csv", columns.split(), None, None)
-    assert (found, found_label) == (texts, label)
+    assert (found, found_label) == (texts, (label,))
     assert note == f"Guessed from the column names: text is {' and '.join(map(repr, texts))}, label is {label!r}."
 
 
 def test_named_columns_are_used_though_others_would_be_guessed():
     columns = ["text", "label", "summary", "topic"]
-    assert choose_columns("m.csv", columns, ["summary"], "topic") == (("summary",), "topic", None)
-    assert choose_columns("m.csv", columns, ["summary", "text"], "topic") == (("summary", "text"), "topic", None)
+    assert choose_columns("m.csv", columns, ["summary"], ["topic"]) == (("summary",), ("topic",), None)
+    assert choose_columns("m.csv", columns, ["summary", "text"], ["topic"])[:2] == (("summary", "text"), ("topic",))
     assert choose_columns("m.csv", columns, ["summary"], None)[2] == "Guessed from the column names: label is 'label'."
-    assert choose_columns("m.csv", columns, None, "topic")[2] == "Guessed from the column names: text is 'text'."
+    assert choose_columns("m.csv", columns, None, ["topic"])[2] == "Guessed from the column names: text is 'text'."
 
 
 REFUSED = {
@@ -46,6 +46,7 @@ REFUSED = {
     "only identifiers": ("id idx label", None, None, "which column is the text?"),
     "three texts": ("a b c label", ["a", "b", "c"], None, "3 text columns were named; one or two"),
     "text is the label": ("text label", ["label"], None, "column 'label' cannot be both text and label"),
+    "a label twice": ("text a b", None, "a a", "the label column 'a' was named twice"),
     "named twice": ("text label", ["text"], "text", "column 'text' cannot be both text and label"),
 }
 
@@ -53,7 +54,7 @@ REFUSED = {
 @pytest.mark.parametrize(("columns", "texts", "label", "message"), REFUSED.values(), ids=REFUSED)
 def test_an_unsafe_guess_is_refused(columns, texts, label, message):
     with pytest.raises(DataError, match=r"^m\.csv: " + re.escape(message)):
-        choose_columns("m.csv", columns.split(), texts, label)
+        choose_columns("m.csv", columns.split(), texts, label and label.split())
 
 
 def test_numbers_are_read_and_others_refused_with_their_place():

@@ -3,14 +3,18 @@ import re
 
 import pytest
 
-from qvtune.data.records import check_characters, take_columns, text_dataset
+from qvtune.data.records import check_characters, check_single_labels, take_columns, text_dataset
+from qvtune.data.tables import Table
 from qvtune.errors import DataError
 
 
 def records(texts, labels, pairs=None):
     cells = {"text": texts, "label": labels} | ({"text_pair": pairs} if pairs else {})
     places = [f"m.csv, line {n}" for n in range(2, len(labels) + 2)]
-    return take_columns("m.csv", list(cells), cells.__getitem__, places, None, None)[0]
+    table = Table("m.csv", tuple(cells), list(zip(*cells.values(), strict=True)), places)
+    read, _ = take_columns(table, None, None)
+    check_single_labels(read)
+    return read
 
 
 @pytest.mark.parametrize("missing", ["", "  ", "\t", None], ids=["empty", "spaces", "tab", "none"])

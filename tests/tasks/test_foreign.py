@@ -13,23 +13,9 @@ CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hel
 FOREIGN = {
     "chat": ({"messages": CHAT}, {}, "the column 'messages' holds chats"),
     "chat of another tool": ({"id": 1, "conversations": [{"from": "human", "value": "hi"}]}, {}, "holds chats"),
-    "chat as the label": (
-        {"id": 1, "messages": CHAT},
-        {"label_column": "messages", "text_column": ["id"]},
-        "of objects",
-    ),
     "completion": ({"prompt": "a", "completion": "b"}, {}, "columns 'prompt' and 'completion' seem to be for a model"),
     "instruction": ({"instruction": "a", "input": "", "output": "b"}, {}, "'instruction' and 'output' seem to be"),
     "preference": ({"prompt": "a", "chosen": "b", "rejected": "c"}, {}, "'prompt' and 'chosen' seem to be"),
-    "tags": ({"tokens": ["a", "b"], "ner_tags": [0, 1]}, {}, "the column 'ner_tags' holds a tag for every word"),
-    "tags under another name": ({"words": ["a", "b"], "bio": ["O", "B"]}, {}, "'bio' holds a tag for every word"),
-    "tags as the label": ({"tokens": ["a", "b"], "labels": ["O", "B"]}, {}, "column 'labels' holds a tag for every"),
-    "tags of a text": ({"text": "a b c", "pos_tags": ["x", "y"]}, {}, "'pos_tags' holds a tag for every word"),
-    "tags that were named": (
-        {"sentence": "a b", "ner_tags": ["O", "B"]},
-        {"label_column": "ner_tags"},
-        "m.jsonl, line 1: column 'ner_tags' holds a tag for every word",
-    ),
 }
 
 
@@ -51,11 +37,6 @@ def test_chats_of_which_some_have_more_keys(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match=r"m\.jsonl, line 2: keys differ .* Besides, the column 'messages' holds chats"):
         load_data(DataOptions(data=str(tmp_path / "m.jsonl")), seed=0)
-
-
-def test_several_labels_are_no_tags(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"line 1: column 'labels' holds several values. Give every row one label"):
-        load(tmp_path / "m.jsonl", {"text": "a b", "labels": ["x", "y"]})
 
 
 def test_columns_that_hold_labels_are_used_when_named(tmp_path: Path) -> None:

@@ -4,15 +4,22 @@ from decimal import Decimal
 
 import pytest
 
-from qvtune.data.records import take_columns
+from qvtune.data.tables import Table
 from qvtune.errors import DataError
-from qvtune.tasks.guess import guess_kind, make_task
+from qvtune.tasks.guess import guess_kind, read_labelled
 
 
-def records(texts, labels, pairs=None):
+def rows(texts, labels, pairs=None):
     cells = {"text": texts, "label": labels} | ({"text_pair": pairs} if pairs else {})
     places = [f"m.csv, line {n}" for n in range(2, len(labels) + 2)]
-    return take_columns("m.csv", list(cells), cells.__getitem__, places, None, None)[0]
+    return Table("m.csv", tuple(cells), list(zip(*cells.values(), strict=True)), places)
+
+
+def made(table, kind=None):
+    """Return the task of a table, and its examples."""
+    found, read, _ = read_labelled(table, kind=kind)
+    task = found.from_records("mine", read)
+    return task, task.examples(read)
 
 
 KINDS = {
@@ -60,54 +67,49 @@ LABELS = {
 
 @pytest.mark.parametrize(("labels", "names", "ids"), LABELS.values(), ids=LABELS)
 def test_labels_become_classes(labels, names, ids):
-    made = records(["a", "b", "c"], labels)
-    task = make_task("mine", made)
+    task, dataset = made(rows(["a", "b", "c"], labels))
     assert (task.kind, task.labels, task.num_outputs) == ("classification", names, len(names))
     assert (task.metric_set, task.main_metric) == ("classes", "accuracy")
-    dataset = task.examples(made)
     assert dataset["label"][:] == ids
     assert dataset["text"][:] == ["a", "b", "c"]
 
 
 def test_floats_become_a_regression_and_a_named_kind_is_obeyed():
-    made = records(["a", "b"], ["1.5", "2"], pairs=["c", "d"])
-    task = make_task("mine", made)
+    numbers = rows(["a", "b"], ["1.5", "2"], pairs=["c", "d"])
+    task, dataset = made(numbers)
     assert (task.kind, task.labels, task.num_outputs) == ("regression", (), 1)
     assert (task.metric_set, task.main_metric, task.text_columns) == ("numbers", "pearson", ("text", "text_pair"))
-    dataset = task.examples(made)
     assert dataset["label"][:] == [1.5, 2.0]
     assert dataset["text_pair"][:] == ["c", "d"]
-    assert make_task("mine", made, "classification").labels == ("1.5", "2")
-    integers = records(["a", "b"], [1, 5])
-    assert make_task("mine", integers, "regression").examples(integers)["label"][:] == [1.0, 5.0]
+    assert made(numbers, "classification")[0].labels == ("1.5", "2")
+    assert made(rows(["a", "b"], [1, 5]), "regression")[1]["label"][:] == [1.0, 5.0]
 
 
 def test_a_written_nan_in_a_regression_is_refused_with_its_line():
     with pytest.raises(DataError, match=r"^m\.csv, line 3: label is nan"):
-        make_task("mine", records(["a", "b"], ["0.5", "nan"]))
+        made(rows(["a", "b"], ["0.5", "nan"]))
 
 
 def test_an_empty_text_and_a_whole_character_are_kept():
-    made = records(["", "😀"], ["x", "y"])
-    assert make_task("mine", made).examples(made)["text"][:] == ["", "😀"]
+    assert made(rows(["", "😀"], ["x", "y"]))[1]["text"][:] == ["", "😀"]
 
 
 def test_one_class_or_one_number_is_nothing_to_learn():
     with pytest.raises(DataError, match=r"^m\.csv: every row has the label 'x'; there is nothing to tell apart"):
-        make_task("mine", records(["a", "b"], ["x", " x"]))
+        made(rows(["a", "b"], ["x", " x"]))
     with pytest.raises(DataError, match=r"^m\.csv: every row has the label 0\.5; there is nothing to learn"):
-        make_task("mine", records(["a", "b"], [0.5, 0.5]))
+        made(rows(["a", "b"], [0.5, 0.5]))
 
 
 def test_a_class_that_training_never_saw_is_refused_with_its_line():
-    task = make_task("mine", records(["a", "b"], ["x", "y"]))
+    task, _ = made(rows(["a", "b"], ["x", "y"]))
     with pytest.raises(
         DataError, match=r"^m\.csv, line 3: label 'z' does not occur in the training data, which has x, y"
     ):
-        task.examples(records(["a", "b"], ["x", "z"]))
+        task.examples(task.read(rows(["a", "b"], ["x", "z"]))[0])
 
 
 def test_a_word_in_a_regression_is_refused_with_its_line():
-    task = make_task("mine", records(["a", "b"], [0.5, 1.5]))
+    task, _ = made(rows(["a", "b"], [0.5, 1.5]))
     with pytest.raises(DataError, match=r"^m\.csv, line 3: label 'z' is not a number"):
-        task.examples(records(["a", "b"], ["0.5", "z"]))
+        task.examples(task.read(rows(["a", "b"], ["0.5", "z"]))[0])

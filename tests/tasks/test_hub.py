@@ -105,7 +105,8 @@ SPLITS = {
 def test_the_validation_split_is_one_with_labels(others, chosen):
     sets = {split: labelled([f"{split} a", f"{split} b"], labels) for split, labels in others.items()}
     splits = DatasetDict({"train": labelled(["a", "b"], [0, 1])} | sets)
-    _, validation, notes = from_splits(DataOptions(data="mine"), splits, "mine")
+    train, validation = from_splits(DataOptions(data="mine"), splits, "mine")
+    notes = train.notes
     if chosen is None:
         assert validation is None
         assert not any("validation" in note for note in notes)

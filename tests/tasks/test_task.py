@@ -1,6 +1,7 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tiny import save_tiny_bert
@@ -86,9 +87,9 @@ def test_the_loss_of_numbers_is_their_squared_error():
     total, count = NUMBERS.loss(outputs, {"labels": VALUES}), NUMBERS.count({"labels": VALUES})
     assert float(total) == pytest.approx(float(((LOGITS[:, 0].bfloat16().float() - VALUES) ** 2).sum()), rel=1e-6)
     assert float(count) == 7
-    kept = NUMBERS.outputs(SimpleNamespace(logits=outputs.logits))
-    assert (kept.shape, kept.dtype) == ((7, 1), torch.float32)
-    assert NUMBERS.losses(kept.numpy(), VALUES.numpy()).sum() == pytest.approx(float(total), rel=1e-6)
+    kept = NUMBERS.scores(SimpleNamespace(logits=outputs.logits), {})
+    assert (kept.shape, kept.dtype) == ((7, 1), np.float32)
+    assert NUMBERS.losses(kept, VALUES.numpy()).sum() == pytest.approx(float(total), rel=1e-6)
 
 
 def test_what_is_written_of_predictions():

@@ -60,9 +60,11 @@ def add_command(commands: Any) -> None:
     add_text_column(parser)
     parser.add_argument(
         "--label-column",
+        action="append",
         default=None,
         metavar="NAME",
-        help="Column of the file with the label, where it has another name than in training.",
+        help="Column of the file with the label, where it has another name than in training; give it several times "
+        "for several columns.",
     )
     parser.add_argument("--glue-dir", type=Path, default=None, metavar="PATH", help="Where GLUE is, if it has moved.")
     parser.add_argument("--batch-size", type=positive, default=None, metavar="N", help="Examples per forward pass.")
@@ -110,7 +112,7 @@ def execute(args: argparse.Namespace) -> None:
         console = Console()
         print_metrics(console, result["metrics"], f"{result['data']}, {examples}")
         if "classes" in result:
-            print_classes(console, result["classes"], result["confusion"])
+            print_classes(console, result["classes"], result.get("confusion"))
         if args.mistakes:
             print_mistakes(console, result["mistakes"])
         for warning in result["warnings"]:

@@ -15,19 +15,23 @@ LISTED = 10
 LONGEST_TEXT, LONGEST_NAME = 200, 20
 
 
-def print_classes(console: Console, classes: list[dict[str, Any]], confusion: list[list[int]]) -> None:
+def print_classes(console: Console, classes: list[dict[str, Any]], confusion: list[list[int]] | None = None) -> None:
     """Print precision, recall, F1 and support of every class, and the confusion matrix, or its largest entries.
 
     Args:
         console: where to print.
         classes: as `Task.class_table` returns them.
-        confusion: the matrix that belongs to them.
+        confusion: the matrix that belongs to them, if an example has one class.
     """
-    table = _table("class", numbers=("precision", "recall", "F1", "support", "called"))
+    thresholds = ["threshold"] if "threshold" in classes[0] else []
+    table = _table("class", numbers=("precision", "recall", "F1", "support", "called", *thresholds))
     for entry in classes:
         shares = [f"{entry[name]:.4f}" for name in ("precision", "recall", "f1")]
-        table.add_row(Text(entry["label"]), *shares, f"{entry['support']:,}", f"{entry['predicted']:,}")
+        counts = [f"{entry[name]:,}" for name in ("support", "predicted")]
+        table.add_row(Text(entry["label"]), *shares, *counts, *(f"{entry[name]:.4f}" for name in thresholds))
     console.print(table)
+    if confusion is None:
+        return
     if len(classes) <= MOST_COLUMNS:
         text = "Confusion matrix: rows are labels, columns what the model called them, by the number of the label."
         console.out(text, highlight=False)

@@ -26,15 +26,15 @@ IDENTIFIERS = ("id", "idx", "index", "uid", "guid")
 
 
 def choose_columns(
-    source: str, columns: Sequence[str], text_columns: Sequence[str] | None, label_column: str | None
-) -> tuple[tuple[str, ...], str, str | None]:
-    """Return the text columns, the label column, and a sentence about the guess (None if nothing was guessed).
+    source: str, columns: Sequence[str], text_columns: Sequence[str] | None, label_columns: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
+    """Return the text columns, the label columns, and a sentence about the guess (None if nothing was guessed).
 
     Raises:
         DataError: if a named column is missing, or no guess is safe; the text lists the columns.
     """
     lower = {name.lower(): name for name in columns}
-    for name in (*(text_columns or ()), *([label_column] if label_column else [])):
+    for name in (*(text_columns or ()), *(label_columns or ())):
         if name not in columns:
             raise DataError(
                 f"{source}: no column '{name}'.{nearest(name, columns)} The columns are {', '.join(columns)}."
@@ -43,23 +43,28 @@ def choose_columns(
         raise DataError(f"{source}: {len(text_columns)} text columns were named; one or two can be used.")
     if text_columns is not None and len(set(text_columns)) != len(text_columns):
         raise DataError(f"{source}: the text column '{text_columns[0]}' was named twice. Name two, or it once.")
-    label = label_column or next((lower[name] for name in LABELS if name in lower), None)
+    if label_columns is not None and len(set(label_columns)) != len(label_columns):
+        twice = next(name for name in label_columns if list(label_columns).count(name) > 1)
+        raise DataError(f"{source}: the label column '{twice}' was named twice. Name each once.")
+    labels = tuple(label_columns or [lower[name] for name in LABELS if name in lower][:1])
     check_separator(source, columns)
-    if label is None:
+    if not labels:
         raise DataError(
             f"{source}: which column is the label? The columns are {', '.join(columns)}. Name it: --label-column NAME"
         )
-    texts = tuple(text_columns) if text_columns else _guess_texts(lower, label)
+    texts = tuple(text_columns) if text_columns else _guess_texts(lower, labels)
     if not texts:
         raise DataError(
             f"{source}: which column is the text? The columns are {', '.join(columns)}. "
             "Name one or two: --text-column NAME"
         )
-    if label in texts:
-        raise DataError(f"{source}: column '{label}' cannot be both text and label. Name another: --label-column NAME")
+    if both := [name for name in labels if name in texts]:
+        raise DataError(
+            f"{source}: column '{both[0]}' cannot be both text and label. Name another: --label-column NAME"
+        )
     guessed = [] if text_columns else [f"text is {' and '.join(repr(name) for name in texts)}"]
-    guessed += [] if label_column else [f"label is {label!r}"]
-    return texts, label, f"Guessed from the column names: {', '.join(guessed)}." if guessed else None
+    guessed += [] if label_columns else [f"label is {labels[0]!r}"]
+    return texts, labels, f"Guessed from the column names: {', '.join(guessed)}." if guessed else None
 
 
 def check_separator(source: str, columns: Sequence[str]) -> None:
@@ -97,14 +102,14 @@ def as_number(value: Any, where: str) -> float:
     return number
 
 
-def _guess_texts(lower: dict[str, str], label: str) -> tuple[str, ...]:
+def _guess_texts(lower: dict[str, str], labels: Sequence[str]) -> tuple[str, ...]:
     for first, second in TEXT_PAIRS:
         if first in lower and second in lower:
             return lower[first], lower[second]
     for name in TEXTS:
-        if name in lower and lower[name] != label:
+        if name in lower and lower[name] not in labels:
             return (lower[name],)
-    others = [name for low, name in lower.items() if name != label and low not in IDENTIFIERS]
+    others = [name for low, name in lower.items() if name not in labels and low not in IDENTIFIERS]
     return tuple(others) if len(others) == 1 else ()
 
 

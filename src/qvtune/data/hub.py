@@ -1,12 +1,11 @@
 """Data sets in the format of the `datasets` library: saved in a folder, or on the Hugging Face hub."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from qvtune.data.records import Records, take_columns
+from qvtune.data.tables import Table
 from qvtune.errors import DataError
 from qvtune.network import cache_only_when_unreachable
 
@@ -58,30 +57,26 @@ def load_hub(name: str, config: str | None) -> DatasetDict:
         ) from error
 
 
-def split_records(
-    dataset: Dataset, source: str, text_columns: Sequence[str] | None, label_column: str | None
-) -> tuple[Records, str | None]:
-    """Return the rows of a split, with class names instead of ids, and a sentence about guessed columns.
-
-    Args:
-        dataset: the split.
-        source: its name in messages.
-        text_columns: names of the text columns; guessed when None.
-        label_column: name of the label column; guessed when None.
-
-    Raises:
-        DataError: if the columns cannot be guessed, or a text or label is missing.
-    """
+def split_table(dataset: Dataset, source: str) -> Table:
+    """Return the rows of a split, with class names instead of ids; `source` names it in messages."""
 
     def column(name: str) -> list[Any]:
         feature = dataset.features[name]
         cells = list(dataset[name])
+        inner = getattr(feature, "feature", None)
         if isinstance(feature, ClassLabel):
-            return [feature.int2str(cell) if cell is not None and cell >= 0 else None for cell in cells]
+            return [_class_name(feature, cell) for cell in cells]
+        if isinstance(inner, ClassLabel):
+            return [cell if cell is None else [_class_name(inner, part) for part in cell] for cell in cells]
         return cells
 
-    places = [f"{source}, row {number}" for number in range(1, len(dataset) + 1)]
-    return take_columns(source, dataset.column_names, column, places, text_columns, label_column)
+    names = tuple(dataset.column_names)
+    rows = list(zip(*(column(name) for name in names), strict=True))
+    return Table(source, names, rows, [f"{source}, row {number}" for number in range(1, len(dataset) + 1)])
+
+
+def _class_name(feature: ClassLabel, cell: int | None) -> str | None:
+    return feature.int2str(cell) if cell is not None and cell >= 0 else None
 
 
 def is_hidden(dataset: Dataset, label: str) -> bool:

@@ -8,8 +8,8 @@ from typing import Any
 from datasets import Dataset
 
 from qvtune.data.columns import as_number, choose_columns
-from qvtune.data.foreign import foreign_task, several_values
-from qvtune.data.tables import LONE_SURROGATE
+from qvtune.data.foreign import foreign_task
+from qvtune.data.tables import LONE_SURROGATE, Table
 from qvtune.errors import DataError
 
 MISSING = ("", None)
@@ -17,45 +17,74 @@ MISSING = ("", None)
 
 @dataclass(frozen=True)
 class Records:
-    """Rows of one source: `texts[c][i]` is text column c of row i; `places[i]` names the place of row i."""
+    """Rows of one source: `texts[c][i]` is text column c of row i; `places[i]` names the place of row i.
+
+    `labels[i]` is the cell of the label column, or the cells of all label columns where there are several.
+    """
 
     source: str
     text_columns: tuple[str, ...]
-    label_column: str
-    texts: tuple[list[str], ...]
+    label_columns: tuple[str, ...]
+    texts: tuple[list[Any], ...]
     labels: list[Any]
     places: Sequence[str]
 
+    @property
+    def label_column(self) -> str:
+        """The name of the label column, or the names of all."""
+        return ", ".join(self.label_columns)
+
 
 def take_columns(
-    source: str,
-    columns: Sequence[str],
-    column: Any,
-    places: Sequence[str],
-    text_columns: Sequence[str] | None,
-    label_column: str | None,
+    table: Table, text_columns: Sequence[str] | None, label_columns: Sequence[str] | None
 ) -> tuple[Records, str | None]:
-    """Pick the text and label columns of a source; `column(name)` gives the cells of one.
+    """Pick the text and label columns of a source.
+
+    Args:
+        table: the rows.
+        text_columns: one or two; guessed when None.
+        label_columns: one, or several for a kind of task that has several labels; guessed when None.
 
     Returns:
         The records, and a sentence about the guess, or None.
 
     Raises:
-        DataError: if the columns cannot be guessed, a text or label is missing, or a label is NaN, infinite or a list.
+        DataError: if the columns cannot be guessed, or a text is missing.
     """
-    if label_column is None and (foreign := foreign_task(columns, lambda name: column(name)[0])):
-        raise DataError(f"{source}: {foreign}")
-    texts, label, note = choose_columns(source, columns, text_columns, label_column)
-    labels = list(column(label))
-    for row, (place, value) in enumerate(zip(places, labels, strict=True)):
+    if label_columns is None and (foreign := foreign_task(table.columns, lambda name: table.column(name)[0])):
+        raise DataError(f"{table.source}: {foreign}")
+    texts, labels, note = choose_columns(table.source, table.columns, text_columns, label_columns)
+    cells = [table.column(name) for name in labels]
+    for name, values in zip(labels, cells, strict=True):
+        for place, value in zip(table.places, values, strict=True):
+            check_characters(name, value, place)
+    values = cells[0] if len(labels) == 1 else list(zip(*cells, strict=True))
+    read = take_texts(table.column, texts, table.places)
+    return Records(table.source, texts, labels, read, values, table.places), note
+
+
+def check_single_labels(records: Records) -> None:
+    """Check that every row has one label.
+
+    Raises:
+        DataError: if there are several label columns, or a label is missing, is NaN or infinite, or is a list.
+    """
+    name = records.label_column
+    if len(records.label_columns) > 1:
+        raise DataError(
+            f"{records.source}: the label columns {name} were named, and a text has one label. Name one, or give "
+            "--task-type multilabel."
+        )
+    for place, value in zip(records.places, records.labels, strict=True):
         if value in MISSING or (isinstance(value, str) and not value.strip()):
-            raise DataError(f"{place}: column '{label}' is empty. Give the row a label, or remove it.")
+            raise DataError(f"{place}: column '{name}' is empty. Give the row a label, or remove it.")
         if isinstance(value, (list, tuple, dict)):
-            raise DataError(f"{place}: {several_values(label, columns, lambda name: column(name)[row])}")  # noqa: B023
+            raise DataError(
+                f"{place}: column '{name}' holds several values. Give every row one label, or give --task-type "
+                "multilabel."
+            )
         if isinstance(value, float):
             as_number(value, place)
-        check_characters(label, value, place)
-    return Records(source, texts, label, take_texts(column, texts, places), labels, places), note
 
 
 def take_texts(column: Any, names: Sequence[str], places: Sequence[str]) -> tuple[list[str], ...]:
@@ -84,6 +113,12 @@ def check_characters(name: str, value: Any, place: str) -> None:
         value = json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, str) and not value.isascii() and LONE_SURROGATE.search(value):
         raise DataError(f"{place}: column '{name}' holds half a character. Correct or remove that row.")
+
+
+def count_empty(texts: Dataset) -> int:
+    """Count the rows of `text_dataset` that hold no text."""
+    columns = [texts[name] for name in texts.column_names if name in ("text", "text_pair")]
+    return sum(not "".join("".join(cell) for cell in row).strip() for row in zip(*columns, strict=True))
 
 
 def text_dataset(texts: Sequence[Sequence[str]], labels: Sequence[Any] | None = None) -> Dataset:

@@ -27,9 +27,9 @@ NAMELESS = ("train", "training", "data", "dataset")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a file. `places[i]` names the place of row i ("mine.csv, line 7"); cells are strings, or JSON values."""
+    """Rows of a source. `places[i]` names the place of row i ("mine.csv, line 7"); cells are text or JSON values."""
 
-    path: Path
+    source: str
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
     places: list[str]
@@ -175,7 +175,7 @@ def _from_cells(path: Path, numbered: Iterator[tuple[int, list[str]]], header: S
             )
         rows.append(tuple(cells))
         places.append(f"{path}, line {number}")
-    return Table(path, columns, rows, places)
+    return Table(str(path), columns, rows, places)
 
 
 def _read_jsonl(path: Path) -> Table:
@@ -215,7 +215,7 @@ def _read_jsonl(path: Path) -> Table:
             )
         rows.append(tuple(record[name] for name in columns))
         places.append(place)
-    return Table(path, columns, rows, places)
+    return Table(str(path), columns, rows, places)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Any:
@@ -234,7 +234,7 @@ def _read_parquet(path: Path) -> Table:
         raise DataError(f"{path}: not a Parquet file: {str(error).splitlines()[0]}") from error
     columns = _checked_columns(path, table.column_names)
     rows = list(zip(*(_cells(path, name, table.column(name)) for name in columns), strict=True))
-    return Table(path, columns, rows, [f"{path}, row {n}" for n in range(1, len(rows) + 1)])
+    return Table(str(path), columns, rows, [f"{path}, row {n}" for n in range(1, len(rows) + 1)])
 
 
 def _cells(path: Path, name: str, column: Any) -> list[Any]:

@@ -16,6 +16,7 @@ from qvtune.roles.attention import AttentionMap
 from qvtune.stored import first_problem
 from qvtune.tasks.load import TUNING, limit
 from qvtune.theory.bound import Bound, generalization_bound
+from qvtune.training.evaluate import labels_of
 from qvtune.training.folder import AGAIN, RunFolder
 from qvtune.training.inference import TrainedRun, own_data, score_texts
 
@@ -191,4 +192,4 @@ def stored_bits(folder: RunFolder, method: str) -> int:
 def _losses(run: TrainedRun, dataset: Dataset) -> NDArray[np.float64]:
     """Return the loss of every example."""
     tokens = run.task.encode(dataset, run.tokenizer, run.max_length)
-    return run.task.losses(score_texts(run, tokens), np.asarray(tokens["labels"]))
+    return run.task.losses(score_texts(run, tokens), labels_of(run.task, tokens))

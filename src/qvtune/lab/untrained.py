@@ -42,12 +42,10 @@ def read_untrained(store: Store) -> list[dict[str, Any]]:
 
 
 def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
-    import numpy as np
-
     from qvtune.fast.fast_path import undo_fast
     from qvtune.tasks.load import TUNING
     from qvtune.training.batches import EvaluationBatches
-    from qvtune.training.evaluate import evaluate_set, measure
+    from qvtune.training.evaluate import evaluate_set, labels_of, measure
     from qvtune.training.prepare import prepare
 
     prepared = prepare(config.model_copy(update={"head_start": "random"}))
@@ -57,5 +55,5 @@ def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
         if split != TUNING:
             batches = EvaluationBatches(tokens, prepared.collate, config.eval_batch_size)
             scores[split] = evaluate_set(model, task, batches, console)
-            labels[split] = np.asarray(tokens["labels"])
+            labels[split] = labels_of(task, tokens)
     return measure(task, scores, labels).task_metrics

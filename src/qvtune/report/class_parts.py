@@ -17,15 +17,18 @@ WORST = {"error": "furthest from their number", "probability": "in which the mod
 
 
 def class_parts(result: dict[str, Any]) -> list[Table | Matrix]:
-    """Return the table of classes and the confusion matrix of a classification; nothing for other runs.
+    """Return the table of classes, and the confusion matrix where an example has one class; nothing for other runs.
 
     Args:
         result: contents of `result.json`.
     """
     classes, confusion = result.get("classes"), result.get("confusion")
-    if not classes or not confusion:
+    if not classes:
         return []
-    parts: list[Table | Matrix] = [_class_table(classes, result["reported_on"]), _matrix(classes, confusion)]
+    parts: list[Table | Matrix] = [_class_table(classes, result["reported_on"])]
+    if not confusion:
+        return parts
+    parts.append(_matrix(classes, confusion))
     frequent = frequent_confusions(confusion, LISTED) if len(classes) >= LISTED_FROM else []
     return parts + ([_confusions(classes, frequent)] if frequent else [])
 
@@ -39,6 +42,7 @@ def _class_table(classes: list[dict[str, Any]], splits: list[str]) -> Table:
             _share(entry["f1"], entry["support"] + entry["predicted"]),
             Entry(f"{entry['support']:,}", entry["support"]),
             Entry(f"{entry['predicted']:,}", entry["predicted"]),
+            *([Entry(f"{entry['threshold']:.3f}", entry["threshold"])] if "threshold" in entry else []),
         ]
         for entry in classes
     ]
@@ -48,6 +52,9 @@ def _class_table(classes: list[dict[str, Any]], splits: list[str]) -> Table:
     )
     text += "there is nothing to divide by."
     columns = ["class", "precision", "recall", "F1", "support", "called"]
+    if "threshold" in classes[0]:
+        columns.append("threshold")
+        text += " A label is called from its threshold on, a probability that was fitted on the tuning set."
     return Table("Classes", columns, rows, sortable=True, text=text, named=True)
 
 

@@ -6,7 +6,6 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from qvtune.errors import DataError
@@ -49,9 +48,9 @@ class Material:
     def validation_losses(self, model: nn.Module, batches: Sequence[Batch]) -> list[float]:
         """Return the loss of every example after the best affine map of the outputs."""
         scores = np.concatenate(evaluate(model, self.task, batches))
-        if not np.isfinite(scores).all():
+        if not self.task.is_finite(scores):
             return [np.inf]
-        labels = torch.cat([batch["labels"].cpu() for batch in batches]).numpy()
+        labels = self.task.label_array([row for batch in batches for row in batch["labels"].cpu().numpy()])
         return self.task.fitted_losses(scores, labels).tolist()
 
 

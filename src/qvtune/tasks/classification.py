@@ -79,6 +79,12 @@ class Classification(Task):
             more += f"; it cannot learn {', '.join(absent[:LISTED])}, of which none is left for training"
         return f"Classification, {len(classes)} classes with training examples: {', '.join(classes[:LISTED])}{more}."
 
+    def balanced_weights(self, labels: Sequence[int]) -> list[float]:
+        """Return n / (k n_c) for a class with n_c of n examples in k classes, and 1 for a class without examples."""
+        counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(self.labels))
+        present = int((counts > 0).sum())
+        return [len(labels) / (present * int(count)) if count else 1.0 for count in counts]
+
     def strata(self, labels: Sequence[int]) -> Sequence[int]:
         """Return the class ids."""
         return labels
@@ -190,6 +196,10 @@ class Classification(Task):
     def probe_problem(self, labels: ArrayLike) -> str | None:
         """Say so if there is only one class."""
         return "the training examples are of one class" if len(np.unique(labels)) < 2 else None
+
+    def example_weights(self, labels: NDArray, class_weights: NDArray) -> NDArray:
+        """Return the weight of the class of every example."""
+        return class_weights[labels]
 
     def fit_linear(
         self,

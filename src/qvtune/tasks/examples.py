@@ -35,10 +35,9 @@ class TextData:
             raise DataError(
                 f"{self.task.name}: the label '{new[0]}' is none that the run was trained on ({', '.join(labels)})."
             )
-        ids = [list(labels).index(name) for name in self.task.labels]
 
         def reorder(dataset: Dataset) -> Dataset:
-            renumbered = [ids[label] for label in dataset["label"]]
+            renumbered = [self.task.renumbered(label, labels) for label in dataset["label"]]
             return dataset.remove_columns("label").add_column("label", renumbered)
 
         evaluation = {split: reorder(dataset) for split, dataset in self.evaluation.items()}

@@ -44,6 +44,36 @@ def judge_classes(names: Sequence[str], predicted: NDArray, labels: NDArray, whe
     )
 
 
+def judge_labels(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+    """Return the first warning about several predicted labels, by its subject; nothing if they are good.
+
+    Args:
+        names: names of the labels.
+        predicted: (n, k) of 0 and 1.
+        labels: (n, k) of 0 and 1, with rows that differ.
+        where: the set in words.
+    """
+    from sklearn.metrics import f1_score
+
+    if (predicted == predicted[0]).all():
+        called = (
+            join_words([f"'{name}'" for name, is_called in zip(names, predicted[0], strict=True) if is_called])
+            or "no label"
+        )
+        return {ONE_CLASS: f"all {len(labels):,} predictions on {where} are {called}: the model tells no texts apart."}
+    # The best constant prediction has the most frequent labels, down to some one of them.
+    ranked = np.sort(labels.sum(axis=0))[::-1]
+    constant = float(np.max(2 * np.cumsum(ranked) / (np.arange(1, len(ranked) + 1) * len(labels) + ranked.sum())))
+    found = float(f1_score(labels, predicted, average="micro", zero_division=0.0))
+    if found < constant + NEAR * (1 - constant):
+        return {
+            MAJORITY: f"micro F1 is {found:.3f} on {where} ({len(labels):,} examples), where the same labels for every "
+            f"text have {constant:.3f}: the model has learned next to nothing."
+        }
+    missed = [i for i, n in enumerate(labels.sum(axis=0)) if n >= FEWEST and not predicted[:, i].any()]
+    return {NEVER: _never_found(names, labels.sum(axis=0), missed, where)} if missed else {}
+
+
 def _one_class(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
     if np.ptp(predicted) > 0:
         return {}
@@ -89,12 +119,15 @@ def _never(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str
     missed = [i for i, count in enumerate(counts) if count >= FEWEST and not (predicted == i).any()]
     if not missed:
         return {}
+    return {NEVER: _never_found(names, counts, missed, where)}
+
+
+def _never_found(names: Sequence[str], counts: NDArray, missed: Sequence[int], where: str) -> str:
     found = [f"{counts[i]:,} are '{names[i]}'" for i in missed[:LISTED]]
     found += [f"others of {len(missed) - LISTED} classes more"] if len(missed) > LISTED else []
-    return {
-        NEVER: f"of the labels on {where} {join_words(found)}, and no prediction is: the model has not learned "
-        "to find them."
-    }
+    return (
+        f"of the labels on {where} {join_words(found)}, and no prediction is: the model has not learned to find them."
+    )
 
 
 def agreement(labels: NDArray, predicted: NDArray, classes: int) -> tuple[float, float]:

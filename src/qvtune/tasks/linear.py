@@ -46,6 +46,49 @@ def fit_logistic(
     return fitted
 
 
+def fit_logistics(
+    values: NDArray, targets: NDArray, strengths: Sequence[float], weights: NDArray | None, has_bias: bool
+) -> list[tuple[NDArray, NDArray]]:
+    """Fit a logistic regression for each of several labels, all of them at once by L-BFGS, as `fit_logistic` does one.
+
+    Args:
+        values: (n, d).
+        targets: (n, k) of 0 and 1.
+        strengths: for every label, mean loss + ‖w‖² / (2 strength) is minimised; each fit starts from the one before.
+        weights: (k,), weights of the losses of examples that have the label.
+        has_bias: whether there are biases.
+
+    Returns:
+        Weights (k, d) and biases (k,) for every strength. A label without an example is as unlikely as its absence
+        from one example more would make it.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import expit, logit
+
+    (n, d), k = values.shape, targets.shape[1]
+    shares = (targets.sum(axis=0) + 0.5) / (n + 1)
+    present = np.ones(k) if weights is None else np.asarray(weights)
+    by_example = np.where(targets > 0, present, 1.0)
+    point = np.concatenate([np.zeros((k, d)), has_bias * logit(shares)[:, None]], axis=1)
+
+    def objective(flat: NDArray, strength: float) -> tuple[float, NDArray]:
+        found = flat.reshape(k, d + 1)
+        scores = values @ found[:, :d].T + found[:, d]
+        losses = by_example * (np.logaddexp(0.0, scores) - targets * scores)
+        slopes = by_example * (expit(scores) - targets) / n
+        slope = np.concatenate(
+            [slopes.T @ values + found[:, :d] / strength, has_bias * slopes.sum(axis=0)[:, None]], axis=1
+        )
+        return float(losses.sum() / n + (found[:, :d] ** 2).sum() / (2 * strength)), slope.ravel()
+
+    fitted = []
+    for strength in strengths:
+        found = minimize(objective, point.ravel(), (strength,), "L-BFGS-B", jac=True, options={"maxiter": 200})
+        point = found.x.reshape(k, d + 1)
+        fitted.append((point[:, :d].copy(), point[:, d].copy()))
+    return fitted
+
+
 def fit_ridge(
     values: NDArray, targets: NDArray, strengths: Sequence[float], has_bias: bool
 ) -> list[tuple[NDArray, NDArray]]:

@@ -1,6 +1,7 @@
 """`load_data`: load a task with its training and evaluation examples from options."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,22 @@ from datasets import Dataset, DatasetDict
 from qvtune.amounts import count
 from qvtune.data import hub, packaged
 from qvtune.data.glue import glue_name, glue_task
-from qvtune.data.records import Records, take_columns
+from qvtune.data.records import Records
 from qvtune.data.samples import stratified_sample
 from qvtune.data.tables import READERS, Table, data_name, read_table, table_suffix
 from qvtune.errors import DataError
 from qvtune.tasks import glue
+from qvtune.tasks.classification import Classification
 from qvtune.tasks.examples import TextData
-from qvtune.tasks.guess import make_task
+from qvtune.tasks.guess import read_labelled
 from qvtune.tasks.options import DataOptions
 from qvtune.tasks.remarks import remarks
+from qvtune.tasks.table import TASKS
 from qvtune.tasks.task import Task
 
 TUNING = "tuning"
+# The part of the training examples that tunes a kind of task which needs it, where no other part was asked for.
+LEAST_TUNING = 0.1
 
 
 def load_data(options: DataOptions, seed: int) -> TextData:
@@ -39,8 +44,8 @@ def load_data(options: DataOptions, seed: int) -> TextData:
     loaded = _load(options, seed)
     notes = list(loaded.notes)
     train, evaluation = loaded.train, dict(loaded.evaluation)
-    if options.tune_fraction:
-        train, evaluation[TUNING] = _hold_out(train, loaded.task, options.tune_fraction, seed)
+    if fraction := options.tune_fraction or (LEAST_TUNING if loaded.task.needs_tuning else 0.0):
+        train, evaluation[TUNING] = _hold_out(train, loaded.task, fraction, seed)
         notes.append(f"The checkpoint is chosen on {len(evaluation[TUNING]):,} examples held out of training.")
     train, note = limit(train, loaded.task, options.max_train_samples, seed, "training")
     notes += note
@@ -50,19 +55,33 @@ def load_data(options: DataOptions, seed: int) -> TextData:
     return TextData(loaded.task, train, evaluation, (*notes, *remarks(loaded.task, train, evaluation)))
 
 
-def read_records(path: Path, options: DataOptions, task: Task | None = None) -> tuple[Records, str | None]:
-    """Read a labelled file, with the columns of `task` if one is given.
+@dataclass(frozen=True)
+class Read:
+    """Labelled rows, the kind of task that they are for, and sentences about what was guessed."""
+
+    kind: type[Task]
+    records: Records
+    notes: list[str]
+
+
+def read_labelled_table(table: Table, options: DataOptions) -> Read:
+    """Return the labelled rows of a table, with the columns and the kind of task that the options name."""
+    kind, records, note = read_labelled(table, options.text_column, options.label_column, options.task_type)
+    return Read(kind, records, [note] if note else [])
+
+
+def read_alike(table: Table, options: DataOptions, task: Task) -> tuple[Records, str | None]:
+    """Return the labelled rows of a table, with the columns of a task where it has them.
 
     Returns:
         The records, and a sentence about guessed columns, or None.
     """
-    table = read_table(path)
-    texts = task.text_columns if task and task.text_columns[0] in table.columns else options.text_column
-    label = task.label_column if task and task.label_column in table.columns else options.label_column
-    records, note = take_columns(str(path), table.columns, table.column, table.places, texts, label)
-    if task and len(records.text_columns) != len(task.text_columns):
+    texts = task.text_columns if task.text_columns[0] in table.columns else options.text_column
+    labels = task.label_columns if task.label_columns[0] in table.columns else options.label_column
+    records, note = type(task).read(table, texts, labels)
+    if len(records.text_columns) != len(task.text_columns):
         raise DataError(
-            f"{path}: text is {' and '.join(records.text_columns)}, but the training data has "
+            f"{table.source}: text is {' and '.join(records.text_columns)}, but the training data has "
             f"{' and '.join(task.text_columns)}. Give both the same columns."
         )
     return records, note
@@ -74,7 +93,7 @@ def _load(options: DataOptions, seed: int) -> TextData:
     if name is not None:
         return load_glue(name, options.glue_dir)
     if data.startswith(packaged.PREFIX):
-        return _from_records(data, *_packaged_records(data.removeprefix(packaged.PREFIX), options), options, seed)
+        return _from_records(data, _packaged_records(data.removeprefix(packaged.PREFIX), options), None, options, seed)
     path = Path(data)
     if path.is_dir() and hub.is_saved_folder(path):
         return _from_records(path.name, *from_splits(options, hub.load_saved(path), data), options, seed)
@@ -82,8 +101,8 @@ def _load(options: DataOptions, seed: int) -> TextData:
     if named := next((s for s in READERS if path.name and not path.suffix and path.with_suffix(s).is_file()), None):
         raise DataError(f"{data}: no such file. Did you mean '{path.with_suffix(named)}'?")
     if path.exists() or table_suffix(path) in READERS or data.startswith((".", "/", "~")):
-        train, note = read_records(path, options)
-        return _from_records(data_name(path), train, None, [note] if note else [], options, seed)
+        train = read_labelled_table(read_table(path), options)
+        return _from_records(data_name(path), train, None, options, seed)
     return _from_records(data, *from_splits(options, hub.load_hub(data, options.data_config), data), options, seed)
 
 
@@ -104,50 +123,49 @@ def load_glue(name: str, folder: Path | None) -> TextData:
     return glue.load_tsv(name, folder)
 
 
-def from_splits(options: DataOptions, splits: DatasetDict, name: str) -> tuple[Records, Records | None, list[str]]:
-    """Return training and validation records (None if there is no such split, or a file is given) and notes."""
+def from_splits(options: DataOptions, splits: DatasetDict, name: str) -> tuple[Read, Records | None]:
+    """Return training and validation records (None if there is no such split, or a file is given)."""
     if "train" not in splits:
         raise DataError(f"{name}: has no split 'train', only {', '.join(splits)}.")
-    columns = options.text_column, options.label_column
-    train, note = hub.split_records(splits["train"], f"{name}, train", *columns)
-    notes = [note] if note else []
+    train = read_labelled_table(hub.split_table(splits["train"], f"{name}, train"), options)
     if options.validation is not None:
-        return train, None, notes
+        return train, None
     for split in hub.VALIDATION_SPLITS:
-        if split in splits and not hub.is_hidden(splits[split], train.label_column):
-            notes.append(f"The validation set is the split '{split}'.")
-            return train, hub.split_records(splits[split], f"{name}, {split}", *columns)[0], notes
-    return train, None, notes
+        if split in splits and not hub.is_hidden(splits[split], train.records.label_columns[0]):
+            note = f"The validation set is the split '{split}'."
+            table = hub.split_table(splits[split], f"{name}, {split}")
+            validation, _ = train.kind.read(table, options.text_column, options.label_column)
+            return replace(train, notes=[*train.notes, note]), validation
+    return train, None
 
 
-def _packaged_records(name: str, options: DataOptions) -> tuple[Records, None, list[str]]:
+def _packaged_records(name: str, options: DataOptions) -> Read:
     path = packaged.reviews_path(name)
     table = read_table(path)
     chosen = [i for i, source in enumerate(table.column("source")) if source == name]
-    part = Table(path, table.columns, [table.rows[i] for i in chosen], [table.places[i] for i in chosen])
+    part = Table(options.data, table.columns, [table.rows[i] for i in chosen], [table.places[i] for i in chosen])
     labels = [packaged.REVIEW_LABELS[label] for label in part.column("label")]
-    return Records(options.data, ("text",), "label", (part.column("text"),), labels, part.places), None, []
+    records = Records(options.data, ("text",), ("label",), (part.column("text"),), labels, part.places)
+    return Read(TASKS[options.task_type or Classification.kind], records, [])
 
 
-def _from_records(
-    name: str, train: Records, validation: Records | None, notes: list[str], options: DataOptions, seed: int
-) -> TextData:
-    task = make_task(name, train, options.task_type)
-    if options.task_type is None and (reason := task.explain_guess(train.labels, train.places)):
+def _from_records(name: str, train: Read, validation: Records | None, options: DataOptions, seed: int) -> TextData:
+    task, notes = train.kind.from_records(name, train.records), train.notes
+    if options.task_type is None and (reason := task.explain_guess(train.records.labels, train.records.places)):
         notes = [*notes, reason]
-    dataset = task.examples(train)
+    dataset = task.examples(train.records)
     if options.validation is not None:
         if options.validation.absolute() == Path(options.data).absolute():
             raise DataError(f"{options.validation}: is the training file too. Name another, or leave --validation out.")
-        validation, note = read_records(options.validation, options, task)
-        notes += [f"{options.validation}: {note}"] if note else []
+        validation, note = read_alike(read_table(options.validation), options, task)
+        notes = [*notes, f"{options.validation}: {note}"] if note else notes
     if validation is not None:
         return TextData(task, dataset, {"validation": task.examples(validation)}, tuple(notes))
     dataset, held_out = _hold_out(dataset, task, options.validation_fraction, seed)
     kind = "" if _strata(held_out, task) is None else "stratified, "
     size = count(len(held_out), "example")
-    notes.append(f"The validation set is {size} held out of {train.source} ({kind}seed {seed}).")
-    return TextData(task, dataset, {"validation": held_out}, tuple(notes))
+    held = f"The validation set is {size} held out of {train.records.source} ({kind}seed {seed})."
+    return TextData(task, dataset, {"validation": held_out}, (*notes, held))
 
 
 def _hold_out(dataset: Dataset, task: Task, fraction: float, seed: int) -> tuple[Dataset, Dataset]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from datasets import Dataset
 
 from qvtune.data.glue import COLA_COLUMNS, GLUE, HUB_COLUMNS, GlueTask, glue_name
-from qvtune.data.records import take_columns
 from qvtune.data.tables import Table, read_table, read_text, table_suffix
 from qvtune.errors import ConfigError, DataError, nearest
 from qvtune.tasks.classification import class_name
@@ -44,7 +43,7 @@ def read_matching(task: Task, path: Path, text_columns: Sequence[str] | None) ->
 
 
 def labelled(
-    task: Task, table: Table, texts: Sequence[str], label_column: str | None = None
+    task: Task, table: Table, texts: Sequence[str], label_columns: Sequence[str] | None = None
 ) -> tuple[Dataset, list[str]]:
     """Return the examples of a labelled table from `read_matching`, and a note about their labels.
 
@@ -52,19 +51,17 @@ def labelled(
         task: what was learned.
         table: the file.
         texts: its text columns.
-        label_column: the name of its label column, if it differs from the task's.
+        label_columns: the names of its label columns, if they differ from the task's.
 
     Raises:
         DataError: if there is no label column, or a label is missing or not one of the task's.
     """
     layouts = _layouts(task)
-    candidates = [
-        (name,) for name in (task.label_column, *(g.label for g in layouts.values())) if isinstance(name, str)
-    ]
-    candidates = list(dict.fromkeys(candidates)) if label_column is None else [(label_column,)]
+    candidates = [task.label_columns, *((g.label,) for g in layouts.values() if isinstance(g.label, str))]
+    candidates = list(dict.fromkeys(candidates)) if label_columns is None else [tuple(label_columns)]
     advice = "Name yours: --label-column NAME. Texts without labels are for 'qvtune predict'."
-    (label,) = _first_present(table, candidates, advice, is_named=label_column is not None)
-    records, _ = take_columns(str(table.path), table.columns, table.column, table.places, texts, label)
+    labels = _first_present(table, candidates, advice, is_named=label_columns is not None)
+    records, _ = task.read(table, texts, labels)
     if not task.labels or not layouts:
         return task.examples(records), []
     layout = next(iter(layouts.values()))
@@ -116,7 +113,7 @@ def _first_present(
     others = " or ".join(" and ".join(f"'{name}'" for name in names) for names in candidates[1:])
     trained = "" if is_named else f", which the run was trained on{f', nor {others}' if others else ''}"
     raise DataError(
-        f"{table.path}: has no column '{missing}'{trained}.{nearest(missing, table.columns)} The columns are "
+        f"{table.source}: has no column '{missing}'{trained}.{nearest(missing, table.columns)} The columns are "
         f"{', '.join(table.columns)}.{'' if is_named else f' {advice}'}"
     )
 

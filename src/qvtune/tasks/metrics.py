@@ -52,6 +52,12 @@ def _f1_macro(labels: NDArray, predictions: NDArray) -> float:
     return f1_score(labels, predictions, average="macro", zero_division=0.0)
 
 
+def _f1_micro(labels: NDArray, predictions: NDArray) -> float:
+    from sklearn.metrics import f1_score
+
+    return f1_score(labels, predictions, average="micro", zero_division=0.0)
+
+
 def _matthews(labels: NDArray, predictions: NDArray) -> float:
     from sklearn.metrics import matthews_corrcoef
 
@@ -92,5 +98,7 @@ METRICS: dict[str, dict[str, Metric]] = {
     "matthews": {"matthews_correlation": _matthews},
     "correlation": {"pearson": _pearson, "spearman": _spearman},
     "classes": {"accuracy": _accuracy, "f1_macro": _f1_macro},
+    # For several labels, accuracy_score counts the examples all of whose labels are right.
+    "labels": {"f1_micro": _f1_micro, "f1_macro": _f1_macro, "exact_match": _accuracy},
     "numbers": {"pearson": _pearson, "spearman": _spearman, "mean_squared_error": _mean_squared_error},
 }

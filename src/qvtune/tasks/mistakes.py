@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
@@ -26,7 +25,7 @@ def worst_mistakes(task: Task, scores: NDArray, examples: Dataset, most: int = K
         `text` (and `text_pair`), cut to 1,000 characters; `label` and `prediction`; and the numbers of the task's
         `mistakes`.
     """
-    found = task.mistakes(scores, np.asarray(examples["label"]), most)
+    found = task.mistakes(scores, task.label_array(list(examples["label"])), most)
     return [_texts(examples[i]) | mistake for i, mistake in found]
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_serializer
 
 from qvtune.options import OneOf, Options
 from qvtune.tasks.table import TASKS
@@ -28,10 +28,15 @@ class DataOptions(Options):
     text_column: list[str] | None = Field(
         None, description="Column with the text; give it twice for two texts. Guessed and printed when left out."
     )
-    label_column: str | None = Field(None, description="Column with the label. Guessed and printed when left out.")
+    label_column: list[str] | None = Field(
+        None,
+        description="Column with the label, or with several labels of a text; give it several times for columns that "
+        "hold 0 and 1, one for each label. Guessed and printed when left out.",
+    )
     task_type: Annotated[str | None, OneOf(TASKS)] = Field(
         None,
-        description="What the labels are. When left out: floats make a regression, all else a classification.",
+        description="What the labels are. When left out: floats make a regression, lists or names with separators "
+        "several labels for a text, all else a classification.",
     )
     validation: Path | None = Field(None, description="File with the validation examples, in any of the file formats.")
     validation_fraction: float = Field(
@@ -42,7 +47,8 @@ class DataOptions(Options):
         ge=0,
         lt=1,
         description="Part of the training examples held out to choose the best checkpoint, so that the reported set "
-        "is not chosen on. With 0, the validation set chooses and is reported.",
+        "is not chosen on. With 0, the validation set chooses and is reported; several labels for a text hold out a "
+        "tenth all the same, for their thresholds.",
     )
     max_train_samples: int | None = Field(
         None, ge=2, description="Train on this many examples at most: a seeded, stratified sample."
@@ -61,3 +67,8 @@ class DataOptions(Options):
         description="Tokens per example at most; longer texts are cut. When left out: 512, or as many as the model "
         "reads where that is less.",
     )
+
+    @field_serializer("label_column")
+    def _one_by_name(self, names: list[str] | None) -> str | list[str] | None:
+        """Write a single column as its name, from which the names of runs in stores are made."""
+        return names[0] if names is not None and len(names) == 1 else names

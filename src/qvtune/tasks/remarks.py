@@ -1,6 +1,6 @@
 """Notes about the examples of a task for a user to read before training."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -8,10 +8,9 @@ from typing import Any
 from datasets import Dataset
 
 from qvtune.data.columns import is_integer
+from qvtune.tasks.label_cells import SEPARATORS, joined_cells
 from qvtune.tasks.task import Task
 
-# Separators that people write between several labels in one cell.
-SEPARATORS = (";", "|", ",", "/", "+")
 FEW_EXAMPLES = 30
 
 # Labels by which other tools mark a missing one.
@@ -43,28 +42,18 @@ def _odd_labels(task: Task) -> list[str]:
         for how, key in (("differ in capitals alone", str.casefold), ("are the same number", _number))
         for names in _alike(task.labels, key)
     ]
-    if joined := _joined_labels(task.labels):
+    if joined := next((cells for separator in SEPARATORS if (cells := joined_cells(task.labels, separator))), []):
         more = f" and {len(joined) - 1} more seem" if len(joined) > 1 else " seems"
         found.append(
             f"The label '{joined[0]}'{more} to be several labels in one, of which each occurs with other texts too. A "
-            "text has one label here: every combination is learned as a class of its own."
+            "text has one label here: every combination is learned as a class of its own. For several labels give "
+            "--task-type multilabel."
         )
     return found + [
         f"The label '{name}' is a class of its own; remove those rows if it stands for a missing label."
         for name in task.labels
         if name.casefold() in MISSING_NAMES
     ]
-
-
-def _joined_labels(names: Sequence[str]) -> list[str]:
-    """List labels such as "infra;web" whose parts all occur in other labels, alone or with others."""
-    for separator in SEPARATORS:
-        parts = {name: {part.strip() for part in name.split(separator)} for name in names}
-        counts = Counter(part for found in parts.values() for part in found)
-        joined = [name for name, found in parts.items() if len(found) > 1 and all(counts[part] > 1 for part in found)]
-        if joined:
-            return joined
-    return []
 
 
 def _alike(names: Sequence[str], key: Callable[[str], Any]) -> list[list[str]]:

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from qvtune.errors import RunError, nearest
 from qvtune.tasks.classification import Classification
+from qvtune.tasks.multilabel import Multilabel
 from qvtune.tasks.regression import Regression
 from qvtune.tasks.task import Task
 
@@ -43,3 +44,4 @@ def task_from_dict(stored: Mapping[str, Any]) -> Task:
 
 register(Classification)
 register(Regression)
+register(Multilabel)

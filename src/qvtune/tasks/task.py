@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # these take seconds to import, and the command line only lis
     from typing_extensions import Self
 
     from qvtune.data.records import Records
+    from qvtune.data.tables import Table
 
 # How many labels a message names.
 LISTED = 6
@@ -27,8 +28,8 @@ class Task(ABC):
     """What is learned from one or two texts, and everything that depends on it.
 
     A kind of task is a subclass. It defines what is abstract here, and overrides what differs for it. Below, n is a
-    number of examples and k is `num_outputs`. Scores are what `outputs` returns, (n, k) float32 unless a kind says
-    otherwise. Labels are what `label_of` returns for cells, (n,) as an array.
+    number of examples and k is `num_outputs`. Scores are what `scores` returns, (n, k) float32 unless a kind says
+    otherwise. Labels are what `label_of` returns for cells, (n,) as an array unless `label_array` says otherwise.
 
     Attributes:
         kind: its name for `--task-type`.
@@ -38,6 +39,8 @@ class Task(ABC):
         loss_name: the loss of `losses`, in words.
         mistake_size: the entry of a mistake by which mistakes are sorted, the largest first.
         has_class_weights: whether `loss` weighs examples by class.
+        needs_tuning: whether `fitted` needs examples that neither train nor are reported.
+        beside: columns of `encode` that the model is not given, beside `labels`; a batch holds them.
         name: name of the data.
         labels: names of the classes in the order of their ids; empty if labels are not classes.
         metric_set: names a row of `metrics.METRICS`; files store it as `metrics`.
@@ -52,6 +55,8 @@ class Task(ABC):
     loss_name: ClassVar[str] = "loss"
     mistake_size: ClassVar[str] = "loss"
     has_class_weights: ClassVar[bool] = False
+    needs_tuning: ClassVar[bool] = False
+    beside: ClassVar[tuple[str, ...]] = ()
 
     name: str
     labels: tuple[str, ...]
@@ -60,7 +65,35 @@ class Task(ABC):
     text_columns: tuple[str, ...]
     label_column: str
 
-    # From records to examples.
+    # From a table to examples.
+
+    @classmethod
+    def recognises(cls, table: "Table") -> bool:
+        """Return whether the columns of a table, and its first cells, can only be for this kind of task."""
+        return False
+
+    @classmethod
+    def read(
+        cls, table: "Table", text_columns: Sequence[str] | None = None, label_columns: Sequence[str] | None = None
+    ) -> tuple["Records", str | None]:
+        """Pick the columns of this kind of task from a table, and check their cells.
+
+        Args:
+            table: rows of any source.
+            text_columns: names of the columns with the texts; guessed when None.
+            label_columns: names of the columns with the labels; guessed when None.
+
+        Returns:
+            The records, and a sentence about the guess, or None.
+
+        Raises:
+            DataError: if the columns cannot be guessed, or a cell is not what the kind needs.
+        """
+        from qvtune.data.records import check_single_labels, take_columns
+
+        records, note = take_columns(table, text_columns, label_columns)
+        check_single_labels(records)
+        return records, note
 
     @classmethod
     @abstractmethod
@@ -94,6 +127,16 @@ class Task(ABC):
         labels = [self.label_of(v, place) for v, place in zip(records.labels, records.places, strict=True)]
         return text_dataset(records.texts, labels)
 
+    def unlabelled(self, table: "Table", text_columns: Sequence[str]) -> "Dataset":
+        """Return the texts of a table as `examples` does, without labels, for predictions.
+
+        Raises:
+            DataError: if one is missing or is not a text.
+        """
+        from qvtune.data.records import take_texts, text_dataset
+
+        return text_dataset(take_texts(table.column, text_columns, table.places))
+
     def explain_guess(self, values: Sequence[Any], places: Sequence[str]) -> str | None:
         """Say why labels were taken for this kind of task, if that needs a sentence.
 
@@ -107,11 +150,24 @@ class Task(ABC):
         """Describe in a sentence what is learned, from the labels of the training examples."""
         return f"{self.kind.capitalize()}, {len(labels):,} training examples."
 
+    def renumbered(self, label: Any, labels: Sequence[str]) -> Any:
+        """Return a label of this task as that of the same task with `labels`, which are its own in another order."""
+        return labels.index(self.labels[label])
+
+    def balanced_weights(self, labels: Sequence[Any]) -> list[float]:
+        """Return the class weights of "balanced", from the labels of the training examples; see `class_weights`."""
+        raise NotImplementedError(f"{type(self).__name__} has no class weights, and has_class_weights says so")
+
     def strata(self, labels: Sequence[Any]) -> Sequence[int] | None:
         """Return an integer for every label, whose shares samples keep, or None if labels have no shares."""
         return None
 
     # The model.
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The names of the label columns in the source; most kinds have one."""
+        return (self.label_column,)
 
     @property
     @abstractmethod
@@ -214,11 +270,35 @@ class Task(ABC):
 
         return torch.tensor(float(len(batch["labels"])), device=batch["labels"].device)
 
-    def outputs(self, outputs: Any) -> "Tensor":
-        """Return the scores from a forward pass: float32, with the examples as the first dimension."""
-        return logits_of(outputs)
+    def model_inputs(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the part of a batch that the model is given."""
+        return {name: value for name, value in batch.items() if name not in ("labels", *self.beside)}
+
+    def scores(self, outputs: Any, batch: Mapping[str, Any]) -> NDArray:
+        """Return the scores from a forward pass: float32, with the rows of the batch as the first dimension."""
+        return logits_of(outputs).cpu().numpy()
 
     # Results, in NumPy.
+
+    def label_array(self, labels: Sequence[Any]) -> NDArray:
+        """Return the labels of rows, as `encode` or `examples` gives them, as an array of as many."""
+        return np.asarray(labels)
+
+    def joined(self, values: NDArray, tokens: "Dataset") -> NDArray:
+        """Return scores or labels by example, where `encode` made several rows of one; `tokens` are the rows."""
+        return values
+
+    def fitted(self, scores: NDArray, labels: NDArray) -> "Self":
+        """Return the task with what is fitted on the scores of a tuning set, such as thresholds; most fit nothing."""
+        return self
+
+    def is_finite(self, scores: NDArray) -> bool:
+        """Return whether all scores are finite."""
+        return bool(np.isfinite(scores).all())
+
+    def are_equal(self, labels: NDArray) -> bool:
+        """Return whether all examples have the same label, so that predictions cannot show what was learned."""
+        return bool(np.ptp(labels) == 0)
 
     @abstractmethod
     def losses(self, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
@@ -283,6 +363,10 @@ class Task(ABC):
         """Return why `fit_linear` cannot be used for these labels, or None if it can."""
         return f"no linear probe is known for {self.noun}"
 
+    def example_weights(self, labels: NDArray, class_weights: NDArray) -> NDArray:
+        """Return the weight of every example in a mean of `losses`, (n,)."""
+        return np.ones(len(labels))
+
     def fit_linear(
         self,
         features: NDArray,
@@ -342,7 +426,7 @@ class Task(ABC):
             main_metric=stored["main_metric"],
             text_columns=tuple(stored["text_columns"]),
             label_column=stored["label_column"],
-            **stored.get("settings", {}),
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in stored.get("settings", {}).items()},
         )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from qvtune.data.columns import as_number
@@ -19,17 +18,17 @@ OPTION = "--class-weights"
 LISTED = 8
 
 
-def class_weights(option: str | None, task: Task, labels: Sequence[int]) -> list[float] | None:
+def class_weights(option: str | None, task: Task, labels: Sequence[Any]) -> list[float] | None:
     """Return the weight of every class, in the order of the task's labels, or None if all are equal.
 
     "balanced" is scikit-learn's: n / (k n_c) for a class with n_c of n training examples in k classes. So all classes
     have the same total weight, and the mean weight of an example is 1. A class without training examples has weight 1,
-    which is never used.
+    which is never used. For several labels it is (n - n_k) / n_k, and weighs the loss where label k is present.
 
     Args:
         option: None, "balanced", or the path of a YAML or JSON file with a weight above 0 by the name of every class.
         task: names the classes.
-        labels: class ids of the training examples.
+        labels: labels of the training examples.
 
     Raises:
         ConfigError: for a task without classes; if the file cannot be read or is not such a mapping; for a class that
@@ -41,9 +40,7 @@ def class_weights(option: str | None, task: Task, labels: Sequence[int]) -> list
     if not task.has_class_weights:
         raise ConfigError(f"{OPTION} is {option}, and {task.name} is {task.noun}, which has no classes. Leave it out.")
     if option == BALANCED:
-        counts = np.bincount(np.asarray(labels, dtype=np.int64), minlength=len(task.labels))
-        present = int((counts > 0).sum())
-        return [len(labels) / (present * int(count)) if count else 1.0 for count in counts]
+        return task.balanced_weights(labels)
     return _of_file(Path(option), task)
 
 

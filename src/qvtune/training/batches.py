@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import DataLoader
 
 from qvtune.fast.batches import LengthBatches, TokenBatches, longest_first
+from qvtune.tasks.task import Task
 from qvtune.training.objective import Batch
 from qvtune.training.step import Share
 
@@ -119,7 +120,8 @@ class EvaluationBatches:
     """
 
     def __init__(self, tokens: Dataset, collate: Collate, batch_size: int) -> None:
-        self.examples, self.batch_size, self.collate = len(tokens), batch_size, collate
+        self.tokens, self.examples = tokens, len(tokens)
+        self.batch_size, self.collate = batch_size, collate
         self._tokens, self._order = longest_first(tokens)
 
     def __len__(self) -> int:
@@ -148,9 +150,10 @@ def collate_rows(rows: list[dict[str, Any]], collate: Collate, batch_size: int) 
     return [dict(collate(rows[start : start + batch_size])) for start in range(0, len(rows), batch_size)]
 
 
-def read_columns(tokens: Dataset, names: Sequence[str]) -> Dataset:
-    """Return tokenised examples with the columns in `names`, which the model is given, and the labels alone."""
-    return tokens.select_columns([name for name in tokens.column_names if name in (*names, "labels")])
+def read_columns(tokens: Dataset, task: Task, names: Sequence[str]) -> Dataset:
+    """Return tokenised examples with the columns in `names`, which the model is given, and those of the task alone."""
+    kept = (*names, "labels", *task.beside)
+    return tokens.select_columns([name for name in tokens.column_names if name in kept])
 
 
 def training_order(lengths: ArrayLike, config: Any, seed: int, processes: int = 1) -> Order:

@@ -64,11 +64,12 @@ def conclude(
     """
     scores, labels = measured.reported
     where = f"the validation set{'s' if len(measured.scores.keys() - {TUNING}) > 1 else ''}"
-    found = Predictions(data.task, scores, labels, where)
+    task = measured.task
+    found = Predictions(task, scores, labels, where)
     verdict = judge_run(found, config, records, measured.metrics, head_start)
     return Conclusion(
-        classes=data.task.class_table(scores, labels),
-        mistakes=mistakes_by_split(data.task, measured.scores, data.evaluation),
+        classes=task.class_table(scores, labels),
+        mistakes=mistakes_by_split(task, measured.scores, data.evaluation),
         verdict=verdict,
         warnings=[*list_warnings(records, ended=True), *verdict.values()],
         examples=len(labels),

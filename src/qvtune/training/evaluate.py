@@ -19,7 +19,7 @@ from qvtune.tasks.load import TUNING
 from qvtune.tasks.metrics import combine_splits
 from qvtune.tasks.task import Task
 from qvtune.training.batches import Collate, EvaluationBatches
-from qvtune.training.finite import check_outputs
+from qvtune.training.finite import NotFinite
 from qvtune.training.objective import Batch
 from qvtune.training.seeds import kept_random_state
 
@@ -30,12 +30,14 @@ class Evaluation:
 
     Attributes:
         step: the step after which it was measured.
+        task: the run's, with what was fitted on the tuning set.
         metrics: named as the run reports them.
         scores: the model's outputs by split, (examples, classes) or (examples, 1), in the order of the data.
         labels: class ids or numbers by split, (examples,).
     """
 
     step: int
+    task: Task
     metrics: dict[str, float]
     scores: dict[str, NDArray]
     labels: dict[str, NDArray]
@@ -62,8 +64,8 @@ def evaluate(model: nn.Module, task: Task, batches: Iterable[Batch]) -> list[NDA
     device, found = device_of(model), []
     with evaluating(model), torch.no_grad():
         for batch in batches:
-            inputs = {name: value for name, value in send_to_device(batch, device).items() if name != "labels"}
-            found.append(task.outputs(model(**inputs)).cpu().numpy())
+            placed = send_to_device(batch, device)
+            found.append(task.scores(model(**task.model_inputs(placed)), placed))
     return found
 
 
@@ -81,11 +83,18 @@ def evaluate_set(
     shown: Iterable[Batch] = batches
     if console is not None:
         shown = track(batches, batches.examples, "scoring", console, size=batches.batch_size, unit="examples")
-    return batches.as_given(np.concatenate(evaluate(model, task, shown)))
+    return task.joined(batches.as_given(np.concatenate(evaluate(model, task, shown))), batches.tokens)
+
+
+def labels_of(task: Task, tokens: Dataset) -> NDArray:
+    """Return the labels of tokenised examples in their order, as the task holds them."""
+    return task.joined(task.label_array(list(tokens["labels"])), tokens)
 
 
 def measure(task: Task, scores: Mapping[str, NDArray], labels: Mapping[str, NDArray], step: int = 0) -> Evaluation:
     """Compute the task's metrics and the mean loss of every split; all splits but the tuning set are also combined.
+
+    What the task fits on a tuning set, such as thresholds, is fitted first.
 
     Args:
         task: the run's.
@@ -93,13 +102,15 @@ def measure(task: Task, scores: Mapping[str, NDArray], labels: Mapping[str, NDAr
         labels: labels by split.
         step: the step after which the outputs were computed.
     """
+    if TUNING in scores:
+        task = task.fitted(scores[TUNING], labels[TUNING])
     by_split = {
         split: task.metrics(found, labels[split]) | {"loss": float(task.losses(found, labels[split]).mean())}
         for split, found in scores.items()
     }
     tuning = by_split.pop(TUNING, {})
     metrics = combine_splits(task, by_split) | {f"{TUNING}_{name}": value for name, value in tuning.items()}
-    return Evaluation(step, metrics, dict(scores), dict(labels))
+    return Evaluation(step, task, metrics, dict(scores), dict(labels))
 
 
 class Evaluator:
@@ -124,7 +135,7 @@ class Evaluator:
         shown: Callable[[Iterable[Batch], int], Iterable[Batch]],
     ) -> None:
         self.task, self.accelerator, self.shown = task, accelerator, shown
-        self.labels = {split: np.asarray(tokens["labels"]) for split, tokens in splits.items()}
+        self.labels = {split: labels_of(task, tokens) for split, tokens in splits.items()}
         self.batches = {split: EvaluationBatches(tokens, collate, batch_size) for split, tokens in splits.items()}
 
     def __call__(self, model: nn.Module, step: int) -> Evaluation:
@@ -137,7 +148,8 @@ class Evaluator:
         with kept_random_state(self.accelerator.device), self.accelerator.autocast():
             for split, batches in self.batches.items():
                 scores[split] = self._scores(model, batches)
-                check_outputs(scores[split], split)
+                if not self.task.is_finite(scores[split]):
+                    raise NotFinite(f"an output on the {split} set")
         return measure(self.task, scores, self.labels, step)
 
     def _scores(self, model: nn.Module, batches: EvaluationBatches) -> NDArray[np.float32]:
@@ -146,4 +158,4 @@ class Evaluator:
         if processes > 1:
             gathered = gather_object([own])
             own = [gathered[place % processes][place // processes] for place in range(len(batches))]
-        return batches.as_given(np.concatenate(own))
+        return self.task.joined(batches.as_given(np.concatenate(own)), batches.tokens)

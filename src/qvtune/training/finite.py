@@ -1,8 +1,6 @@
 """Numbers that have to stay finite: the loss, what trains, and the outputs."""
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qvtune.methods.state import trained_state
@@ -23,13 +21,3 @@ def check_training(loss: Tensor, model: nn.Module) -> None:
     for name, value in trained_state(model).items():
         if not torch.isfinite(value).all():
             raise NotFinite(f"the parameter {name}")
-
-
-def check_outputs(scores: NDArray, split: str) -> None:
-    """Check a model's outputs on a set.
-
-    Raises:
-        NotFinite: if one is not.
-    """
-    if not np.isfinite(scores).all():
-        raise NotFinite(f"an output on the {split} set")

@@ -125,7 +125,7 @@ class Loop:
         self.telemetry = RoleTelemetry(self.model, every=config.logging_steps if config.log_updates else 0)
         self.step = make_step(config, prepared, accelerator, self.timetable.steps)
         self.checkpoints = Checkpoints(folder.checkpoints)
-        self.log = RunLog(folder, self.progress, config, task, console, accelerator)
+        self.log = RunLog(folder, self.progress, config, console, accelerator)
         self.shown = ProgressReport(console, examples / self.batches.steps_per_epoch)
         self.evaluate = Evaluator(
             task, prepared.splits, prepared.collate, config.eval_batch_size, accelerator, self.shown.evaluating

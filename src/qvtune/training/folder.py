@@ -87,6 +87,7 @@ class StoredResult(TypedDict):
     total_parameters: int
     head_start: NotRequired[dict[str, Any] | None]
     hardware: NotRequired[dict[str, Any]]
+    task_settings: NotRequired[dict[str, Any]]
     warnings: NotRequired[list[str]]
     learned: NotRequired[bool | None]
     classes: NotRequired[list[dict[str, Any]] | None]

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from qvtune.adaptation import restore
 from qvtune.adapters import load_adapter
 from qvtune.data.glue import glue_name, load_tests
-from qvtune.data.records import check_characters, take_texts, text_dataset
+from qvtune.data.records import check_characters, count_empty
 from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, RunError
 from qvtune.fast.fast_path import make_fast
@@ -112,7 +112,10 @@ def load_run(path: str | Path, *, model: str | None = None, device: str = "auto"
     place_of_model = choose_device(device)
     folder = RunFolder(Path(path))
     config = folder.read_finished()
-    task = task_from_dict(folder.read_plan()["task"])
+    stored = folder.read_plan()["task"]
+    if settings := folder.read_result().get("task_settings"):  # fitted during the run
+        stored |= {"settings": settings}
+    task = task_from_dict(stored)
     is_adapter = METHODS[config.method].saves == "adapter"
     saved = folder.adapter if is_adapter else folder.model
     if not saved.is_dir():
@@ -133,7 +136,7 @@ def score_texts(run: TrainedRun, tokens: Dataset, batch_size: int | None = None)
         DataError: if a text holds the token that ends texts for this model.
     """
     check_ends(unwrap(run.model).config, run.tokenizer, tokens)
-    read = read_columns(tokens, run.tokenizer.model_input_names)
+    read = read_columns(tokens, run.task, run.tokenizer.model_input_names)
     collate, size = run.task.collator(run.tokenizer), batch_size or run.config.eval_batch_size
     return evaluate_set(run.model, run.task, EvaluationBatches(read, collate, size), Console(stderr=True))
 
@@ -144,7 +147,7 @@ def evaluate_run(
     data: str | None = None,
     glue_dir: Path | None = None,
     text_columns: Sequence[str] | None = None,
-    label_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
     batch_size: int | None = None,
     mistakes: int = 0,
 ) -> dict[str, Any]:
@@ -156,7 +159,7 @@ def evaluate_run(
             "glue/TASK" for a GLUE task with the same classes; the run's own data when None.
         glue_dir: where GLUE is, if it has moved.
         text_columns: the text columns of the file, where they have other names.
-        label_column: the label column of the file, if it has another name.
+        label_column: the label column of the file, if it has another name; several for a run with several.
         batch_size: examples per forward pass; the run's own when None.
         mistakes: how many of the worst mistakes to return.
 
@@ -177,7 +180,7 @@ def evaluate_run(
     scores, labels_of = {}, {}
     for split, dataset in splits.items():
         scores[split] = score_texts(run, run.task.encode(dataset, run.tokenizer, run.max_length), batch_size)
-        labels_of[split] = np.asarray(dataset["label"])
+        labels_of[split] = run.task.label_array(list(dataset["label"]))
     evaluation = measure(run.task, scores, labels_of)
     all_scores, labels = evaluation.reported
     metrics = evaluation.task_metrics
@@ -234,15 +237,15 @@ def predict_file(
     if out.exists() and out.samefile(data):
         raise ConfigError(f"{out}: is the file to predict. Give --out another name.")
     _check_free(out, overwrite)
-    texts = take_texts(table.column, names, table.places)
+    texts = run.task.unlabelled(table, names)
     for name in table.columns:  # all columns go into the output too
         for place_of_cell, value in zip(table.places, table.column(name), strict=True):
             check_characters(name, value, place_of_cell)
-    tokens = run.task.encode(text_dataset(texts), run.tokenizer, run.max_length)
+    tokens = run.task.encode(texts, run.tokenizer, run.max_length)
     scores = score_texts(run, tokens, batch_size)
     inputs = {name: table.column(name) for name in table.columns}
     write_text(out, format_predictions(run.task, inputs, scores, out.suffix.lower(), spreadsheet_safe))
-    return len(scores), sum(not "".join(row).strip() for row in zip(*texts, strict=True))
+    return len(scores), count_empty(texts)
 
 
 def predict_glue(
@@ -316,13 +319,14 @@ def _evaluation_sets(
     data: str | None,
     glue_dir: Path | None,
     text_columns: Sequence[str] | None,
-    label_column: str | None,
+    label_column: str | Sequence[str] | None,
 ) -> tuple[dict[str, Dataset], list[str]]:
     """Return the examples by split, and notes about their labels."""
     name = glue_name(data) if data is not None else None
     if data is not None and name is None:
         table, texts = read_matching(run.task, Path(data), text_columns)
-        dataset, notes = labelled(run.task, table, texts, label_column)
+        named = [label_column] if isinstance(label_column, str) else label_column
+        dataset, notes = labelled(run.task, table, texts, named)
         return {"file": dataset}, notes
     for option, value in (("--text-column", text_columns), ("--label-column", label_column)):
         if value is not None:

@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from qvtune.files import write_text, writing
-from qvtune.tasks.task import Task
 from qvtune.training.balance import side_warnings
 from qvtune.training.callbacks import Progress
 from qvtune.training.config import TrainConfig
@@ -26,7 +25,6 @@ class RunLog:
         folder: the run's.
         progress: holds the records.
         config: the run's.
-        task: the run's.
         console: where warnings go.
         accelerator: says which process writes, and holds the trackers.
     """
@@ -36,11 +34,10 @@ class RunLog:
         folder: RunFolder,
         progress: Progress,
         config: TrainConfig,
-        task: Task,
         console: Console,
         accelerator: Accelerator,
     ) -> None:
-        self.folder, self.progress, self.config, self.task = folder, progress, config, task
+        self.folder, self.progress, self.config = folder, progress, config
         self.console, self.accelerator = console, accelerator
         self._started = time.perf_counter()
         self._before = 0.0
@@ -111,7 +108,7 @@ class RunLog:
             if self.progress.step >= self.progress.steps:
                 return {}  # the full verdict comes at the end
             where = f"the validation set at step {self.progress.step:,}"
-            return early_warning(Predictions(self.task, *evaluation.reported, where), self.config, records, told)
+            return early_warning(Predictions(evaluation.task, *evaluation.reported, where), self.config, records, told)
         return side_warnings(records, self.config, self.progress.steps, told)
 
 

@@ -37,7 +37,7 @@ class TaskObjective:
 
     def total(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of the batch: () float32."""
-        outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
+        outputs = model(**self.task.model_inputs(batch))
         return self.task.loss(outputs, batch, self.class_weights)
 
     def count(self, batch: Batch) -> Tensor:

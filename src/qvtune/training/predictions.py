@@ -56,4 +56,5 @@ def format_predictions(
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     probabilities = values.pop("probabilities", {})
-    return values | {f"probability_{name}": value for name, value in probabilities.items()}
+    joined = {name: ";".join(value) for name, value in values.items() if isinstance(value, list)}
+    return values | joined | {f"probability_{name}": value for name, value in probabilities.items()}

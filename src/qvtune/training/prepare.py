@@ -123,8 +123,9 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
     device = choose_device(config.device)
     precision = resolve_precision(config.precision, device)
     collate = data.task.collator(tokenizer)
-    train = read_columns(inputs.train, tokenizer.model_input_names)
-    splits = {split: read_columns(tokens, tokenizer.model_input_names) for split, tokens in inputs.splits.items()}
+    names = tokenizer.model_input_names
+    train = read_columns(inputs.train, data.task, names)
+    splits = {split: read_columns(tokens, data.task, names) for split, tokens in inputs.splits.items()}
     set_seed(stream_seed(config.seed, "init"))
     model = load_model(source, inputs.model_config, data.task, tokenizer, new_head=config.new_head)
     new = newly_initialised(model)

@@ -100,7 +100,7 @@ def _end_folder(
     found = conclude(config, prepared.data, fitted.evaluation, records, result.get("head_start"))
     result |= found.to_result()
     rates, is_plain = prepared.plan.learning_rates, loads_in_peft(prepared.model)
-    card = adapter_card(config, prepared.data.task, rates, result["metrics"], is_plain)
+    card = adapter_card(config, fitted.evaluation.task, rates, result["metrics"], is_plain)
     saved = save_trained(prepared.model, prepared.tokenizer, folder, card)
     result["saved_bytes"] = sum(file.stat().st_size for file in saved.glob("*.safetensors"))
     write_text(folder.mistakes, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.mistakes))

@@ -47,16 +47,18 @@ def describe_result(config: TrainConfig, prepared: Prepared, fitted: Fitted) -> 
     counts = count_parameters(prepared.model)
     peak, whose = peak_memory(prepared.device)
     is_best = fitted.best_step is not None
+    settings = fitted.evaluation.task.to_dict().get("settings")
     return {
         "status": "finished",
         "task": task.name,
+        **({} if settings == task.to_dict().get("settings") else {"task_settings": settings}),
         "metrics": fitted.evaluation.metrics,
         "main_metric": task.main_metric,
         "checkpoint": {
             "step": fitted.best_step if is_best else progress.step,
             "chosen": "best" if is_best else "last",
             "chosen_by": fitted.selection.describe() if is_best else None,
-            "chosen_on": (TUNING if config.tune_fraction else "validation") if is_best else None,
+            "chosen_on": (TUNING if TUNING in prepared.splits else "validation") if is_best else None,
         },
         "reported_on": [split for split in prepared.splits if split != TUNING],
         "train_loss": _mean_loss(progress.records),

@@ -46,7 +46,7 @@ def make_selection(config: TrainConfig, prepared: Prepared) -> Selection:
     """Return how a run chooses its checkpoint."""
     # The tuning set chooses if there is one, or else the first set.
     examples = len(prepared.splits.get(TUNING, next(iter(prepared.splits.values()))))
-    prefix = f"{TUNING}_" if config.tune_fraction else ""
+    prefix = f"{TUNING}_" if TUNING in prepared.splits else ""
     return Selection(
         metric=f"eval_{prefix}{prepared.data.task.main_metric}",
         keeps_best=examples >= FEWEST_TO_CHOOSE if config.keep_best is None else config.keep_best,

@@ -54,7 +54,7 @@ def judge_predictions(
         config: the run's; the warnings name its options.
         records: its log, as in `metrics.jsonl`: the advice is lower rates if the loss has risen.
     """
-    if len(found) < FEWEST or np.ptp(found.labels) == 0:
+    if len(found) < FEWEST or found.task.are_equal(found.labels):
         return {}
     warnings = found.task.judge(found.values, found.labels, found.where)
     return {name: f"Warning: {text} {_advice(config, records, found)}" for name, text in warnings.items()}

@@ -16,7 +16,7 @@ from qvtune.adaptation import adaptation_of
 from qvtune.data.samples import stratified_sample
 from qvtune.methods.method import Adaptation
 from qvtune.tasks.task import Task
-from qvtune.training.evaluate import measure
+from qvtune.training.evaluate import labels_of, measure
 from qvtune.training.start.even import attend_evenly, take_back
 from qvtune.training.start.features import HeadLayers, Reader, head_layers
 from qvtune.training.start.probe import Probe, fit_probe, root_mean_square
@@ -110,14 +110,16 @@ def start_head(
     console = console or Console(stderr=True)
     reader = Reader(model, tokenizer, batch_size, precision, console, task.collator(tokenizer))
     sample = _sample(task, train, seed)
-    labels = np.asarray(sample["labels"])
+    labels = task.label_array(list(sample["labels"]))
     if problem := task.probe_problem(labels):
         return HeadStart(RANDOM, problem)
 
     def probe(tokens: Dataset) -> Probe:
         features = _features(layers, reader, tokens)
         has_bias = layers.output.bias is not None
-        return fit_probe(features, np.asarray(tokens["labels"]), task, seed, class_weights, has_bias=has_bias)
+        return fit_probe(
+            features, task.label_array(list(tokens["labels"])), task, seed, class_weights, has_bias=has_bias
+        )
 
     chosen, found, losses = _choose(model, adaptation, reader, sample, kind, probe)
     metrics = _measure(found, task, layers, reader, splits)
@@ -189,5 +191,5 @@ def _measure(
     scores = {
         split: probe.scores(reader.inputs_of(layers.output, layers.output, tokens)) for split, tokens in splits.items()
     }
-    labels = {split: np.asarray(tokens["labels"]) for split, tokens in splits.items()}
+    labels = {split: labels_of(task, tokens) for split, tokens in splits.items()}
     return measure(task, scores, labels).task_metrics

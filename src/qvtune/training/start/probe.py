@@ -90,7 +90,7 @@ def _parts(targets: NDArray, task: Task, seed: int) -> list[tuple[NDArray, NDArr
     from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
 
     count = len(targets)
-    strata = task.strata(targets.tolist())
+    strata = task.strata(list(targets))
     of_class = np.array([count]) if strata is None else np.unique(strata, return_counts=True)[1]
     stratified = strata is not None and of_class.min() >= 2
     folds = min(FOLDS, int(of_class.max()) if stratified else count)
@@ -111,4 +111,7 @@ def _parts(targets: NDArray, task: Task, seed: int) -> list[tuple[NDArray, NDArr
 def _losses(task: Task, scores: NDArray, targets: NDArray, weights: NDArray | None) -> NDArray:
     """Return the loss of every example, weighted by class so that their mean is the loss in the objective."""
     losses = task.losses(scores, targets)
-    return losses if weights is None else losses * weights[targets] / weights[targets].mean()
+    if weights is None:
+        return losses
+    of_examples = task.example_weights(targets, weights)
+    return losses * of_examples / of_examples.mean()
