@@ -128,7 +128,7 @@ def test_correlations_are_computed_in_float64():
 
 def test_every_metric_is_a_plain_float():
     scores, labels = np.eye(2, dtype=np.float32)[[0, 1, 1]], np.array([0, 1, 0])
-    for name in METRICS:
+    for name in METRICS.keys() - {"entities"}:  # which takes the names of tags
         kind = "regression" if name in ("correlation", "numbers") else "classification"
         found = task(name, kind).metrics(scores[:, 0] if kind == "regression" else scores, labels)
         assert found

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from tiny import save_tiny_bert
 from transformers import AutoTokenizer
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -93,10 +94,12 @@ def test_the_loss_of_numbers_is_their_squared_error():
 
 
 def test_what_is_written_of_predictions():
-    (first,) = TASK.predictions(LOGITS[:1].numpy())
+    (first,) = TASK.predictions(LOGITS[:1].numpy(), Dataset.from_dict({"text": ["a"]}))
     assert first["label"] == "abc"[int(LOGITS[0].argmax())]
     assert list(first["probabilities"].values()) == pytest.approx(LOGITS[0].softmax(0).tolist(), rel=1e-6)
-    assert NUMBERS.predictions(VALUES[:2, None].numpy()) == [{"score": float(value)} for value in VALUES[:2]]
+    assert NUMBERS.predictions(VALUES[:2, None].numpy(), Dataset.from_dict({"text": ["a", "b"]})) == [
+        {"score": float(value)} for value in VALUES[:2]
+    ]
 
 
 def test_a_collator_pads_rows_with_and_without_labels(tmp_path):

@@ -34,11 +34,7 @@ def choose_columns(
         DataError: if a named column is missing, or no guess is safe; the text lists the columns.
     """
     lower = {name.lower(): name for name in columns}
-    for name in (*(text_columns or ()), *(label_columns or ())):
-        if name not in columns:
-            raise DataError(
-                f"{source}: no column '{name}'.{nearest(name, columns)} The columns are {', '.join(columns)}."
-            )
+    check_named(source, columns, [*(text_columns or ()), *(label_columns or ())])
     if text_columns is not None and len(text_columns) > 2:
         raise DataError(f"{source}: {len(text_columns)} text columns were named; one or two can be used.")
     if text_columns is not None and len(set(text_columns)) != len(text_columns):
@@ -65,6 +61,19 @@ def choose_columns(
     guessed = [] if text_columns else [f"text is {' and '.join(repr(name) for name in texts)}"]
     guessed += [] if label_columns else [f"label is {labels[0]!r}"]
     return texts, labels, f"Guessed from the column names: {', '.join(guessed)}." if guessed else None
+
+
+def check_named(source: str, columns: Sequence[str], named: Sequence[str]) -> None:
+    """Check that all named columns are there.
+
+    Raises:
+        DataError: if one is not; the text lists the columns.
+    """
+    for name in named:
+        if name not in columns:
+            raise DataError(
+                f"{source}: no column '{name}'.{nearest(name, columns)} The columns are {', '.join(columns)}."
+            )
 
 
 def check_separator(source: str, columns: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Read the user's own tables, CSV, TSV, JSONL and Parquet, with errors that say file and line."""
+"""Read the user's own tables, CSV, TSV, JSONL, Parquet and CoNLL, with errors that say file and line."""
 
 import csv
 import gzip
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qvtune.amounts import count
 from qvtune.data.columns import check_separator
 from qvtune.data.foreign import foreign_task
 from qvtune.errors import DataError
@@ -218,6 +219,34 @@ def _read_jsonl(path: Path) -> Table:
     return Table(str(path), columns, rows, places)
 
 
+def _read_conll(path: Path) -> Table:
+    """Read a word and its tag from the first and the last column of every line; blank lines end sentences."""
+    rows: list[tuple[list[str], list[str]]] = []
+    places: list[str] = []
+    width, is_open = 0, False
+    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), 1):
+        fields = line.split("\t") if "\t" in line else line.split()
+        if not line.strip() or fields[0] == "-DOCSTART-":
+            is_open = False
+            continue
+        if line.startswith("#") and len(fields) != (width or 2):
+            continue  # a comment, as in CoNLL-U
+        width = width or len(fields)
+        if len(fields) != width or width < 2 or not fields[0].strip() or not fields[-1].strip():
+            empty = "" if all(field.strip() for field in fields) else ", one of them empty"
+            raise DataError(
+                f"{path}, line {number}: has {count(len(fields), 'field')}{empty}; every word needs a line with "
+                f"{max(width, 2)}, the word first and its tag last."
+            )
+        if not is_open:
+            rows.append(([], []))
+            places.append(f"{path}, line {number}")
+            is_open = True
+        rows[-1][0].append(fields[0])
+        rows[-1][1].append(fields[-1])
+    return Table(str(path), ("tokens", "tags"), list(rows), places)
+
+
 def _object(pairs: list[tuple[str, Any]]) -> Any:
     """Return a JSON object as a dictionary, or as its pairs if a key occurs twice."""
     found = dict(pairs)
@@ -255,6 +284,8 @@ READERS: dict[str, Callable[[Path], Table]] = {
     ".tsv": _read_tsv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,
+    ".conll": _read_conll,
+    ".iob2": _read_conll,
 }
 
 

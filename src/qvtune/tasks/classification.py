@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qvtune.data.columns import is_integer
-from qvtune.errors import DataError, ModelError
+from qvtune.errors import DataError
 from qvtune.tasks import judging, linear
 from qvtune.tasks.classes import describe_classes
-from qvtune.tasks.task import Task, largest_first, list_names, logits_of
+from qvtune.tasks.named import NamedOutputs
+from qvtune.tasks.task import largest_first, logits_of
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
 
     from qvtune.data.records import Records
@@ -29,7 +31,7 @@ DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 
 
 @dataclass(frozen=True)
-class Classification(Task):
+class Classification(NamedOutputs):
     """Classes with ids from 0, a logit for each, and cross entropy in nats."""
 
     kind: ClassVar[str] = "classification"
@@ -89,43 +91,6 @@ class Classification(Task):
         """Return the class ids."""
         return labels
 
-    @property
-    def num_outputs(self) -> int:
-        """One logit per class."""
-        return len(self.labels)
-
-    @property
-    def loading_arguments(self) -> str:
-        """The number of classes, and their names."""
-        return f"num_labels={self.num_outputs}, id2label={dict(enumerate(self.labels))!r}"
-
-    def configure(self, config: Any) -> None:
-        """Write the classes into the configuration of a model."""
-        super().configure(config)
-        config.id2label = dict(enumerate(self.labels))
-        config.label2id = {name: i for i, name in enumerate(self.labels)}
-
-    def match_head(self, known: Sequence[str], source: str) -> tuple["Classification", str | None]:
-        """Put the classes in the order of a head's classes, by name, or by number if the head has no names.
-
-        Raises:
-            ModelError: if the head is for other classes.
-        """
-        wanted = self.labels
-        if all(name == f"LABEL_{i}" for i, name in enumerate(known)) and len(known) == len(wanted):
-            pairs = list_names([f"{mute} is '{name}'" for mute, name in zip(known, wanted, strict=True)])
-            return self, (
-                f"{source} brings a head whose labels have no names, and training goes on from it: {pairs}. If they "
-                "mean something else, give --new-head to start it anew."
-            )
-        by_name = {name.casefold(): name for name in wanted}
-        if sorted(name.casefold() for name in known) == sorted(by_name):
-            return replace(self, labels=tuple(by_name[name.casefold()] for name in known)), None
-        raise ModelError(
-            f"{source}: its head is for {len(known)} labels ({list_names(known)}), and the data has {len(wanted)} "
-            f"({list_names(wanted)}). Rename the labels of the data, or give --new-head to start the head anew."
-        )
-
     def loss(self, outputs: Any, batch: Mapping[str, Any], class_weights: Sequence[float] | None = None) -> "Tensor":
         """Return Σ w_i l_i of the cross entropies; divided by `count`, it is torch's `cross_entropy` with `weight`."""
         import torch
@@ -153,7 +118,7 @@ class Classification(Task):
         """Return the class with the largest logit, (n,)."""
         return scores.argmax(axis=-1)
 
-    def predictions(self, scores: NDArray) -> list[dict[str, Any]]:
+    def predictions(self, scores: NDArray, examples: "Dataset") -> list[dict[str, Any]]:
         """Return the `label` of every example, and the `probabilities` of all."""
         return [
             {"label": self.shown(row.argmax()), "probabilities": dict(zip(self.labels, map(float, row), strict=True))}

@@ -1,6 +1,7 @@
 """Warnings about predictions: that they distinguish nothing, or agree with the labels only by chance."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,6 +75,22 @@ def judge_labels(names: Sequence[str], predicted: NDArray, labels: NDArray, wher
     return {NEVER: _never_found(names, labels.sum(axis=0), missed, where)} if missed else {}
 
 
+def judge_tags(predicted: Sequence[Sequence[str]], labels: Sequence[Sequence[str]], where: str) -> dict[str, str]:
+    """Return the first warning about predicted entities or tags, by its subject; nothing if they are good.
+
+    Args:
+        predicted: the types that were found in every text, or its tags.
+        labels: the same of the labels.
+        where: the set in words.
+    """
+    found, wanted = (Counter(kind for kinds in rows for kind in kinds) for rows in (predicted, labels))
+    if len(found) < 2 and len(wanted) > 1:
+        what = f"'{next(iter(found))}' alone" if found else "nothing"
+        return {ONE_CLASS: f"{what} was found on {where}, which has {wanted.total():,}: the model has learned little."}
+    missed = sorted((kind for kind, n in wanted.items() if n >= FEWEST and kind not in found))
+    return {NEVER: _never_found(missed, [wanted[kind] for kind in missed], range(len(missed)), where)} if missed else {}
+
+
 def _one_class(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
     if np.ptp(predicted) > 0:
         return {}
@@ -122,7 +139,7 @@ def _never(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str
     return {NEVER: _never_found(names, counts, missed, where)}
 
 
-def _never_found(names: Sequence[str], counts: NDArray, missed: Sequence[int], where: str) -> str:
+def _never_found(names: Sequence[str], counts: Sequence[int] | NDArray, missed: Sequence[int], where: str) -> str:
     found = [f"{counts[i]:,} are '{names[i]}'" for i in missed[:LISTED]]
     found += [f"others of {len(missed) - LISTED} classes more"] if len(missed) > LISTED else []
     return (

@@ -3,13 +3,15 @@
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvtune.tasks.task import Task
 
-Metric = Callable[[NDArray, NDArray], float]
+# Takes labels and predictions: class ids, rows of 0 and 1, numbers, or lists of the names of tags.
+Metric = Callable[[Any, Any], float]
 
 
 def combine_splits(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -92,6 +94,19 @@ def _correlation(function: Callable, labels: NDArray, predictions: NDArray) -> f
     return float(np.nan_to_num(value))
 
 
+def _entities(name: str) -> Metric:
+    """Return a metric of seqeval, which counts whole entities; nothing found counts as 0."""
+
+    def metric(labels: Any, predictions: Any) -> float:
+        import seqeval.metrics
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what is not found in early evaluations
+            return getattr(seqeval.metrics, name)(labels, predictions)
+
+    return metric
+
+
 METRICS: dict[str, dict[str, Metric]] = {
     "accuracy": {"accuracy": _accuracy},
     "accuracy_f1": {"accuracy": _accuracy, "f1": _f1},
@@ -100,5 +115,13 @@ METRICS: dict[str, dict[str, Metric]] = {
     "classes": {"accuracy": _accuracy, "f1_macro": _f1_macro},
     # For several labels, accuracy_score counts the examples all of whose labels are right.
     "labels": {"f1_micro": _f1_micro, "f1_macro": _f1_macro, "exact_match": _accuracy},
+    "tags": {"accuracy": _accuracy, "f1_macro": _f1_macro},
+    # Of names of tags, by text.
+    "entities": {
+        "f1": _entities("f1_score"),
+        "precision": _entities("precision_score"),
+        "recall": _entities("recall_score"),
+        "accuracy": _entities("accuracy_score"),
+    },
     "numbers": {"pearson": _pearson, "spearman": _spearman, "mean_squared_error": _mean_squared_error},
 }

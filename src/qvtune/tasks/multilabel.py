@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qvtune.errors import DataError, ModelError
+from qvtune.errors import DataError
 from qvtune.tasks import judging, linear
 from qvtune.tasks.classification import class_names
 from qvtune.tasks.label_cells import NEGATIVE, POSITIVE, labels_in, separator_of
-from qvtune.tasks.task import Task, largest_first, list_names, logits_of
+from qvtune.tasks.named import NamedOutputs
+from qvtune.tasks.task import largest_first, list_names, logits_of
 from qvtune.tasks.thresholds import fit_thresholds
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
 
     from qvtune.data.records import Records
@@ -27,7 +29,7 @@ UNEQUAL = 3.0
 
 
 @dataclass(frozen=True)
-class Multilabel(Task):
+class Multilabel(NamedOutputs):
     """A logit for each label, a sigmoid, and the binary cross entropy in nats, averaged over the labels.
 
     Labels are (n, k) int64 of 0 and 1.
@@ -151,36 +153,6 @@ class Multilabel(Task):
         rarity = np.where(table > 0, table.sum(axis=0), np.iinfo(np.int64).max)
         return np.where(table.any(axis=1), rarity.argmin(axis=1) + 1, 0).tolist()
 
-    @property
-    def num_outputs(self) -> int:
-        """One logit for each label."""
-        return len(self.labels)
-
-    @property
-    def loading_arguments(self) -> str:
-        """The number of labels, and their names."""
-        return f"num_labels={self.num_outputs}, id2label={dict(enumerate(self.labels))!r}"
-
-    def configure(self, config: Any) -> None:
-        """Write the labels into the configuration of a model."""
-        super().configure(config)
-        config.id2label = dict(enumerate(self.labels))
-        config.label2id = {name: i for i, name in enumerate(self.labels)}
-
-    def match_head(self, known: Sequence[str], source: str) -> tuple["Multilabel", str | None]:
-        """Put the labels in the order of a head's labels, by name.
-
-        Raises:
-            ModelError: if the head is for other labels.
-        """
-        by_name = {name.casefold(): name for name in self.labels}
-        if sorted(name.casefold() for name in known) == sorted(by_name):
-            return replace(self, labels=tuple(by_name[name.casefold()] for name in known)), None
-        raise ModelError(
-            f"{source}: its head is for {len(known)} labels ({list_names(known)}), and the data has "
-            f"{len(self.labels)} ({list_names(self.labels)}). Give --new-head to start the head anew."
-        )
-
     def loss(self, outputs: Any, batch: Mapping[str, Any], class_weights: Sequence[float] | None = None) -> "Tensor":
         """Return Σ_i mean_k w_k l_ik of the binary cross entropies; w_k weighs where the label is present."""
         import torch
@@ -208,7 +180,7 @@ class Multilabel(Task):
         """Return the names of the labels of a row of 0 and 1."""
         return [self.labels[i] for i in np.flatnonzero(value)]
 
-    def predictions(self, scores: NDArray) -> list[dict[str, Any]]:
+    def predictions(self, scores: NDArray, examples: "Dataset") -> list[dict[str, Any]]:
         """Return the `labels` of every example, and the `probabilities` of all labels."""
         chances = _sigmoid(scores)
         return [

@@ -13,6 +13,7 @@ from qvtune.tasks import judging, linear
 from qvtune.tasks.task import Task, largest_first, logits_of
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor
 
     from qvtune.data.records import Records
@@ -88,7 +89,7 @@ class Regression(Task):
         """Return the numbers, (n,)."""
         return scores.reshape(-1)
 
-    def predictions(self, scores: NDArray) -> list[dict[str, Any]]:
+    def predictions(self, scores: NDArray, examples: "Dataset") -> list[dict[str, Any]]:
         """Return the `score` of every example."""
         return [{"score": float(score)} for score in self.predicted(scores)]
 

@@ -7,6 +7,7 @@ from qvtune.errors import RunError, nearest
 from qvtune.tasks.classification import Classification
 from qvtune.tasks.multilabel import Multilabel
 from qvtune.tasks.regression import Regression
+from qvtune.tasks.tagging import Tagging
 from qvtune.tasks.task import Task
 
 T = TypeVar("T", bound=type[Task])
@@ -45,3 +46,4 @@ def task_from_dict(stored: Mapping[str, Any]) -> Task:
 register(Classification)
 register(Regression)
 register(Multilabel)
+register(Tagging)

@@ -40,6 +40,7 @@ class Task(ABC):
         mistake_size: the entry of a mistake by which mistakes are sorted, the largest first.
         has_class_weights: whether `loss` weighs examples by class.
         needs_tuning: whether `fitted` needs examples that neither train nor are reported.
+        cuts_texts: whether a text of too many tokens is cut.
         beside: columns of `encode` that the model is not given, beside `labels`; a batch holds them.
         name: name of the data.
         labels: names of the classes in the order of their ids; empty if labels are not classes.
@@ -57,6 +58,7 @@ class Task(ABC):
     has_class_weights: ClassVar[bool] = False
     needs_tuning: ClassVar[bool] = False
     beside: ClassVar[tuple[str, ...]] = ()
+    cuts_texts: ClassVar[bool] = True
 
     name: str
     labels: tuple[str, ...]
@@ -278,6 +280,14 @@ class Task(ABC):
         """Return the scores from a forward pass: float32, with the rows of the batch as the first dimension."""
         return logits_of(outputs).cpu().numpy()
 
+    def by_label(self, values: "Tensor", batch: Mapping[str, Any]) -> NDArray | None:
+        """Return values (n, s, d) of tokens where the labels are, or None if a row has one label.
+
+        Returns:
+            (n,) arrays of (labels, d).
+        """
+        return None
+
     # Results, in NumPy.
 
     def label_array(self, labels: Sequence[Any]) -> NDArray:
@@ -323,8 +333,13 @@ class Task(ABC):
         """Return a label or a prediction for people: the name of a class, or a float."""
         return self.labels[int(value)] if self.labels else float(value)
 
-    def predictions(self, scores: NDArray) -> list[dict[str, Any]]:
-        """Return the output of `predict` for every example, by column; `probabilities` may map names to numbers."""
+    def predictions(self, scores: NDArray, examples: "Dataset") -> list[dict[str, Any]]:
+        """Return the output of `predict` for every example, by column; `probabilities` may map names to numbers.
+
+        Args:
+            scores: the model's outputs.
+            examples: the texts, as `unlabelled` returned them.
+        """
         return [{"prediction": self.shown(value)} for value in self.predicted(scores)]
 
     def mistakes(self, scores: NDArray, labels: NDArray, most: int) -> list[tuple[int, dict[str, Any]]]:

@@ -244,7 +244,7 @@ def predict_file(
     tokens = run.task.encode(texts, run.tokenizer, run.max_length)
     scores = score_texts(run, tokens, batch_size)
     inputs = {name: table.column(name) for name in table.columns}
-    write_text(out, format_predictions(run.task, inputs, scores, out.suffix.lower(), spreadsheet_safe))
+    write_text(out, format_predictions(run.task, inputs, texts, scores, out.suffix.lower(), spreadsheet_safe))
     return len(scores), count_empty(texts)
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from numpy.typing import NDArray
 
 from qvtune.data.columns import NUMBER
@@ -28,18 +29,19 @@ def _is_formula(cell: Any) -> bool:
 
 
 def format_predictions(
-    task: Task, inputs: dict[str, list[Any]], scores: NDArray, suffix: str, spreadsheet_safe: bool
+    task: Task, inputs: dict[str, list[Any]], examples: Dataset, scores: NDArray, suffix: str, spreadsheet_safe: bool
 ) -> str:
     """Return predictions as the text of a file, beside the input columns whose names differ.
 
     Args:
         task: says what is written.
         inputs: cells by column.
+        examples: the texts, as the task's `unlabelled` returned them.
         scores: the model's outputs in the task's form.
         suffix: ".jsonl" or ".csv".
         spreadsheet_safe: put an apostrophe before cells of a CSV file that a spreadsheet would compute.
     """
-    predicted = task.predictions(scores)
+    predicted = task.predictions(scores, examples)
     if suffix == ".csv":
         predicted = [_flat(values) for values in predicted]
     kept = [name for name in inputs if name not in predicted[0]]
@@ -56,5 +58,11 @@ def format_predictions(
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:
     probabilities = values.pop("probabilities", {})
-    joined = {name: ";".join(value) for name, value in values.items() if isinstance(value, list)}
+    joined = {name: _cell(value) for name, value in values.items() if isinstance(value, list)}
     return values | joined | {f"probability_{name}": value for name, value in probabilities.items()}
+
+
+def _cell(values: list[Any]) -> str:
+    """Return a list as the cell of a CSV file: names with a semicolon between, or JSON for anything else."""
+    is_names = all(isinstance(value, str) and ";" not in value for value in values)
+    return ";".join(values) if is_names else json.dumps(values, ensure_ascii=False)

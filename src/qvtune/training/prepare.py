@@ -102,7 +102,7 @@ def read_inputs(config: TrainConfig) -> Inputs:
     weights = class_weights(config.class_weights, data.task, data.train["label"])
     train = data.task.encode(data.train, tokenizer, max_length)
     splits = {name: data.task.encode(dataset, tokenizer, max_length) for name, dataset in data.evaluation.items()}
-    cut = count_cut(train, max_length)
+    cut = count_cut(train, max_length) if data.task.cuts_texts else 0
     notes = [*data.notes, *check_known(unknown_share(train, tokenizer), source.name)]
     if cut:
         notes.append(f"{cut / len(train):.0%} of the training texts fill {max_length} tokens (--max-length).")

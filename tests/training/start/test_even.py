@@ -13,12 +13,14 @@ from transformers import DataCollatorWithPadding
 
 import qvtune
 from qvtune.adaptation import adaptation_of
+from qvtune.tasks.classification import Classification
 from qvtune.training.start.even import attend_evenly, rank_one, take_back
 from qvtune.training.start.features import Reader
 
 
 def attending(model: nn.Module, padding) -> list | None:
-    reader = Reader(model, padding, 16, "fp32", Console(quiet=True), DataCollatorWithPadding(padding))
+    task = Classification("made up", ("a", "b"), "classes", "accuracy", ("text",), "label")
+    reader = Reader(model, task, padding, 16, "fp32", Console(quiet=True))
     return attend_evenly(model, adaptation_of(model), reader, make_tokens(100))
 
 

@@ -132,7 +132,7 @@ def _reads_first_token(reader: Reader, query: nn.Module, tokens: Dataset) -> boo
     few = tokens.select(range(min(8, len(tokens))))
 
     def outputs() -> Tensor:
-        return torch.cat([found.logits.float() for _, _, found in reader.batches(few)])
+        return torch.cat([found.logits.float().flatten() for _, _, found in reader.batches(few)])
 
     def disturb(inputs: Tensor, output: Tensor) -> Tensor | None:
         if output.ndim != 3:

@@ -18,7 +18,9 @@ from qvtune.fast.batches import longest_first
 from qvtune.methods.method import Adaptation
 from qvtune.progress import track
 from qvtune.roles.unwrap import unwrap
-from qvtune.training.batches import Collate
+from qvtune.tasks.ragged import ragged
+from qvtune.tasks.task import Task
+from qvtune.training.batches import read_columns
 
 
 @dataclass(frozen=True)
@@ -74,27 +76,26 @@ class Reader:
         batch_size: examples per forward pass.
         precision: precision of the forward passes, "fp32", "bf16" or "fp16".
         console: where progress goes.
-        collate: makes a batch from rows.
+        task: says which part of a batch the model is given, and where labels are.
     """
 
     def __init__(
         self,
         model: nn.Module,
+        task: Task,
         tokenizer: PreTrainedTokenizerBase,
         batch_size: int,
         precision: str,
         console: Console,
-        collate: Collate,
     ) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
-        self.console, self.collate = console, collate
+        self.console, self.task, self.collate = console, task, task.collator(tokenizer)
         self.device = device_of(model)
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def batches(self, tokens: Dataset) -> Iterator[tuple[NDArray, dict[str, Tensor], Any]]:
         """Yield the indices of a batch's examples, the batch, and the model's output for it; longest texts first."""
-        columns = [name for name in tokens.column_names if name in self.tokenizer.model_input_names]
-        by_length, order = longest_first(tokens.select_columns(columns))
+        by_length, order = longest_first(read_columns(tokens, self.task, self.tokenizer.model_input_names))
         rows = by_length.to_list()
         was_training = self.model.training
         self.model.eval()
@@ -105,30 +106,35 @@ class Reader:
                     starts, len(rows), "reading features", self.console, size=self.batch_size, unit="examples"
                 ):
                     batch = dict(self.collate(rows[start : start + self.batch_size]).to(self.device))
-                    yield order[start : start + self.batch_size], batch, self.model(**batch)
+                    outputs = self.model(**self.task.model_inputs(batch))
+                    yield order[start : start + self.batch_size], batch, outputs
         finally:
             self.model.train(was_training)
 
-    def inputs_of(self, layer: nn.Linear, output: nn.Linear, tokens: Dataset) -> NDArray[np.float32]:
-        """Return (examples, features): the inputs of a head's layer for every text, at the position that the head uses.
+    def inputs_of(self, layer: nn.Linear, output: nn.Linear, tokens: Dataset) -> NDArray:
+        """Return the inputs of a head's layer for every text, at the position that the head uses: (texts, features).
 
-        Heads of decoders map every position and use one of them. The outputs of the last layer show which one.
+        Heads of decoders map every position and use one of them. The outputs of the last layer show which one. Where a
+        text has several labels, they are at the positions of these: (texts,) arrays of (labels, features).
 
         Args:
             layer: the layer whose inputs are returned.
             output: the last layer of the head.
             tokens: tokenised texts.
         """
-        found: NDArray[np.float32] = np.empty((len(tokens), layer.in_features), np.float32)
+        found: dict[int, NDArray] = {}
         seen: dict[str, Tensor] = {}
         with (
             watching(layer, lambda inputs, _: seen.update(inputs=inputs)),
             watching(output, lambda _, own: seen.update(own=own)),
         ):
-            for places, _, outputs in self.batches(tokens):
-                inputs = _at_taken_position(seen["inputs"], seen["own"], outputs.logits)
-                found[places] = inputs.float().cpu().numpy()
-        return found
+            for places, batch, outputs in self.batches(tokens):
+                rows = self.task.by_label(seen["inputs"], batch)
+                if rows is None:
+                    rows = _at_taken_position(seen["inputs"], seen["own"], outputs.logits).float().cpu().numpy()
+                found |= zip(places, rows, strict=True)
+        values = [found[place] for place in range(len(tokens))]
+        return np.stack(values) if values[0].ndim == 1 else ragged(values)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return nullcontext() if self._dtype is None else torch.autocast(self.device.type, dtype=self._dtype)

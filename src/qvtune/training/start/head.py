@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from qvtune.adaptation import adaptation_of
 from qvtune.data.samples import stratified_sample
 from qvtune.methods.method import Adaptation
+from qvtune.tasks.ragged import by_row, flat
 from qvtune.tasks.task import Task
 from qvtune.training.evaluate import labels_of, measure
 from qvtune.training.start.even import attend_evenly, take_back
@@ -26,6 +27,8 @@ PROBE, PLAIN, EVEN, RANDOM = "probe", "plain", "even", "random"
 
 # A probe is fitted on at most this many examples. More cost as much again and hardly make it better.
 MOST_EXAMPLES = 3_000
+# Where examples have several labels each, on examples with so many labels.
+MOST_LABELS = 20_000
 # Kinds of start are compared on this many examples.
 COMPARED = 1_000
 # A fitted head starts with the probe's logits times this factor, or for numbers with their distance from the mean times
@@ -108,18 +111,15 @@ def start_head(
     if layers is None:
         return HeadStart(RANDOM, "the head came with the model, or does not end in a linear layer")
     console = console or Console(stderr=True)
-    reader = Reader(model, tokenizer, batch_size, precision, console, task.collator(tokenizer))
+    reader = Reader(model, task, tokenizer, batch_size, precision, console)
     sample = _sample(task, train, seed)
-    labels = task.label_array(list(sample["labels"]))
+    labels = flat(task.label_array(list(sample["labels"])))
     if problem := task.probe_problem(labels):
         return HeadStart(RANDOM, problem)
 
     def probe(tokens: Dataset) -> Probe:
-        features = _features(layers, reader, tokens)
-        has_bias = layers.output.bias is not None
-        return fit_probe(
-            features, task.label_array(list(tokens["labels"])), task, seed, class_weights, has_bias=has_bias
-        )
+        features, found = _features(layers, reader, tokens), flat(task.label_array(list(tokens["labels"])))
+        return fit_probe(features, found, task, seed, class_weights, has_bias=layers.output.bias is not None)
 
     chosen, found, losses = _choose(model, adaptation, reader, sample, kind, probe)
     metrics = _measure(found, task, layers, reader, splits)
@@ -155,26 +155,31 @@ def _choose(
 
 
 def _features(layers: HeadLayers, reader: Reader, tokens: Dataset) -> NDArray[np.float32]:
-    """Return what the last layer of the head reads, once the new layers before it are scaled: (examples, features)."""
+    """Return what the last layer of the head reads, once the new layers before it are scaled: (labels, features)."""
     for place, layer in enumerate(layers.before):
         _scale(layer, (*layers.before, layers.output)[place + 1], layers.output, reader, tokens)
-    return reader.inputs_of(layers.output, layers.output, tokens)
+    return flat(reader.inputs_of(layers.output, layers.output, tokens))
 
 
 def _sample(task: Task, train: Dataset, seed: int) -> Dataset:
     """Return the examples for fitting a probe. They are shuffled, so that the first ones are a sample too."""
     strata = task.strata(list(train["labels"]))
     chosen = stratified_sample(strata, len(train), min(MOST_EXAMPLES, len(train)), seed)
-    return train.select(np.random.default_rng(seed).permutation(chosen))
+    shuffled = train.select(np.random.default_rng(seed).permutation(chosen))
+    labels = task.label_array(list(shuffled["labels"]))
+    if labels.dtype != object:
+        return shuffled
+    return shuffled.select(range(max(1, int(np.sum(np.cumsum([len(row) for row in labels]) <= MOST_LABELS)))))
 
 
 def _scale(layer: nn.Linear, following: nn.Linear, output: nn.Linear, reader: Reader, tokens: Dataset) -> None:
     """Let a new square layer centre and scale each feature, and raise it above zero if the next function cuts there."""
-    features = reader.inputs_of(layer, output, tokens)
+    features = flat(reader.inputs_of(layer, output, tokens))
     size = root_mean_square(features)
     weight, bias = np.diag(1 / size), -features.mean(axis=0) / size
     _set(layer, weight, bias)
-    if reader.inputs_of(following, output, tokens.select(range(min(CUT_TRIED, len(tokens))))).min() > CUTS_BELOW:
+    few = tokens.select(range(min(CUT_TRIED, len(tokens))))
+    if flat(reader.inputs_of(following, output, few)).min() > CUTS_BELOW:
         _set(layer, weight, bias + ABOVE_ZERO)
 
 
@@ -189,7 +194,8 @@ def _measure(
 ) -> dict[str, float]:
     """Return the metrics of a run with this head and no steps."""
     scores = {
-        split: probe.scores(reader.inputs_of(layers.output, layers.output, tokens)) for split, tokens in splits.items()
+        split: task.joined(by_row(probe.scores, reader.inputs_of(layers.output, layers.output, tokens)), tokens)
+        for split, tokens in splits.items()
     }
     labels = {split: labels_of(task, tokens) for split, tokens in splits.items()}
     return measure(task, scores, labels).task_metrics
