@@ -6,10 +6,10 @@ DIR has `multilabel/GoEmotions` (train.tsv, dev.tsv, test.tsv and labels.txt) an
 authors publish them. Every run is `qvtune train --model pkg:minilm --data TRAIN --validation DEV` with the default λ or
 λ = 1; of GoEmotions it has 10,000 training texts. It is measured on the test file by `qvtune evaluate`.
 
-The rivals are scikit-learn's logistic regressions on the frozen model's states: for GoEmotions one against the rest, of
-the first token or of the mean of all tokens, with a probability of one half or thresholds fitted on the development set;
-for WNUT17 multinomial, of the first piece of every word. The development set chooses the states and the strength.
-The same command goes on where it was interrupted.
+The rivals are logistic regressions on the frozen model's states: for GoEmotions one against the rest, of the first
+token or of the mean of all tokens, with a probability of one half or thresholds fitted on the development set; for
+WNUT17 multinomial, of the first piece of every word. The development set chooses the states and the strength. The same
+command goes on where it was interrupted.
 """
 
 import argparse
@@ -244,8 +244,8 @@ def main() -> None:
         texts.append(table(case, runs, rivals))
         numbers[case.name] = {"runs": runs, "rivals": rivals}
     texts.append(
-        f"Test files; mean ± standard deviation over seeds {args.seeds} of {MODEL} with defaults, {MOST_TEXTS:,} training "
-        "texts of GoEmotions at most. The development set chose the checkpoint of WNUT17, and a tenth of the training "
+        f"Test files; mean ± standard deviation over seeds {args.seeds} of {MODEL} with defaults, {MOST_TEXTS:,} "
+        "training texts of GoEmotions at most. The development set chose the checkpoint of WNUT17, and a tenth of the training "
         "texts that and the thresholds of GoEmotions. The linear models have the frozen model's states, and the "
         "development set chose their strength."
     )
