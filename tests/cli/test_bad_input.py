@@ -6,15 +6,13 @@ import os
 import resource
 import shutil
 import struct
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 from datasets import Dataset
+from forked import Forked
 from safetensors.torch import load_file, save_file
 from tiny import make_reviews, save_tiny_bert, save_tiny_llama, write_reviews
 
@@ -538,23 +536,14 @@ def limit_file_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
-def test_full_disk(place: Path, tmp_path: Path) -> None:
+def test_full_disk(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = f"train --model {place}/wider --data {place}/good.csv --epochs 1 --rank 64 --out {tmp_path}/run"
-    limited: Callable[[], None] = limit_file_size
-    done = subprocess.run(
-        [sys.executable, "-m", "qvtune", *words.split()],
-        capture_output=True,
-        text=True,
-        preexec_fn=limited,
-        env=os.environ | {"QVTUNE_CACHE": str(tmp_path / "cache")},
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "cannot be written" in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("QVTUNE_CACHE", str(tmp_path / "cache"))
+    process = Forked(words.split(), limit_file_size)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, said
+    assert "cannot be written" in said
+    assert "Traceback" not in said
     assert not (tmp_path / "run" / "result.json").exists()
     assert not list((tmp_path / "run" / "checkpoints").glob("checkpoint-*"))
-    again = subprocess.run(
-        [sys.executable, "-m", "qvtune", *words.split()], capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 0, again.stderr
+    assert main(words.split()) == 0

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from safetensors.torch import load_file
 from tiny import save_tiny_bert, write_reviews
 
@@ -29,16 +30,12 @@ def command(folder: Path, out: Path) -> list[str]:
         "--early-stopping": 20,
         "--out": out,
     }
-    return [sys.executable, "-m", "qvtune", "train", *[str(word) for pair in options.items() for word in pair]]
-
-
-def start(folder: Path, out: Path) -> subprocess.Popen:
-    return subprocess.Popen(command(folder, out), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return ["train", *[str(word) for pair in options.items() for word in pair]]
 
 
 def finish(folder: Path, out: Path) -> None:
     # In this process, which saves the time to import everything again.
-    assert main(command(folder, out)[3:]) == 0
+    assert main(command(folder, out)) == 0
 
 
 def records(out: Path) -> list[dict]:
@@ -102,7 +99,7 @@ def test_killed_run_ends_like_the_straight_one(
     moment: Callable[[Path], bool], folder: Path, straight: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = start(folder, out)
+    process = Forked(command(folder, out))
     while not moment(out):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.0002)
@@ -116,7 +113,7 @@ def test_killed_run_ends_like_the_straight_one(
 def test_killed_twice(folder: Path, straight: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     out = tmp_path / "run"
     for lines in (5, 9):
-        process = start(folder, out)
+        process = Forked(command(folder, out))
         while not has_lines(lines)(out):
             assert process.poll() is None, process.communicate()[0]
             time.sleep(0.0002)
@@ -131,7 +128,7 @@ def test_interrupt_saves_and_goes_on_to_the_same_adapter(
     folder: Path, straight: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "run"
-    process = start(folder, out)
+    process = Forked(command(folder, out))
     while not has_lines(3)(out):
         assert process.poll() is None
         time.sleep(0.0002)
@@ -154,7 +151,8 @@ def test_interrupt_saves_and_goes_on_to_the_same_adapter(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_the_first_step_ends_like_one_after_it(folder: Path, tmp_path: Path, number: int) -> None:
-    process = start(folder, tmp_path / "run")
+    words = [sys.executable, "-m", "qvtune", *command(folder, tmp_path / "run")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout.readline()  # it has read the data, and loads the model
     process.send_signal(number)
     output = process.communicate(timeout=60)[0]
@@ -173,7 +171,7 @@ def test_finished_run_is_found_and_not_trained_again(
 
 def test_another_seed_ends_elsewhere(folder: Path, straight: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert main([*command(folder, out)[3:], "--seed", "1"]) == 0
+    assert main([*command(folder, out), "--seed", "1"]) == 0
     trained, other = (load_file(path / "adapter" / "adapter_model.safetensors") for path in (out, straight))
     assert not all(trained[name].equal(other[name]) for name in other)
 
@@ -184,7 +182,7 @@ def test_killed_run_of_token_batches_ends_like_the_straight_one(folder: Path, tm
         place = given.index("--batch-size")
         return [*given[:place], "--batch-tokens", "60", *given[place + 2 :]]
 
-    process = subprocess.Popen(words("killed"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = Forked(words("killed"))
     while not has_lines(9)(tmp_path / "killed"):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.0002)
@@ -192,5 +190,5 @@ def test_killed_run_of_token_batches_ends_like_the_straight_one(folder: Path, tm
     process.communicate()
     assert (tmp_path / "killed" / "checkpoints").exists()
     for name in ("killed", "straight"):
-        assert main(words(name)[3:]) == 0
+        assert main(words(name)) == 0
     assert_same_end(tmp_path / "killed", tmp_path / "straight")
