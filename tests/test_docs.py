@@ -47,6 +47,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_csv(tmp_path / name, [["text", "label"], *([text, data.task.labels[label]] for text, label in split)])
     write_csv(tmp_path / "unlabelled.csv", [["text"], *([text] for text, _ in validation)])
     texts = [text for text, _ in train]
+    topics = [{"praise": label == 1, "pair": len(text.split()) == 3, "even": len(text) % 2 == 0} for text, label in train]
+    names = [";".join(name for name, is_there in found.items() if is_there) for found in topics]
+    write_csv(tmp_path / "topics.csv", [["text", "topics"], *zip(texts, names, strict=True)])
+    # Long words as if they were names of places.
+    sentences = [text.split() for text in texts]
+    tags = [["B-place" if len(word) > 6 else "O" for word in words] for words in sentences]
+    rows = [zip(*row, strict=True) for row in zip(sentences, tags, strict=True)]
+    lines = ["".join(f"{word} {tag}\n" for word, tag in row) for row in rows]
+    (tmp_path / "places.conll").write_text("\n".join(lines))
     pairs = [{"left": texts[i], "right": texts[i - 1], "likeness": i / 10 + 0.05} for i in range(40)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     return tmp_path
