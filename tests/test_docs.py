@@ -11,18 +11,23 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from transformers import AutoModel, AutoTokenizer
 
 import qvtune
 from qvtune.cli import theory
 from qvtune.cli.main import VERBS, main
+from qvtune.data import packaged
 from qvtune.methods.table import METHODS
 from qvtune.roles.declare import read_declaration
 from qvtune.tasks.load import load_data
 from qvtune.tasks.options import DataOptions
+from qvtune.training import model
 from qvtune.training.config import TrainConfig, read_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
+# Pages whose examples train many runs.
+MANY_RUNS = ("suggest", "sweep", "compare")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -33,6 +38,16 @@ def _methods() -> Iterator[None]:
     yield
     METHODS.clear()
     METHODS.update(before)
+
+
+@pytest.fixture(scope="session")
+def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MiniLM's first two layers, for pages whose examples train many runs."""
+    folder, _ = packaged.locate_model("minilm")
+    kept = tmp_path_factory.mktemp("models") / "two-layers"
+    AutoModel.from_pretrained(folder, num_hidden_layers=2).save_pretrained(kept)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(kept)
+    return kept
 
 
 @pytest.fixture
@@ -47,7 +62,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_csv(tmp_path / name, [["text", "label"], *([text, data.task.labels[label]] for text, label in split)])
     write_csv(tmp_path / "unlabelled.csv", [["text"], *([text] for text, _ in validation)])
     texts = [text for text, _ in train]
-    topics = [{"praise": label == 1, "pair": len(text.split()) == 3, "even": len(text) % 2 == 0} for text, label in train]
+    topics = [
+        {"praise": label == 1, "pair": len(text.split()) == 3, "even": len(text) % 2 == 0} for text, label in train
+    ]
     names = [";".join(name for name, is_there in found.items() if is_there) for found in topics]
     write_csv(tmp_path / "topics.csv", [["text", "topics"], *zip(texts, names, strict=True)])
     # Long words as if they were names of places.
@@ -74,7 +91,9 @@ def write_csv(path: Path, rows: list[list[str]]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_examples_run(page: Path, place: Path) -> None:
+def test_examples_run(page: Path, place: Path, two_layers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if page.stem in MANY_RUNS:
+        monkeypatch.setattr(model, "locate_model", lambda name: (two_layers, None))
     for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language == "bash":
             for line in text.replace("\\\n", " ").splitlines():

@@ -118,25 +118,19 @@ def test_a_killed_run_ends_with_the_same_numbers(place: Path, tmp_path: Path, me
     assert losses(tmp_path / "killed") == losses(tmp_path / "straight")
 
 
-def test_suggest(place: Path, tmp_path: Path) -> None:
+def test_rates_are_searched_and_trained_with(place: Path, tmp_path: Path) -> None:
     write_reviews(tmp_path / "many.csv", 360)
     data = f"--model {place}/bert --data {tmp_path}/many.csv --batch-size 4 --dropout 0 --head-lr 1e-3"
     data += " --precision fp32 --epochs 3 --head-start random"
-    found = {}
-    for device in ("auto", "cpu"):
-        command(f"suggest {data} --budget 330 --device {device} --out {tmp_path}/{device}")
-        found[device] = read(tmp_path / device, "suggestion.json")
+    command(f"train {data} --lr auto --budget 330 --out {tmp_path}/run")
+    assert read(tmp_path / "run", "result.json")["device"] == DEVICE
+    command(f"suggest {data} --budget 330 --device cpu --out {tmp_path}/cpu")
+    found = {"auto": read(tmp_path / "run" / "suggestion", "suggestion.json")}
+    found["cpu"] = read(tmp_path / "cpu", "suggestion.json")
     first, second = (part["ranges"][0]["curve"][:10] for part in found.values())
     assert first == pytest.approx(second, abs=1e-3)
     # It is measured after the head has learned for a while, which makes another model of a difference in rounding.
     assert 0.25 < found["auto"]["balance"] / found["cpu"]["balance"] < 4
-
-
-def test_train_with_a_rate_that_is_found(place: Path, tmp_path: Path) -> None:
-    write_reviews(tmp_path / "many.csv", 360)
-    words = f"train --model {place}/bert --data {tmp_path}/many.csv --batch-size 4 --lr auto --budget 330"
-    command(f"{words} --precision bf16 --max-steps 20 --out {tmp_path}/run")
-    assert read(tmp_path / "run", "result.json")["device"] == DEVICE
 
 
 def test_sweep(place: Path, tmp_path: Path) -> None:
