@@ -6,6 +6,7 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from qvtune.tasks.classification import Classification
+from qvtune.tasks.multilabel import Multilabel
 from qvtune.tasks.regression import Regression
 from qvtune.tasks.task import Task
 from qvtune.training.start.probe import STRENGTHS, fit_probe
@@ -110,3 +111,17 @@ def test_a_feature_that_never_changes() -> None:
     probe = fit_probe(features, labels, task(2), seed=0)
     assert np.isfinite(probe.weight).all()
     assert np.isfinite(probe.bias).all()
+
+
+def test_more_classes_than_held_out_examples() -> None:
+    labels = np.arange(1_100) // 3
+    task = Classification("mine", tuple(map(str, range(367))), "classes", "accuracy", ("text",), "label")
+    found = fit_probe(np.random.default_rng(0).normal(size=(1_100, 2)), labels, task, 0)
+    assert found.weight.shape == (367, 2)
+
+
+def test_few_examples_with_several_labels() -> None:
+    labels = np.array([[1, 0], [0, 1], [1, 1], [0, 0]] * 3)
+    task = Multilabel("mine", ("a", "b"), "labels", "f1_micro", ("text",), "label")
+    found = fit_probe(labels + np.random.default_rng(0).normal(size=(12, 2)) / 5, labels, task, 0)
+    assert ((found.scores(labels) > 0) == labels).all()

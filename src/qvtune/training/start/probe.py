@@ -96,8 +96,10 @@ def _parts(targets: NDArray, task: Task, seed: int) -> list[tuple[NDArray, NDArr
     folds = min(FOLDS, int(of_class.max()) if stratified else count)
     if count < 4:
         return []
-    if count > CROSS_VALIDATED:
-        kind: Any = StratifiedShuffleSplit if stratified else ShuffleSplit
+    # A fit for several labels is a fit for each of them.
+    if count > CROSS_VALIDATED or targets.ndim > 1:
+        fits = len(of_class) <= min(HELD_OUT, 1 - HELD_OUT) * count
+        kind: Any = StratifiedShuffleSplit if stratified and fits else ShuffleSplit
         splitter = kind(1, test_size=HELD_OUT, random_state=seed)
     else:
         kind = StratifiedKFold if stratified else KFold
