@@ -150,7 +150,7 @@ def _packaged_records(name: str, options: DataOptions) -> Read:
 
 
 def _from_records(name: str, train: Read, validation: Records | None, options: DataOptions, seed: int) -> TextData:
-    task, notes = train.kind.from_records(name, train.records), train.notes
+    task, notes = train.kind.from_records(name, train.records).configured(options), train.notes
     if options.task_type is None and (reason := task.explain_guess(train.records.labels, train.records.places)):
         notes = [*notes, reason]
     dataset = task.examples(train.records)

@@ -76,7 +76,8 @@ class TrainedRun:
     @cached_property
     def max_length(self) -> int:
         """The most tokens of a text that the model reads."""
-        return text_length(self.config.max_length, self.model_config, self.tokenizer)
+        most = self.task.most_tokens
+        return text_length(self.config.max_length, self.model_config, self.tokenizer, most=most)
 
     @cached_property
     def model(self) -> Any:
