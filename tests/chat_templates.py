@@ -67,7 +67,9 @@ TOKENS = [
 ]  # fmt: skip
 
 
-def byte_tokenizer(template: str | None = None, *, bos: str | None = "<s>", eos: str = "</s>") -> PreTrainedTokenizerFast:
+def byte_tokenizer(
+    template: str | None = None, *, bos: str | None = "<s>", eos: str = "</s>"
+) -> PreTrainedTokenizerFast:
     """A tokenizer with a token for every byte, and the special tokens of all templates above: 271 in all."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*TOKENS, *alphabet])}

@@ -91,7 +91,9 @@ def _load(options: DataOptions, seed: int) -> TextData:
     data = options.data
     name = glue_name(data)
     if name is not None:
-        return load_glue(name, options.glue_dir)
+        found = load_glue(name, options.glue_dir)
+        found.task.configured(options)
+        return found
     if data.startswith(packaged.PREFIX):
         return _from_records(data, _packaged_records(data.removeprefix(packaged.PREFIX), options), None, options, seed)
     path = Path(data)

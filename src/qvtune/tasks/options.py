@@ -85,8 +85,8 @@ class DataOptions(Options):
     generate_samples: int | None = Field(
         None,
         ge=1,
-        description="In each evaluation, let the model answer this many examples, a seeded sample, and report the share "
-        "of right answers. None when left out.",
+        description="In each evaluation, let the model answer this many examples, a seeded sample, and report the "
+        "share of right answers. None when left out.",
     )
     max_new_tokens: int | None = Field(
         None, ge=1, description="Most tokens of an answer that the model writes. 256 when left out."

@@ -137,8 +137,8 @@ class Task(ABC):
         for name in WRITING:
             if getattr(options, name) is not None:
                 raise ConfigError(
-                    f"{option_name(name)} is for conversations and completions, and {self.name} is {self.noun}. Leave it "
-                    "out."
+                    f"{option_name(name)} is for conversations and completions, and {self.name} is {self.noun}. Leave "
+                    "it out."
                 )
         return self
 
@@ -241,12 +241,9 @@ class Task(ABC):
             "Give --new-head to start the head anew."
         )
 
-    def check_model(self, model: "nn.Module", source: str) -> None:
-        """Check that a loaded model can learn the task; `source` is what the user called it.
-
-        Raises:
-            ModelError: if it cannot.
-        """
+    def model_problem(self, model: "nn.Module") -> str | None:
+        """Return why a loaded model cannot learn the task, or None if it can."""
+        return None
 
     # Batches and the loss.
 
@@ -296,12 +293,9 @@ class Task(ABC):
         """Return a collator that puts several examples into a row, or None if the kind has none."""
         return None
 
-    def check_packing(self, model: "nn.Module", source: str) -> None:
-        """Check that a model computes the same for packed examples; called if there is a `packer`.
-
-        Raises:
-            ModelError: if it does not.
-        """
+    def packing_problem(self, model: "nn.Module") -> str | None:
+        """Return why a model does not compute the same for packed examples, or None if it does."""
+        return None
 
     def forward(self, model: "nn.Module", batch: Mapping[str, Any]) -> Any:
         """Run a model on a batch, and return the outputs for `loss`."""
@@ -488,13 +482,23 @@ class Task(ABC):
         return self.losses(np.asarray(scores), np.asarray(labels))
 
     def written(
-        self, model: "nn.Module", tokenizer: "PreTrainedTokenizerBase", examples: "Dataset", batch_size: int, shown: Any = None
+        self,
+        model: "nn.Module",
+        tokenizer: "PreTrainedTokenizerBase",
+        examples: "Dataset",
+        batch_size: int,
+        shown: Any = None,
     ) -> list[str]:
         """Return what a model writes for examples, for a kind that `writes`; arguments as for `write_answers`."""
         raise NotImplementedError(f"{type(self).__name__} writes no texts, and writes says so")
 
     def write_answers(
-        self, model: "nn.Module", tokenizer: "PreTrainedTokenizerBase", examples: "Dataset", batch_size: int, shown: Any = None
+        self,
+        model: "nn.Module",
+        tokenizer: "PreTrainedTokenizerBase",
+        examples: "Dataset",
+        batch_size: int,
+        shown: Any = None,
     ) -> dict[str, float]:
         """Let a model write answers to a set's questions, and return the metrics of these; nothing if it writes none.
 

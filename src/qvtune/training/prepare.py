@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from qvtune.data.tokens import count_cut, unknown_share
 from qvtune.device import choose_device, place
-from qvtune.errors import ConfigError, DataError, nearest
+from qvtune.errors import ConfigError, DataError, ModelError, nearest
 from qvtune.fast.fast_path import make_fast
 from qvtune.fast.precision import resolve_precision
 from qvtune.methods.heads import newly_initialised
@@ -138,7 +138,8 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
     new = newly_initialised(model)
     model = place(model, device)
     check_readable(source.name, model, tokenizer, {"train": train, **splits})
-    data.task.check_model(model, source.name)
+    if problem := data.task.model_problem(model):
+        raise ModelError(f"{source.name}: {problem}")
     batches = _first_batches(config, train, collate, inputs.longest)
     model = adapt_for(config, model, total_steps=count_steps(config, len(train)), batches=batches)
     for peft_config in getattr(model, "peft_config", {}).values():
@@ -146,8 +147,8 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
     plan = make_plan(model, config, inputs.longest)
     if config.fast:
         model = make_fast(model, precision=precision)
-    if config.packing:
-        data.task.check_packing(model, source.name)
+    if config.packing and (problem := data.task.packing_problem(model)):
+        raise ModelError(f"{source.name}: {problem}")
     if config.gradient_checkpointing:
         checkpoint_activations(model)
     # A resumed run needs this too: how far weights have moved is measured from where they started.

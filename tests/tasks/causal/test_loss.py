@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BloomConfig,
     CohereConfig,
     Gemma2Config,
     GPT2Config,
@@ -17,8 +19,6 @@ from transformers import (
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
-    BertConfig,
-    BloomConfig,
 )
 
 from qvtune.tasks.causal import loss
@@ -95,7 +95,9 @@ def test_it_is_transformers_own_loss(name: str) -> None:
     for row, length in enumerate([17, 9, 12, 21]):
         alone = model(**Collator(0)([make_rows([17, 9, 12, 21])[row]]))
         assert int((found.rows == row).sum()) == int((batch["labels"][row] != -100).sum()), length
-        assert float(found.losses[found.rows == row].detach().mean()) == pytest.approx(float(alone.loss.detach()), abs=2e-6)
+        assert float(found.losses[found.rows == row].detach().mean()) == pytest.approx(
+            float(alone.loss.detach()), abs=2e-6
+        )
 
 
 def whole_loss(model: nn.Module, batch: Any) -> torch.Tensor:
@@ -120,7 +122,9 @@ def test_chunks_of_logits_change_nothing(name: str, monkeypatch: pytest.MonkeyPa
     assert torch.allclose(found, whole, atol=1e-6)
     assert_same(gradients(model, found.sum()), expected, 1e-5)
     model.get_output_embeddings().requires_grad_(True)  # what trains gets its gradient, so all logits are there
-    assert_same(gradients(model, token_losses(model, batch).losses.sum()), gradients(model, whole_loss(model, batch)), 1e-5)
+    assert_same(
+        gradients(model, token_losses(model, batch).losses.sum()), gradients(model, whole_loss(model, batch)), 1e-5
+    )
 
 
 def test_no_logits_where_nothing_is_trained() -> None:
@@ -166,7 +170,9 @@ def test_a_model_with_a_state_is_not_packed() -> None:
 def test_a_model_that_reads_both_ways_is_known() -> None:
     assert not sees_later_words(make_model("llama"))
     torch.manual_seed(0)
-    bert = BertConfig(vocab_size=WORDS, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    bert = BertConfig(
+        vocab_size=WORDS, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
     assert sees_later_words(AutoModelForCausalLM.from_config(bert))
 
 

@@ -100,8 +100,8 @@ def test_a_question_is_what_comes_before_the_answer(family: str) -> None:
 
 @pytest.mark.parametrize(
     ("family", "ends"),
-    [("llama3", ["<|eot_id|>"]), ("qwen2.5", ["<|im_end|>"]), ("gemma2", ["</s>", "<end_of_turn>"]), ("mistral", ["</s>"]),
-     ("phi3", ["<|endoftext|>", "<|end|>"]), ("chatml", ["<|im_end|>"])],
+    [("llama3", ["<|eot_id|>"]), ("qwen2.5", ["<|im_end|>"]), ("gemma2", ["</s>", "<end_of_turn>"]),
+     ("mistral", ["</s>"]), ("phi3", ["<|endoftext|>", "<|end|>"]), ("chatml", ["<|im_end|>"])],
 )  # fmt: skip
 def test_what_ends_an_answer(family: str, ends: list[str]) -> None:
     tokenizer = tokenizer_of(family)
@@ -134,7 +134,12 @@ def test_a_template_without_any_marker() -> None:
 def test_thinking_that_the_template_drops() -> None:
     """An earlier answer is rendered otherwise than as the last; both are found."""
     tokenizer = byte_tokenizer(THINKING, eos="<|im_end|>")
-    turns = (TALK[0], Turn("assistant", "<think>well</think>Hello"), TALK[2], Turn("assistant", "<think>so</think>A model"))
+    turns = (
+        TALK[0],
+        Turn("assistant", "<think>well</think>Hello"),
+        TALK[2],
+        Turn("assistant", "<think>so</think>A model"),
+    )
     found = encode(tokenizer, Conversation(turns), "a place")
     assert show(tokenizer, *found) == (
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n⟦Hello<|im_end|>⟧\n"
@@ -201,7 +206,7 @@ def test_what_a_template_refuses(template: str, turns: tuple[Turn, ...], message
 
 def test_a_mask_over_everything_is_refused() -> None:
     """A template that writes the answers alone leaves no prompt."""
-    only = "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ message['content'] }}{% endif %}{% endfor %}"
+    only = "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}{% endif %}{% endfor %}"
     with pytest.raises(DataError, match="leaves out what the user says"):
         encode(byte_tokenizer(only), dialogue("Hi", "Hello"), "a place")
     with pytest.raises(DataError, match="every token would be trained, the prompt's too"):

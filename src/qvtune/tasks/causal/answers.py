@@ -29,12 +29,10 @@ def find_answer(text: str, pattern: str | None) -> str | None:
     """
     if pattern is None:
         return text.strip()
-    last = None
-    for last in re.finditer(pattern, text):
-        pass
-    if last is None:
+    places = list(re.finditer(pattern, text))
+    if not places:
         return None
-    return (last[1] or "").strip() if last.re.groups else last[0].strip()
+    return ((places[-1][1] or "") if places[-1].re.groups else places[-1][0]).strip()
 
 
 def wanted_answer(answer: str, final: str | None, pattern: str | None, place: str) -> str:

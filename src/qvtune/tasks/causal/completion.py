@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from qvtune.data.columns import LABELS
 from qvtune.data.records import Records
-from qvtune.errors import DataError, ModelError, nearest
+from qvtune.errors import DataError, nearest
 from qvtune.tasks.causal.answers import check_pattern, wanted_answer
 from qvtune.tasks.causal.choices import COMPLETION
 from qvtune.tasks.causal.conversation import Conversation
@@ -193,23 +193,16 @@ class Completion(Task):
     def configure(self, config: Any) -> None:
         """Leave the configuration as it is."""
 
-    def check_model(self, model: "nn.Module", source: str) -> None:
-        """Check that a model sees no later words.
-
-        Raises:
-            ModelError: if it does.
-        """
+    def model_problem(self, model: "nn.Module") -> str | None:
+        """Say so if a model sees later words."""
         from qvtune.tasks.causal.exact import sees_later_words
 
-        if sees_later_words(model):
-            raise ModelError(
-                f"{source}: this model reads a text in both directions, so it cannot learn to write one. Give a "
-                "decoder, such as pkg:smollm2."
-            )
-
-    def match_head(self, known: Sequence[str], source: str) -> "tuple[Completion, str | None]":
-        """Use the head that the model brings."""
-        return self, None
+        if not sees_later_words(model):
+            return None
+        return (
+            "this model reads a text in both directions, so it cannot learn to write one. Give a decoder, such as "
+            "pkg:smollm2."
+        )
 
     # Batches and the loss.
 
@@ -284,19 +277,16 @@ class Completion(Task):
 
         return Collator(int(tokenizer.pad_token_id), packs=True)
 
-    def check_packing(self, model: "nn.Module", source: str) -> None:
-        """Try a model on packed examples.
-
-        Raises:
-            ModelError: if they do not stay apart.
-        """
+    def packing_problem(self, model: "nn.Module") -> str | None:
+        """Say so if packed examples do not stay apart in a trial."""
         from qvtune.tasks.causal.exact import keeps_apart
 
-        if not keeps_apart(model):
-            raise ModelError(
-                f"{source}: examples in one row do not stay apart in this model, so --packing would change what it "
-                "learns. Leave it out."
-            )
+        if keeps_apart(model):
+            return None
+        return (
+            "examples in one row do not stay apart in this model, so --packing would change what it learns. Leave it "
+            "out."
+        )
 
     def forward(self, model: "nn.Module", batch: Mapping[str, Any]) -> Any:
         """Return the losses of the trained tokens."""
@@ -350,7 +340,12 @@ class Completion(Task):
         return {"log_likelihood": -loss, "perplexity": float(np.exp(min(loss, 700.0)))}
 
     def write_answers(
-        self, model: "nn.Module", tokenizer: "PreTrainedTokenizerBase", examples: "Dataset", batch_size: int, shown: Any = None
+        self,
+        model: "nn.Module",
+        tokenizer: "PreTrainedTokenizerBase",
+        examples: "Dataset",
+        batch_size: int,
+        shown: Any = None,
     ) -> dict[str, float]:
         """Return the share of answers that are right, by `answer_pattern` or whole: `answer_accuracy`."""
         from qvtune.tasks.causal.answers import share_right
@@ -359,7 +354,12 @@ class Completion(Task):
         return {"answer_accuracy": share_right(written, list(examples["label"]), self.answer_pattern)}
 
     def written(
-        self, model: "nn.Module", tokenizer: "PreTrainedTokenizerBase", examples: "Dataset", batch_size: int, shown: Any = None
+        self,
+        model: "nn.Module",
+        tokenizer: "PreTrainedTokenizerBase",
+        examples: "Dataset",
+        batch_size: int,
+        shown: Any = None,
     ) -> list[str]:
         """Return what a model writes for examples, with or without answers."""
         rows = zip(examples["conversation"], examples["place"], strict=True)

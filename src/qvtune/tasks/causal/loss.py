@@ -39,7 +39,7 @@ def token_losses(model: nn.Module, batch: Mapping[str, Any]) -> TokenLosses:
     rows, places = (labels[:, 1:] != UNTRAINED).nonzero(as_tuple=True)
     targets = labels[rows, places + 1]
     inputs = {name: value for name, value in batch.items() if name != "labels"}
-    vocabulary = unwrap(model).get_output_embeddings()
+    vocabulary: Any = unwrap(model).get_output_embeddings()  # type: ignore[operator]
     kept: list[Tensor] = []
     most = 0
 
@@ -76,6 +76,7 @@ class ChunkedLosses(Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, speak: Callable[[Tensor], Tensor], size: int) -> Tensor:
+        """Compute the losses, (n,), and the gradient of each with respect to its hidden state."""
         losses = torch.empty(len(targets), device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, len(targets), size):
@@ -91,6 +92,7 @@ class ChunkedLosses(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients."""
         (own,) = ctx.saved_tensors
         return own * gradient[:, None].to(own.dtype), None, None, None
 

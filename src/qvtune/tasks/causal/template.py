@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from os.path import commonprefix
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -26,8 +25,8 @@ PLAIN = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 PLAIN_NOTE = (
-    "The tokenizer has no chat template. Conversations are written plainly, as 'User: ...' and 'Assistant: ...' on lines "
-    "of their own; --chat-template FILE gives another form."
+    "The tokenizer has no chat template. Conversations are written plainly, as 'User: ...' and 'Assistant: ...' on "
+    "lines of their own; --chat-template FILE gives another form."
 )
 # Stands for the words of a turn to see where a template puts them; a character that no text has a meaning for.
 MARK = "\ue000"
@@ -56,9 +55,7 @@ def fit_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> li
     return [PLAIN_NOTE]
 
 
-def write_turns(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], place: str, *, asks: bool = False
-) -> str:
+def write_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], place: str, *, asks: bool = False) -> str:
     """Return turns as the template writes them.
 
     Args:
@@ -160,12 +157,14 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase, tail: str, rest: str) -> in
     mark = _marks(tuple(mark_texts(tokenizer).values())).search(tail)
     if mark is not None and rest.startswith(tail[: mark.end()]):
         return mark.end()
-    same = commonprefix([tail, rest])
-    return len(same) if same == tail else same.rfind("\n") + 1
+    if rest.startswith(tail):
+        return len(tail)
+    same = next((i for i, (one, other) in enumerate(zip(tail, rest, strict=False)) if one != other), len(rest))
+    return tail.rfind("\n", 0, same) + 1
 
 
 def mark_texts(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Return the tokens that are no words, such as ends of turns, by id: those added to the vocabulary, but for space."""
+    """Return the tokens that are no words, such as ends of turns, by id; white space is none."""
     added = {int(token): str(text) for token, text in tokenizer.added_tokens_decoder.items()}
     special = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
     return {token: text for token, text in (added | special).items() if text.strip(" \t\r\n▁")}
@@ -194,4 +193,3 @@ def _unclear(number: int, place: str) -> DataError:
         f"{place}: the chat template does not show where the words of turn {number + 1}, the assistant's, are, so they "
         "cannot be trained alone. Give another template by --chat-template FILE, or --train-on all."
     )
-
