@@ -274,6 +274,10 @@ class Task(ABC):
         """
         return tokens, []
 
+    def show_tokens(self, row: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase") -> str:
+        """Return the tokens of a training example, a row of `encode`, as text for people."""
+        return str(tokenizer.decode(row["input_ids"]))
+
     def describe_tokens(self, tokens: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
         """Return sentences about the tokens of the training examples, for a user to read before training."""
         return []
@@ -343,6 +347,9 @@ class Task(ABC):
             (n,) arrays of (labels, d).
         """
         return None
+
+    def finish(self, model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:  # noqa: B027
+        """Change what a model needs for others to use it, before it is saved whole; most need nothing."""
 
     # Results, in NumPy.
 
@@ -490,6 +497,20 @@ class Task(ABC):
         shown: Any = None,
     ) -> list[str]:
         """Return what a model writes for examples, for a kind that `writes`; arguments as for `write_answers`."""
+        raise NotImplementedError(f"{type(self).__name__} writes no texts, and writes says so")
+
+    def reply(
+        self,
+        model: "nn.Module",
+        tokenizer: "PreTrainedTokenizerBase",
+        messages: Sequence[Mapping[str, Any]],
+        max_new_tokens: int | None = None,
+    ) -> str:
+        """Return what a model says to messages with `role` and `content`, for a kind that `writes`.
+
+        Raises:
+            DataError: if the messages are not what the kind knows.
+        """
         raise NotImplementedError(f"{type(self).__name__} writes no texts, and writes says so")
 
     def write_answers(

@@ -327,6 +327,7 @@ def merge_run(run: TrainedRun | str | Path, out: str | Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: exists already. Give --out a new folder.")
     model: Any = restore(run.model) if METHODS[run.config.method].saves == "adapter" else run.model
+    run.task.finish(model, run.tokenizer)
     if out.exists():
         out.rmdir()
     with staged_folder(out) as staging:

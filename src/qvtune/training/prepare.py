@@ -112,7 +112,6 @@ def read_inputs(config: TrainConfig) -> Inputs:
         notes.append(f"{cut / len(train):.0%} of the training texts fill {max_length} tokens (--max-length).")
     if weights is not None:
         notes.append(describe_weights(data.task, weights))
-    notes += data.task.describe_tokens(train, tokenizer)
     return Inputs(source, model_config, tokenizer, data, train, splits, tuple(notes), weights)
 
 
@@ -178,7 +177,7 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
         splits=splits,
         collate=collate,
         train_collate=packer if config.packing and packer else collate,
-        notes=inputs.notes,
+        notes=(*inputs.notes, *data.task.describe_tokens(inputs.train, tokenizer)),
         class_weights=inputs.class_weights,
         head_start=started,
     )

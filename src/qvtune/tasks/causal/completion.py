@@ -14,6 +14,7 @@ from qvtune.tasks.causal.answers import check_pattern, wanted_answer
 from qvtune.tasks.causal.choices import COMPLETION
 from qvtune.tasks.causal.conversation import Conversation
 from qvtune.tasks.causal.forms import KNOWN, Form, find_form, named_form, read_form, read_questions
+from qvtune.tasks.causal.messages import read_turns
 from qvtune.tasks.task import Task, largest_first
 
 if TYPE_CHECKING:
@@ -56,11 +57,7 @@ class Completion(Task):
     @classmethod
     def recognises(cls, table: "Table") -> bool:
         """Return whether the columns are those of conversations, instructions, or prompts with completions."""
-        form = find_form(table.columns)
-        if form is None or any(name.lower() in LABELS for name in table.columns):
-            return False
-        cells = [table.column(name)[0] for name in (form.question, form.answer) if name is not None]
-        return all(isinstance(cell, (list, tuple) if form.answer is None else (str, list, tuple)) for cell in cells)
+        return find_form(table.columns) is not None and not any(name.lower() in LABELS for name in table.columns)
 
     @classmethod
     def read(
@@ -252,18 +249,20 @@ class Completion(Task):
             f"{max_length} tokens or more (--max-length)."
         ]
 
-    def describe_tokens(self, tokens: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-        """Show the first example with what is trained of it."""
+    def show_tokens(self, row: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase") -> str:
+        """Return an example as text, with what is trained of it in ⟦ ⟧, and how much that is."""
         from qvtune.tasks.causal.tokens import UNTRAINED, show
 
-        row = tokens[0]
         trained = sum(label != UNTRAINED for label in row["labels"])
         text = show(tokenizer, row["input_ids"], row["labels"])
+        return f"{trained:,} of {len(row['labels']):,} tokens, those in ⟦ ⟧, are trained:\n{text}"
+
+    def describe_tokens(self, tokens: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+        """Show the first example with what is trained of it."""
+        text = self.show_tokens(tokens[0], tokenizer)
         if len(text) > SHOWN:
-            text = f"{text[: SHOWN // 2]} […] {text[-SHOWN // 2 :]}"
-        return [
-            f"A training example: {trained:,} of its {len(row['labels']):,} tokens, those in ⟦ ⟧, are trained.\n{text}"
-        ]
+            text = f"{text[: SHOWN // 2]} [...] {text[-SHOWN // 2 :]}"
+        return [f"A training example: {text}"]
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[dict[str, Any]]], Any]:
         """Return a function that makes a batch, padded on the right."""
@@ -312,13 +311,26 @@ class Completion(Task):
         values = torch.stack([outputs.losses.float(), torch.ones_like(outputs.losses, dtype=torch.float32)], dim=1)
         return sums.index_add_(0, outputs.rows, values).cpu().numpy()
 
+    def finish(self, model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Let a model that is saved whole stop where answers end, also by itself."""
+        from qvtune.tasks.causal.tokens import stop_tokens
+
+        if model.generation_config is not None:
+            model.generation_config.eos_token_id = stop_tokens(tokenizer)
+
     # Results, in NumPy.
 
     def label_array(self, labels: Sequence[Any]) -> NDArray:
-        """Return the number of trained tokens of every example, (n,)."""
+        """Return the number of trained tokens of every row of `encode`, or the answers of `examples`: (n,)."""
         from qvtune.tasks.causal.tokens import UNTRAINED
 
+        if labels and isinstance(labels[0], str):
+            return np.array(labels, dtype=object)
         return np.array([sum(label != UNTRAINED for label in row) for row in labels])
+
+    def are_equal(self, labels: NDArray) -> bool:
+        """Return false: an answer is no class."""
+        return False
 
     def losses(self, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
         """Return the mean loss of an example's trained tokens, (n,)."""
@@ -365,6 +377,22 @@ class Completion(Task):
         rows = zip(examples["conversation"], examples["place"], strict=True)
         asked = [(Conversation.from_text(text), place) for text, place in rows]
         return self.answers(model, tokenizer, asked, batch_size, shown)
+
+    def reply(
+        self,
+        model: "nn.Module",
+        tokenizer: "PreTrainedTokenizerBase",
+        messages: Sequence[Mapping[str, Any]],
+        max_new_tokens: int | None = None,
+    ) -> str:
+        """Return what a model says to messages; raw text goes on from the last one alone.
+
+        Raises:
+            DataError: if the messages, or their roles, are not what the task knows.
+        """
+        turns = read_turns(list(messages), "messages", "the conversation")
+        asked = Conversation(prompt=turns[-1].content) if self.is_raw else Conversation(turns)
+        return self.answers(model, tokenizer, [(asked, "the conversation")], 1, None, max_new_tokens)[0]
 
     def answers(
         self,

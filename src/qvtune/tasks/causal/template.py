@@ -42,8 +42,8 @@ def fit_template(tokenizer: PreTrainedTokenizerBase, template: str | None) -> li
     """
     if tokenizer.eos_token is None:
         raise ModelError(
-            "the tokenizer has no end-of-sequence token, so the model could not learn where an answer ends. Set "
-            "eos_token in its tokenizer_config.json."
+            "the tokenizer has no end-of-sequence token, so the model could not learn where an answer ends. Give a "
+            "decoder, such as pkg:smollm2; if this is one, set eos_token in its tokenizer_config.json."
         )
     if template is not None:
         tokenizer.chat_template = template
