@@ -344,7 +344,7 @@ def test_rates_are_searched_and_swept(place: Path, tmp_path: Path, capsys: pytes
         f"sweep --model {place}/llama --data {place}/talks.jsonl --max-steps 3 --axis lr=1e-3,1e-2 --out {tmp_path}/s"
     )
     assert main(line.split()) == 0
-    assert "log_likelihood" in capsys.readouterr().out
+    assert "log likelihood" in capsys.readouterr().out
 
 
 def test_a_template_of_ones_own_is_kept_with_the_run(place: Path, tmp_path: Path) -> None:
