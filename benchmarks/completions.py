@@ -100,13 +100,17 @@ def train_by_trl(options: dict[str, Any]) -> dict[str, Any]:
         args=SFTConfig(
             output_dir=str(Path(options["out"])), max_steps=config.max_steps, learning_rate=config.lr,
             per_device_train_batch_size=config.batch_size, lr_scheduler_type=config.schedule, logging_steps=1,
-            logging_nan_inf_filter=False, report_to=[], save_strategy="no", seed=config.seed, max_length=config.max_length,
+            logging_nan_inf_filter=False, report_to=[], save_strategy="no", seed=config.seed,
+            max_length=config.max_length,
+            use_cpu=choose_device("auto").type == "cpu",
             bf16=resolve_precision("auto", choose_device("auto")) == "bf16", max_grad_norm=config.max_grad_norm,
             gradient_checkpointing=False, weight_decay=0.0, disable_tqdm=True,
         ),
         train_dataset=inputs.train,
         processing_class=inputs.tokenizer,
-        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"),
+        peft_config=LoraConfig(
+            r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
+        ),
         callbacks=[Clock()],
     )  # fmt: skip
     trainer.train()
