@@ -234,7 +234,11 @@ def _noted(data: TextData, note: str) -> TextData:
 
 
 def text_length(
-    max_length: int | None, config: Any, tokenizer: PreTrainedTokenizerBase | None = None, *, most: int
+    max_length: int | None,
+    config: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    most: int = Task.most_tokens,
 ) -> int:
     """Return the most tokens of a text that a model is given: those asked for, or `most` if it reads so many.
 
