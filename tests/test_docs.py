@@ -75,6 +75,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "places.conll").write_text("\n".join(lines))
     pairs = [{"left": texts[i], "right": texts[i - 1], "likeness": i / 10 + 0.05} for i in range(40)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    said = [("Is the shop open on Sunday?", "No, it is closed."), ("When does it open?", "At nine."), ("Hi", "Hello.")]
+    talks = [[{"role": "user", "content": asked}, {"role": "assistant", "content": words}] for asked, words in said * 4]
+    for name, rows in (("talks", talks), ("questions", [talk[:1] for talk in talks[:2]])):
+        lines = (json.dumps({"messages": row}) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
     return tmp_path
 
 

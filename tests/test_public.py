@@ -11,6 +11,7 @@ import qvtune
 FUNCTIONS = [
     "adapt",
     "adaptation_of",
+    "chat",
     "compare",
     "count_parameters",
     "declare_attention",
@@ -47,6 +48,7 @@ FUNCTIONS = [
 TWO_SUBJECTS = {"declare_attention": "roles", "load_adapter": "folder", "save_adapter": "folder"}
 # Functions that do not start from a model.
 OTHER_SUBJECTS = {
+    "chat": ["run", "messages"],
     "evaluate": ["run"],
     "kept_memory": [],
     "list_runs": ["paths"],

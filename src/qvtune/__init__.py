@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from qvtune.theory.bound import generalization_bound
     from qvtune.theory.scaling import scaling_experiment
     from qvtune.training.callbacks import Callback, Progress
+    from qvtune.training.chatting import chat
     from qvtune.training.inference import TrainedRun, load_run
     from qvtune.training.inference import evaluate_run as evaluate
     from qvtune.training.inference import merge_run as merge
@@ -65,6 +66,7 @@ _HOMES = {
     "TrainingArguments": "qvtune.training.trainer",
     "adapt": "qvtune.adaptation",
     "adaptation_of": "qvtune.adaptation",
+    "chat": "qvtune.training.chatting",
     "compare": "qvtune.lab.compare",
     "count_parameters": "qvtune.adaptation",
     "declare_attention": "qvtune.roles.declare",
@@ -119,6 +121,7 @@ __all__ = [
     "TrainingArguments",
     "adapt",
     "adaptation_of",
+    "chat",
     "compare",
     "count_parameters",
     "declare_attention",

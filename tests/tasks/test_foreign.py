@@ -1,4 +1,4 @@
-"""Data for other tasks is recognised at once, and what is supported is said."""
+"""Data for a model that writes under other names is recognised at once, and how to name it is said."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,8 @@ from qvtune.tasks.options import DataOptions
 
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
 FOREIGN = {
-    "chat": ({"messages": CHAT}, {}, "the column 'messages' holds chats"),
     "chat of another tool": ({"id": 1, "conversations": [{"from": "human", "value": "hi"}]}, {}, "holds chats"),
-    "completion": ({"prompt": "a", "completion": "b"}, {}, "columns 'prompt' and 'completion' seem to be for a model"),
-    "instruction": ({"instruction": "a", "input": "", "output": "b"}, {}, "'instruction' and 'output' seem to be"),
+    "article": ({"article": "a", "highlights": "b"}, {}, "columns 'article' and 'highlights' seem to be for a model"),
     "preference": ({"prompt": "a", "chosen": "b", "rejected": "c"}, {}, "'prompt' and 'chosen' seem to be"),
 }
 
@@ -28,14 +26,14 @@ def load(path: Path, row: dict, **options: object) -> object:
 def test_data_for_another_task(tmp_path: Path, row: dict, options: dict, message: str) -> None:
     with pytest.raises(DataError, match=message) as error:
         load(tmp_path / "m.jsonl", row, **options)
-    assert "qvtune learns one label or one number for a text" in str(error.value)
+    assert "--task-type completion --text-column" in str(error.value)
     assert str(tmp_path / "m.jsonl") in str(error.value)
 
 
 def test_chats_of_which_some_have_more_keys(tmp_path: Path) -> None:
     rows = [{"messages": CHAT}, {"messages": CHAT, "tools": []}]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(DataError, match=r"m\.jsonl, line 2: keys differ .* Besides, the column 'messages' holds chats"):
+    with pytest.raises(DataError, match=r"m\.jsonl, line 2: keys differ from the first row's \(messages\) in tools"):
         load_data(DataOptions(data=str(tmp_path / "m.jsonl")), seed=0)
 
 

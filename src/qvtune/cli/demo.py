@@ -34,6 +34,6 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
-    from qvtune.cli.show import train_and_show
+    from qvtune.cli.output import train_and_show
 
     train_and_show(config)

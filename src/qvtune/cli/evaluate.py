@@ -76,6 +76,14 @@ def add_command(commands: Any) -> None:
         metavar="N",
         help="Show the N worst mistakes, in which the model is surest of a wrong class or furthest from a number.",
     )
+    parser.add_argument(
+        "--generate-samples",
+        type=positive,
+        default=None,
+        metavar="N",
+        help="For a run that writes: let the model answer the first N examples of each set, and report the share of "
+        "right answers; as many as in the run when left out.",
+    )
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.set_defaults(execute=execute)
 
@@ -88,8 +96,8 @@ def execute(args: argparse.Namespace) -> None:
     quiet_libraries()
     from rich.console import Console
 
+    from qvtune.cli.output import print_metrics
     from qvtune.cli.predictions import print_classes, print_mistakes
-    from qvtune.cli.show import print_metrics
     from qvtune.files import format_json
     from qvtune.training.inference import evaluate_run, load_run
 
@@ -102,6 +110,7 @@ def execute(args: argparse.Namespace) -> None:
         label_column=args.label_column,
         batch_size=args.batch_size,
         mistakes=args.mistakes,
+        generate_samples=args.generate_samples,
     )
     if args.json:
         print(format_json(result))

@@ -16,8 +16,8 @@ from qvtune.options import UNWRITABLE
 from qvtune.processor import instruction_set
 
 VERBS = (
-    "train", "suggest", "sweep", "compare", "reproduce", "evaluate", "predict", "merge", "plan", "theory", "runs",
-    "report", "download", "demo",
+    "train", "suggest", "sweep", "compare", "reproduce", "evaluate", "predict", "chat", "merge", "plan", "show",
+    "theory", "runs", "report", "download", "demo",
 )  # fmt: skip
 
 DIVERGED = 3

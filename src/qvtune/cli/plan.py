@@ -31,7 +31,7 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
-    from qvtune.cli.show import print_attention, print_cost, print_plan
+    from qvtune.cli.output import print_attention, print_cost, print_plan
     from qvtune.training.plan import UNNAMED, plan_without_weights
 
     values = given(args, TrainConfig)

@@ -1,19 +1,14 @@
-"""Recognise data for other tasks: chats and instructions. No choice of columns would make them work."""
+"""Recognise data for a model that writes whose columns have other names than those that are known."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from qvtune.data.columns import LABELS
 
-SUPPORTED = (
-    "qvtune learns one label or one number for a text, or for two: classification and regression. Give data with a "
-    "column of texts and a column of labels."
-)
-CHATS = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns")
+CHATS = ("conversations", "conversation", "dialog", "dialogue", "turns")
 # Columns with generated text, and their task.
 GENERATED = (
-    ("prompt", "completion"), ("prompt", "response"), ("prompt", "chosen"), ("chosen", "rejected"),
-    ("instruction", "output"), ("instruction", "response"), ("input", "output"), ("article", "highlights"),
+    ("prompt", "chosen"), ("instruction", "output"), ("input", "output"), ("article", "highlights"),
     ("document", "summary"),
 )  # fmt: skip
 
@@ -30,11 +25,15 @@ def foreign_task(columns: Sequence[str], first: Callable[[str], Any]) -> str | N
         return None
     for name in CHATS:
         if name in lower and isinstance(first(lower[name]), list):
-            return f"the column '{lower[name]}' holds chats, for a model that writes. {SUPPORTED}"
+            return (
+                f"the column '{lower[name]}' holds chats. Messages with role and content are learned with --task-type "
+                f"completion --text-column {lower[name]}; other forms, such as from and value, are not read."
+            )
     for what, answer in GENERATED:
         if what in lower and answer in lower:
             return (
-                f"the columns '{lower[what]}' and '{lower[answer]}' seem to be for a model that writes. {SUPPORTED} If "
-                "one of these holds labels, name it: --label-column NAME"
+                f"the columns '{lower[what]}' and '{lower[answer]}' seem to be for a model that writes. Then give "
+                f"--task-type completion --text-column {lower[what]} --label-column {lower[answer]}. If one of these "
+                "holds labels, name it: --label-column NAME"
             )
     return None

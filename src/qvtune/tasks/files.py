@@ -40,5 +40,7 @@ def _roots(options: DataOptions) -> Iterator[tuple[str, Path]]:
         yield from (("glue-dir", path) for path in (*tables, options.glue_dir / task, options.glue_dir))
     if options.validation is not None:
         yield "validation", options.validation
+    if options.chat_template is not None:
+        yield "chat-template", options.chat_template
     if options.class_weights not in (None, BALANCED):
         yield "class-weights", Path(options.class_weights)

@@ -65,7 +65,8 @@ def read_labelled(
     Raises:
         DataError: if the columns cannot be guessed, or a cell is not what the kind needs.
     """
-    chosen = TASKS[kind] if kind else next((known for known in TASKS.values() if known.recognises(table)), None)
+    kinds = [known for known in TASKS.values() if not (known.writes and label_columns)]  # named labels are labels
+    chosen = TASKS[kind] if kind else next((known for known in kinds if known.recognises(table)), None)
     if chosen is None:
         records, _ = take_columns(table, text_columns, label_columns)
         chosen = TASKS[guess_kind(records.labels)]

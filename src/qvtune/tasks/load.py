@@ -91,7 +91,9 @@ def _load(options: DataOptions, seed: int) -> TextData:
     data = options.data
     name = glue_name(data)
     if name is not None:
-        return load_glue(name, options.glue_dir)
+        found = load_glue(name, options.glue_dir)
+        found.task.configured(options)
+        return found
     if data.startswith(packaged.PREFIX):
         return _from_records(data, _packaged_records(data.removeprefix(packaged.PREFIX), options), None, options, seed)
     path = Path(data)
@@ -150,7 +152,7 @@ def _packaged_records(name: str, options: DataOptions) -> Read:
 
 
 def _from_records(name: str, train: Read, validation: Records | None, options: DataOptions, seed: int) -> TextData:
-    task, notes = train.kind.from_records(name, train.records), train.notes
+    task, notes = train.kind.from_records(name, train.records).configured(options), train.notes
     if options.task_type is None and (reason := task.explain_guess(train.records.labels, train.records.places)):
         notes = [*notes, reason]
     dataset = task.examples(train.records)

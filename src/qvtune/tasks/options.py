@@ -1,7 +1,7 @@
 """The options that say which data to use."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_serializer
 
@@ -65,7 +65,31 @@ class DataOptions(Options):
         None,
         ge=2,
         description="Tokens per example at most; longer texts are cut. When left out: 512, or as many as the model "
-        "reads where that is less.",
+        "reads where that is less; for conversations and completions 2,048.",
+    )
+    train_on: Literal["completion", "all"] | None = Field(
+        None,
+        description="What of conversations and completions is trained: the completions, which are the assistant's "
+        "turns, or all. Completions alone when left out.",
+    )
+    chat_template: Path | None = Field(
+        None,
+        description="File with the Jinja template that writes conversations. The tokenizer's own when left out, or a "
+        "plain one where it has none.",
+    )
+    answer_pattern: str | None = Field(
+        None,
+        description="Regular expression that finds the answer in what a model writes, where it fits last: its first "
+        "group, or all of it. Answers are compared whole when left out.",
+    )
+    generate_samples: int | None = Field(
+        None,
+        ge=1,
+        description="In each evaluation, let the model answer this many examples, a seeded sample, and report the "
+        "share of right answers. None when left out.",
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="Most tokens of an answer that the model writes. 256 when left out."
     )
 
     @field_serializer("label_column")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from qvtune.errors import RunError, nearest
+from qvtune.tasks.causal.completion import Completion
 from qvtune.tasks.classification import Classification
 from qvtune.tasks.multilabel import Multilabel
 from qvtune.tasks.regression import Regression
@@ -47,3 +48,4 @@ register(Classification)
 register(Regression)
 register(Multilabel)
 register(Tagging)
+register(Completion)

@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qvtune.errors import ModelError
+from qvtune.errors import ConfigError, ModelError
+from qvtune.options import option_name
 
 if TYPE_CHECKING:  # these take seconds to import, and the command line only lists the kinds of task
     from datasets import Dataset
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
     from typing_extensions import Self
 
     from qvtune.data.records import Records
     from qvtune.data.tables import Table
+    from qvtune.tasks.options import DataOptions
 
 # How many labels a message names.
 LISTED = 6
+# Options about texts that a model writes, which kinds of task refuse where it writes none.
+WRITING = ("train_on", "chat_template", "answer_pattern", "generate_samples", "max_new_tokens")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,9 @@ class Task(ABC):
         needs_tuning: whether `fitted` needs examples that neither train nor are reported.
         cuts_texts: whether a text of too many tokens is cut.
         beside: columns of `encode` that the model is not given, beside `labels`; a batch holds them.
+        has_new_head: whether a model may come without the head, which then starts at random and trains.
+        writes: whether a model writes texts, which `predict` gives.
+        most_tokens: most tokens of an example if the user does not say.
         name: name of the data.
         labels: names of the classes in the order of their ids; empty if labels are not classes.
         metric_set: names a row of `metrics.METRICS`; files store it as `metrics`.
@@ -59,6 +66,9 @@ class Task(ABC):
     needs_tuning: ClassVar[bool] = False
     beside: ClassVar[tuple[str, ...]] = ()
     cuts_texts: ClassVar[bool] = True
+    has_new_head: ClassVar[bool] = True
+    writes: ClassVar[bool] = False
+    most_tokens: ClassVar[int] = 512
 
     name: str
     labels: tuple[str, ...]
@@ -117,6 +127,20 @@ class Task(ABC):
         Raises:
             DataError: if it is not a label of this task.
         """
+
+    def configured(self, options: "DataOptions") -> "Self":
+        """Return the task with what the options say about it.
+
+        Raises:
+            ConfigError: for an option of another kind of task.
+        """
+        for name in WRITING:
+            if getattr(options, name) is not None:
+                raise ConfigError(
+                    f"{option_name(name)} is for conversations and completions, and {self.name} is {self.noun}. Leave "
+                    "it out."
+                )
+        return self
 
     def examples(self, records: "Records") -> "Dataset":
         """Return the examples of records: `text`, `text_pair` if there are two texts, and `label`.
@@ -217,7 +241,15 @@ class Task(ABC):
             "Give --new-head to start the head anew."
         )
 
+    def model_problem(self, model: "nn.Module") -> str | None:
+        """Return why a loaded model cannot learn the task, or None if it can."""
+        return None
+
     # Batches and the loss.
+
+    def fit_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+        """Give a tokenizer what the task needs of it, and return sentences about that."""
+        return []
 
     def encode(self, dataset: "Dataset", tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset":
         """Return the tokens of examples.
@@ -234,6 +266,22 @@ class Task(ABC):
 
         return tokenize(dataset, tokenizer, max_length)
 
+    def learnable(self, tokens: "Dataset", max_length: int) -> tuple["Dataset", list[str]]:
+        """Return the tokenised training examples that can be learned from, and sentences about the others.
+
+        Raises:
+            DataError: if there is none.
+        """
+        return tokens, []
+
+    def show_tokens(self, row: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase") -> str:
+        """Return the tokens of a training example, a row of `encode`, as text for people."""
+        return str(tokenizer.decode(row["input_ids"]))
+
+    def describe_tokens(self, tokens: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+        """Return sentences about the tokens of the training examples, for a user to read before training."""
+        return []
+
     def collator(self, tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[dict[str, Any]]], Any]:
         """Return a function that makes a batch from rows of `encode`, with or without labels.
 
@@ -245,12 +293,24 @@ class Task(ABC):
 
         return DataCollatorWithPadding(tokenizer)
 
+    def packer(self, tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[dict[str, Any]]], Any] | None:
+        """Return a collator that puts several examples into a row, or None if the kind has none."""
+        return None
+
+    def packing_problem(self, model: "nn.Module") -> str | None:
+        """Return why a model does not compute the same for packed examples, or None if it does."""
+        return None
+
+    def forward(self, model: "nn.Module", batch: Mapping[str, Any]) -> Any:
+        """Run a model on a batch, and return the outputs for `loss`."""
+        return model(**self.model_inputs(batch))
+
     @abstractmethod
     def loss(self, outputs: Any, batch: Mapping[str, Any], class_weights: Sequence[float] | None = None) -> "Tensor":
         """Return the loss of a batch, summed over its examples; `count` divides it, so parts of a step add up exactly.
 
         Args:
-            outputs: what the model returned for the batch.
+            outputs: what `forward` returned for the batch.
             batch: what the model was given, with its `labels`.
             class_weights: weights of the examples by class, if the kind has them; all equal when None.
 
@@ -288,6 +348,9 @@ class Task(ABC):
         """
         return None
 
+    def finish(self, model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:  # noqa: B027
+        """Change what a model needs for others to use it, before it is saved whole; most need nothing."""
+
     # Results, in NumPy.
 
     def label_array(self, labels: Sequence[Any]) -> NDArray:
@@ -309,6 +372,10 @@ class Task(ABC):
     def are_equal(self, labels: NDArray) -> bool:
         """Return whether all examples have the same label, so that predictions cannot show what was learned."""
         return bool(np.ptp(labels) == 0)
+
+    def mean_loss(self, scores: NDArray, labels: NDArray) -> float:
+        """Return the unweighted mean loss of a set."""
+        return float(self.losses(scores, labels).mean())
 
     @abstractmethod
     def losses(self, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
@@ -420,6 +487,50 @@ class Task(ABC):
             labels: (n,).
         """
         return self.losses(np.asarray(scores), np.asarray(labels))
+
+    def written(
+        self,
+        model: "nn.Module",
+        tokenizer: "PreTrainedTokenizerBase",
+        examples: "Dataset",
+        batch_size: int,
+        shown: Any = None,
+    ) -> list[str]:
+        """Return what a model writes for examples, for a kind that `writes`; arguments as for `write_answers`."""
+        raise NotImplementedError(f"{type(self).__name__} writes no texts, and writes says so")
+
+    def reply(
+        self,
+        model: "nn.Module",
+        tokenizer: "PreTrainedTokenizerBase",
+        messages: Sequence[Mapping[str, Any]],
+        max_new_tokens: int | None = None,
+    ) -> str:
+        """Return what a model says to messages with `role` and `content`, for a kind that `writes`.
+
+        Raises:
+            DataError: if the messages are not what the kind knows.
+        """
+        raise NotImplementedError(f"{type(self).__name__} writes no texts, and writes says so")
+
+    def write_answers(
+        self,
+        model: "nn.Module",
+        tokenizer: "PreTrainedTokenizerBase",
+        examples: "Dataset",
+        batch_size: int,
+        shown: Any = None,
+    ) -> dict[str, float]:
+        """Let a model write answers to a set's questions, and return the metrics of these; nothing if it writes none.
+
+        Args:
+            model: on its device.
+            tokenizer: the model's.
+            examples: with the columns of `examples`.
+            batch_size: examples at a time.
+            shown: takes batches and their number, yields the batches and shows the progress.
+        """
+        return {}
 
     # On disk.
 

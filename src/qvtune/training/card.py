@@ -17,7 +17,7 @@ LOADING = """```python
 from peft import PeftModel
 from transformers import {auto_class}
 
-base = {auto_class}.from_pretrained({base}, {arguments})
+base = {auto_class}.from_pretrained({base}{arguments})
 model = PeftModel.from_pretrained(base, "path/of/this/folder")
 ```
 """
@@ -28,7 +28,7 @@ LOADING_BY_QVTUNE = """Plain PEFT cannot load this.
 import qvtune
 from transformers import {auto_class}
 
-base = {auto_class}.from_pretrained({base}, {arguments})
+base = {auto_class}.from_pretrained({base}{arguments})
 model = qvtune.load_adapter(base, "path/of/this/folder")
 ```
 """
@@ -72,7 +72,9 @@ def adapter_card(
         *(f"| {name} | {value:.4f} |" for name, value in metrics.items()),
         "",
         (LOADING if is_plain else LOADING_BY_QVTUNE).format(
-            base=base, auto_class=task.auto_class.__name__, arguments=task.loading_arguments
+            base=base,
+            auto_class=task.auto_class.__name__,
+            arguments=f", {task.loading_arguments}" if task.loading_arguments else "",
         ),
     ]
     return "\n".join(lines)

@@ -28,16 +28,19 @@ LORA: Any = METHODS["lora"]
 # Options that change where results go or how they are shown, but not the results.
 NOT_IN_FINGERPRINT = {
     "out", "report_to", "log_updates", "num_workers", "data", "glue_dir", "model", "validation", "attention", "device",
-    "class_weights",
+    "class_weights", "chat_template",
 }  # fmt: skip
 # Options that were added after the first stores were written, each with the value that means what runs did before. Only
 # another value counts in a run's name, so a new option does not rename the runs of older stores.
-LATER: dict[str, Any] = {}
+LATER: dict[str, Any] = {
+    "train_on": None, "chat_template": None, "answer_pattern": None, "generate_samples": None, "max_new_tokens": None,
+    "packing": False,
+}  # fmt: skip
 # Options that mean nothing if no role trains.
 ROLE_OPTIONS = ("roles", "layers", "lr_ratio", *(f"{name}_lr" for name in ROLES.values()))
 # A range is expanded to a list; a typing error must not fill the memory.
 MOST_LAYERS = 10_000
-PATHS = ("data", "glue_dir", "model", "validation", "attention", "class_weights")
+PATHS = ("data", "glue_dir", "model", "validation", "attention", "class_weights", "chat_template")
 
 
 def _others(option: str) -> str:
@@ -147,6 +150,11 @@ class OptimizationOptions(Options):
         ge=1,
         description="Tokens per forward pass at most, padding included, in place of --batch-size: a batch of short "
         "texts holds more of them. In one process.",
+    )
+    packing: bool = Field(
+        False,
+        description="Conversations and completions: put short examples of a batch together in rows as long as its "
+        "longest, where they do not see each other. The gradient is the same.",
     )
     accumulation: int = Field(1, ge=1, description="Forward passes per step: gradients add up before an update.")
     schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="Shape of the rates after warmup.")

@@ -1,7 +1,7 @@
 """`evaluate`: a model's outputs for examples. A run, the commands, the search and the lab all use this."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -58,14 +58,13 @@ class Evaluation:
 def evaluate(model: nn.Module, task: Task, batches: Iterable[Batch]) -> list[NDArray[np.float32]]:
     """Return a model's outputs for every batch, in evaluation mode: (examples, ...) float32, in the task's form.
 
-    The model computes in the precision of the caller's autocast. Its mode is restored afterwards. It does not see the
-    labels.
+    The model computes in the precision of the caller's autocast. Its mode is restored afterwards.
     """
     device, found = device_of(model), []
     with evaluating(model), torch.no_grad():
         for batch in batches:
             placed = send_to_device(batch, device)
-            found.append(task.scores(model(**task.model_inputs(placed)), placed))
+            found.append(task.scores(task.forward(model, placed), placed))
     return found
 
 
@@ -105,7 +104,7 @@ def measure(task: Task, scores: Mapping[str, NDArray], labels: Mapping[str, NDAr
     if TUNING in scores:
         task = task.fitted(scores[TUNING], labels[TUNING])
     by_split = {
-        split: task.metrics(found, labels[split]) | {"loss": float(task.losses(found, labels[split]).mean())}
+        split: task.metrics(found, labels[split]) | {"loss": task.mean_loss(found, labels[split])}
         for split, found in scores.items()
     }
     tuning = by_split.pop(TUNING, {})
@@ -123,6 +122,7 @@ class Evaluator:
         batch_size: examples per batch.
         accelerator: this process's; it holds the precision.
         shown: takes batches and their number, yields the batches and shows the progress.
+        write: lets a model write answers and returns their metrics, for a task that writes.
     """
 
     def __init__(
@@ -133,8 +133,9 @@ class Evaluator:
         batch_size: int,
         accelerator: Accelerator,
         shown: Callable[[Iterable[Batch], int], Iterable[Batch]],
+        write: Callable[[nn.Module], dict[str, float]] | None = None,
     ) -> None:
-        self.task, self.accelerator, self.shown = task, accelerator, shown
+        self.task, self.accelerator, self.shown, self.write = task, accelerator, shown, write
         self.labels = {split: labels_of(task, tokens) for split, tokens in splits.items()}
         self.batches = {split: EvaluationBatches(tokens, collate, batch_size) for split, tokens in splits.items()}
 
@@ -150,7 +151,9 @@ class Evaluator:
                 scores[split] = self._scores(model, batches)
                 if not self.task.is_finite(scores[split]):
                     raise NotFinite(f"an output on the {split} set")
-        return measure(self.task, scores, self.labels, step)
+            written = {} if self.write is None else self.write(model)
+        found = measure(self.task, scores, self.labels, step)
+        return replace(found, metrics=found.metrics | written)
 
     def _scores(self, model: nn.Module, batches: EvaluationBatches) -> NDArray[np.float32]:
         process, processes = self.accelerator.process_index, self.accelerator.num_processes

@@ -28,7 +28,7 @@ from qvtune.training.prepare import Prepared
 from qvtune.training.processes import accelerator_for
 from qvtune.training.seeds import stream_seed
 from qvtune.training.selection import Selection
-from qvtune.training.setup import make_batches, make_selection, make_step
+from qvtune.training.setup import make_batches, make_selection, make_step, make_writer
 from qvtune.training.shown import ProgressReport
 from qvtune.training.state import load_state, rates_by_group, save_state
 from qvtune.training.step import StepResult
@@ -128,7 +128,13 @@ class Loop:
         self.log = RunLog(folder, self.progress, config, console, accelerator)
         self.shown = ProgressReport(console, examples / self.batches.steps_per_epoch)
         self.evaluate = Evaluator(
-            task, prepared.splits, prepared.collate, config.eval_batch_size, accelerator, self.shown.evaluating
+            task,
+            prepared.splits,
+            prepared.collate,
+            config.eval_batch_size,
+            accelerator,
+            self.shown.evaluating,
+            make_writer(config, prepared, self.shown.evaluating),
         )
         self.best_step: int | None = None  # stays None if the run ends with its last checkpoint
         self.saved: Checkpoint | None = None

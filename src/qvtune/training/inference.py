@@ -39,6 +39,7 @@ from qvtune.training.model import ModelSource, find_model, load_config, load_mod
 from qvtune.training.predictions import format_predictions
 from qvtune.training.readable import check_ends
 from qvtune.training.verdict import Predictions, judge_run
+from qvtune.training.writing import shown_as, written_metrics
 
 FORMATS = (".jsonl", ".csv")
 
@@ -76,7 +77,8 @@ class TrainedRun:
     @cached_property
     def max_length(self) -> int:
         """The most tokens of a text that the model reads."""
-        return text_length(self.config.max_length, self.model_config, self.tokenizer)
+        most = self.task.most_tokens
+        return text_length(self.config.max_length, self.model_config, self.tokenizer, most=most)
 
     @cached_property
     def model(self) -> Any:
@@ -150,6 +152,7 @@ def evaluate_run(
     label_column: str | Sequence[str] | None = None,
     batch_size: int | None = None,
     mistakes: int = 0,
+    generate_samples: int | None = None,
 ) -> dict[str, Any]:
     """Measure a run on its own evaluation sets, or on a labelled file.
 
@@ -162,6 +165,8 @@ def evaluate_run(
         label_column: the label column of the file, if it has another name; several for a run with several.
         batch_size: examples per forward pass; the run's own when None.
         mistakes: how many of the worst mistakes to return.
+        generate_samples: for a run that writes, let the model answer this many examples of each set, the first ones; as
+            many as in the run when None.
 
     Returns:
         `metrics`, `examples` by split, `task`, `data`, `run`, and `notes` on how far to trust the numbers. `warnings`
@@ -169,13 +174,16 @@ def evaluate_run(
         `Task.class_table`; for MNLI over both sets together. `mistakes`, see `worst_mistakes`, if any were asked for.
 
     Raises:
-        ConfigError: for column options without a file, or a GLUE task with other classes.
+        ConfigError: for column options without a file, a GLUE task with other classes, or answers of a run that writes
+            none.
         DataError: if the data cannot be read, lack a column, have labels that the run does not know, or have changed
             since the run.
         ModelError: if the model cannot be loaded.
         RunError: if there is no finished run, or its files are missing or damaged.
     """
     run = _opened(run)
+    if generate_samples is not None and not run.task.writes:
+        raise ConfigError(f"--generate-samples is given, and the run was trained on {run.task.noun}. Leave it out.")
     splits, notes = _evaluation_sets(run, data, glue_dir, text_columns, label_column)
     scores, labels_of = {}, {}
     for split, dataset in splits.items():
@@ -184,6 +192,9 @@ def evaluate_run(
     evaluation = measure(run.task, scores, labels_of)
     all_scores, labels = evaluation.reported
     metrics = evaluation.task_metrics
+    if most := generate_samples or run.config.generate_samples:
+        size = batch_size or run.config.eval_batch_size
+        metrics |= written_metrics(run.task, run.model, run.tokenizer, splits, size, most)
     found = Predictions(run.task, all_scores, labels, "these examples")
     head_start = run.folder.read_result().get("head_start") if data in (None, run.task.name) else None
     worst = {"mistakes": mistakes_by_split(run.task, scores, splits, mistakes)} if mistakes else {}
@@ -241,11 +252,10 @@ def predict_file(
     for name in table.columns:  # all columns go into the output too
         for place_of_cell, value in zip(table.places, table.column(name), strict=True):
             check_characters(name, value, place_of_cell)
-    tokens = run.task.encode(texts, run.tokenizer, run.max_length)
-    scores = score_texts(run, tokens, batch_size)
+    predicted = _predict(run, texts, batch_size)
     inputs = {name: table.column(name) for name in table.columns}
-    write_text(out, format_predictions(run.task, inputs, texts, scores, out.suffix.lower(), spreadsheet_safe))
-    return len(scores), count_empty(texts)
+    write_text(out, format_predictions(predicted, inputs, out.suffix.lower(), spreadsheet_safe))
+    return len(predicted), count_empty(texts)
 
 
 def predict_glue(
@@ -282,6 +292,16 @@ def predict_glue(
     return paths
 
 
+def _predict(run: TrainedRun, texts: Dataset, batch_size: int | None) -> list[dict[str, Any]]:
+    """Return the prediction of every example, by column."""
+    if run.task.writes:
+        shown = shown_as("writing")
+        size = batch_size or run.config.eval_batch_size
+        return [{"prediction": text} for text in run.task.written(run.model, run.tokenizer, texts, size, shown)]
+    tokens = run.task.encode(texts, run.tokenizer, run.max_length)
+    return run.task.predictions(score_texts(run, tokens, batch_size), texts)
+
+
 def _opened(run: TrainedRun | str | Path) -> TrainedRun:
     return run if isinstance(run, TrainedRun) else load_run(run)
 
@@ -307,6 +327,7 @@ def merge_run(run: TrainedRun | str | Path, out: str | Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: exists already. Give --out a new folder.")
     model: Any = restore(run.model) if METHODS[run.config.method].saves == "adapter" else run.model
+    run.task.finish(model, run.tokenizer)
     if out.exists():
         out.rmdir()
     with staged_folder(out) as staging:

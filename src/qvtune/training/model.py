@@ -25,9 +25,6 @@ HEADS = (
 )  # fmt: skip
 
 RESERVED_POSITIONS = 4
-# The most tokens of a text by default: what encoders commonly read.
-MOST_TOKENS = 512
-
 # Models round their vocabulary up, byte vocabularies by half and more. A tokenizer without its files has a handful.
 LEAST_VOCABULARY = 0.5
 
@@ -157,6 +154,11 @@ def load_model(
         transformers_logging.set_verbosity(verbosity)
     _make_plain(model, source)
     forget_wrappers(model)
+    if not task.has_new_head:
+        if new_head:
+            raise ConfigError(f"--new-head is given, and {task.noun} needs the head that a model brings. Leave it out.")
+        check_loaded(source.name, model, loading, new_head=False, may_lack_head=False)
+        return model
     check_loaded(source.name, model, loading, new_head=new_head or _other_head(config, task) is not None)
     if new_head or _other_head(config, task):
         _start_head_anew(model)
@@ -209,7 +211,7 @@ def match_labels(source: ModelSource, config: Any, data: TextData, *, new_head: 
     Raises:
         ModelError: if the model has a head for other labels, and no new one is asked for.
     """
-    if new_head:
+    if new_head or not data.task.has_new_head:
         return data
     if other := _other_head(config, data.task):
         return _noted(data, f"The head of {source.name} is of another kind of task ({other}), so it starts anew.")
@@ -231,26 +233,33 @@ def _noted(data: TextData, note: str) -> TextData:
     return replace(data, notes=(*data.notes, note))
 
 
-def text_length(max_length: int | None, config: Any, tokenizer: PreTrainedTokenizerBase | None = None) -> int:
-    """Return the most tokens of a text that a model is given: those asked for, or `MOST_TOKENS` if it reads so many.
+def text_length(
+    max_length: int | None,
+    config: Any,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    most: int = Task.most_tokens,
+) -> int:
+    """Return the most tokens of a text that a model is given: those asked for, or `most` if it reads so many.
 
     Args:
         max_length: the number asked for, if any.
         config: the model's.
         tokenizer: knows how many positions texts can use, if the configuration counts others too.
+        most: the task's number by default.
 
     Raises:
         ConfigError: if more is asked for than the model has positions; the text says how many it has.
     """
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(positions, int) or positions < 1:
-        return max_length or MOST_TOKENS  # relative positions have no limit
+        return max_length or most  # relative positions have no limit
     # RoBERTa's configuration counts a few positions that texts cannot use, and its tokenizer does not.
     if tokenizer is not None and 0 < positions - tokenizer.model_max_length <= RESERVED_POSITIONS:
         positions = tokenizer.model_max_length
     if max_length is not None and max_length > positions:
         raise ConfigError(f"--max-length is {max_length}; this model reads {positions} tokens at most.")
-    return max_length or min(MOST_TOKENS, positions)
+    return max_length or min(most, positions)
 
 
 def _dequantized(source: ModelSource) -> dict[str, Any]:

@@ -37,8 +37,7 @@ class TaskObjective:
 
     def total(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the summed loss of the batch: () float32."""
-        outputs = model(**self.task.model_inputs(batch))
-        return self.task.loss(outputs, batch, self.class_weights)
+        return self.task.loss(self.task.forward(model, batch), batch, self.class_weights)
 
     def count(self, batch: Batch) -> Tensor:
         """Return the sum of the weights of the batch's examples: ()."""

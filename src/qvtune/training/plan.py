@@ -102,11 +102,13 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
     data = load_data(config, config.seed) if with_data else None
     task = TWO_CLASSES if data is None else data.task
     model = build_on_meta(source, task)
-    text_tokens = text_length(config.max_length, model.config)
+    text_tokens = text_length(config.max_length, model.config, most=task.most_tokens)
     if data is not None:
         with suppress(ModelError):  # a configuration alone has no tokenizer
             tokenizer = load_tokenizer(source, model.config)
-            tokens = task.encode(data.train, tokenizer, text_length(config.max_length, model.config, tokenizer))
+            task.fit_tokenizer(tokenizer)
+            length = text_length(config.max_length, model.config, tokenizer, most=task.most_tokens)
+            tokens = task.encode(data.train, tokenizer, length)
             text_tokens = max(map(len, tokens["input_ids"]))
     adapted = adapt_for(config, model, verify=False, total_steps=2, batches=())
     return make_plan(adapted, config, text_tokens)

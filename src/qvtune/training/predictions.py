@@ -7,12 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from numpy.typing import NDArray
-
 from qvtune.data.columns import NUMBER
 from qvtune.data.tables import read_table
-from qvtune.tasks.task import Task
 
 # Characters that start a formula in a spreadsheet.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
@@ -29,19 +25,16 @@ def _is_formula(cell: Any) -> bool:
 
 
 def format_predictions(
-    task: Task, inputs: dict[str, list[Any]], examples: Dataset, scores: NDArray, suffix: str, spreadsheet_safe: bool
+    predicted: list[dict[str, Any]], inputs: dict[str, list[Any]], suffix: str, spreadsheet_safe: bool
 ) -> str:
     """Return predictions as the text of a file, beside the input columns whose names differ.
 
     Args:
-        task: says what is written.
+        predicted: what `Task.predictions` returned.
         inputs: cells by column.
-        examples: the texts, as the task's `unlabelled` returned them.
-        scores: the model's outputs in the task's form.
         suffix: ".jsonl" or ".csv".
         spreadsheet_safe: put an apostrophe before cells of a CSV file that a spreadsheet would compute.
     """
-    predicted = task.predictions(scores, examples)
     if suffix == ".csv":
         predicted = [_flat(values) for values in predicted]
     kept = [name for name in inputs if name not in predicted[0]]

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from qvtune.data.tokens import count_cut, unknown_share
 from qvtune.device import choose_device, place
-from qvtune.errors import ConfigError, DataError, nearest
+from qvtune.errors import ConfigError, DataError, ModelError, nearest
 from qvtune.fast.fast_path import make_fast
 from qvtune.fast.precision import resolve_precision
 from qvtune.methods.heads import newly_initialised
@@ -54,6 +54,7 @@ class Prepared:
         precision: "fp32", "bf16" or "fp16".
         train, splits: tokens: what the model is given, and the labels.
         collate: makes a batch of rows.
+        train_collate: the same for training batches, which may be packed.
     """
 
     source: ModelSource
@@ -66,6 +67,7 @@ class Prepared:
     train: Dataset
     splits: dict[str, Dataset]
     collate: Collate
+    train_collate: Collate
     notes: tuple[str, ...]
     class_weights: list[float] | None
     head_start: HeadStart
@@ -97,13 +99,15 @@ def read_inputs(config: TrainConfig) -> Inputs:
     source = find_model(config.model, config.trust_remote_code)
     model_config = load_config(source)
     tokenizer = load_tokenizer(source, model_config)
-    max_length = text_length(config.max_length, model_config, tokenizer)
     data = match_labels(source, model_config, load_data(config, config.seed), new_head=config.new_head)
+    max_length = text_length(config.max_length, model_config, tokenizer, most=data.task.most_tokens)
     weights = class_weights(config.class_weights, data.task, data.train["label"])
+    fitted = data.task.fit_tokenizer(tokenizer)
     train = data.task.encode(data.train, tokenizer, max_length)
     splits = {name: data.task.encode(dataset, tokenizer, max_length) for name, dataset in data.evaluation.items()}
     cut = count_cut(train, max_length) if data.task.cuts_texts else 0
-    notes = [*data.notes, *check_known(unknown_share(train, tokenizer), source.name)]
+    train, left_out = data.task.learnable(train, max_length)
+    notes = [*data.notes, *fitted, *left_out, *check_known(unknown_share(train, tokenizer), source.name)]
     if cut:
         notes.append(f"{cut / len(train):.0%} of the training texts fill {max_length} tokens (--max-length).")
     if weights is not None:
@@ -122,7 +126,9 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
     source, tokenizer, data = inputs.source, inputs.tokenizer, inputs.data
     device = choose_device(config.device)
     precision = resolve_precision(config.precision, device)
-    collate = data.task.collator(tokenizer)
+    collate, packer = data.task.collator(tokenizer), data.task.packer(tokenizer)
+    if config.packing and packer is None:
+        raise ConfigError(f"--packing is for conversations and completions, and {data.task.name} is {data.task.noun}.")
     names = tokenizer.model_input_names
     train = read_columns(inputs.train, data.task, names)
     splits = {split: read_columns(tokens, data.task, names) for split, tokens in inputs.splits.items()}
@@ -131,6 +137,8 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
     new = newly_initialised(model)
     model = place(model, device)
     check_readable(source.name, model, tokenizer, {"train": train, **splits})
+    if problem := data.task.model_problem(model):
+        raise ModelError(f"{source.name}: {problem}")
     batches = _first_batches(config, train, collate, inputs.longest)
     model = adapt_for(config, model, total_steps=count_steps(config, len(train)), batches=batches)
     for peft_config in getattr(model, "peft_config", {}).values():
@@ -138,6 +146,8 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
     plan = make_plan(model, config, inputs.longest)
     if config.fast:
         model = make_fast(model, precision=precision)
+    if config.packing and (problem := data.task.packing_problem(model)):
+        raise ModelError(f"{source.name}: {problem}")
     if config.gradient_checkpointing:
         checkpoint_activations(model)
     # A resumed run needs this too: how far weights have moved is measured from where they started.
@@ -166,7 +176,8 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
         train=train,
         splits=splits,
         collate=collate,
-        notes=inputs.notes,
+        train_collate=packer if config.packing and packer else collate,
+        notes=(*inputs.notes, *data.task.describe_tokens(inputs.train, tokenizer)),
         class_weights=inputs.class_weights,
         head_start=started,
     )

@@ -101,7 +101,7 @@ def _end_folder(
     result |= found.to_result()
     rates, is_plain = prepared.plan.learning_rates, loads_in_peft(prepared.model)
     card = adapter_card(config, fitted.evaluation.task, rates, result["metrics"], is_plain)
-    saved = save_trained(prepared.model, prepared.tokenizer, folder, card)
+    saved = save_trained(prepared.model, prepared.data.task, prepared.tokenizer, folder, card)
     result["saved_bytes"] = sum(file.stat().st_size for file in saved.glob("*.safetensors"))
     write_text(folder.mistakes, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.mistakes))
     for text in found.verdict.values():

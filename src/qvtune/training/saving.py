@@ -11,6 +11,7 @@ from qvtune.adapters import ADAPTATION_FILE, save_adapter
 from qvtune.files import staged_folder, write_json, write_text
 from qvtune.methods.table import METHODS
 from qvtune.tasks.load import TUNING
+from qvtune.tasks.task import Task
 from qvtune.training.config import TrainConfig
 from qvtune.training.environment import peak_memory
 from qvtune.training.fit import Fitted
@@ -19,7 +20,9 @@ from qvtune.training.hardware import describe_hardware
 from qvtune.training.prepare import Prepared
 
 
-def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: RunFolder, card: str) -> Path:
+def save_trained(
+    model: nn.Module, task: Task, tokenizer: PreTrainedTokenizerBase, folder: RunFolder, card: str
+) -> Path:
     """Save the adapter with `card` as its README, or the whole model of a full training, and return the folder.
 
     The whole model is restored to its original shape first, and is no longer adapted afterwards.
@@ -35,7 +38,9 @@ def save_trained(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: R
             save_adapter(model, staging)
             write_text(staging / "README.md", card)  # instead of PEFT's template
         else:
-            restore(model).save_pretrained(str(staging))  # type: ignore[operator]
+            whole: Any = restore(model)
+            task.finish(whole, tokenizer)
+            whole.save_pretrained(str(staging))
             write_json(staging / ADAPTATION_FILE, adaptation.to_dict())
         tokenizer.save_pretrained(str(staging))
     return target

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-STREAMS = ("init", "order", "dropout", "batches", "probe", "suggest")
+STREAMS = ("init", "order", "dropout", "batches", "probe", "suggest", "answers")
 
 
 def stream_seed(seed: int, stream: str) -> int:

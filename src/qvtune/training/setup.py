@@ -1,12 +1,16 @@
 """Make the parts of a training from its configuration: batches, selection, and the step with its optimizer."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 from accelerate import Accelerator
+from torch import nn
 
 from qvtune.errors import ConfigError
 from qvtune.fast.batches import token_lengths
 from qvtune.groups import group_parameters
 from qvtune.methods.table import METHODS
-from qvtune.tasks.load import TUNING
+from qvtune.tasks.load import TUNING, limit
 from qvtune.training.batches import TrainingBatches, training_order
 from qvtune.training.config import TrainConfig
 from qvtune.training.objective import TaskObjective
@@ -32,7 +36,7 @@ def make_batches(config: TrainConfig, prepared: Prepared, accelerator: Accelerat
     order = training_order(token_lengths(prepared.train), config, stream_seed(config.seed, "order"), processes)
     return TrainingBatches(
         prepared.train,
-        prepared.collate,
+        prepared.train_collate,
         order,
         accumulation=config.accumulation,
         process=accelerator.process_index,
@@ -53,6 +57,22 @@ def make_selection(config: TrainConfig, prepared: Prepared) -> Selection:
         choosing=0 if config.keep_best else examples,
         patience=config.early_stopping,
     )
+
+
+def make_writer(
+    config: TrainConfig, prepared: Prepared, shown: Callable[[Iterable[Any], int], Iterable[Any]]
+) -> Callable[[nn.Module], dict[str, float]] | None:
+    """Return what lets the model write answers to a seeded sample of the validation set, if the run asks for it."""
+    if config.generate_samples is None:
+        return None
+    task, data = prepared.data.task, prepared.data
+    name = next(split for split in data.evaluation if split != TUNING)
+    examples, _ = limit(data.evaluation[name], task, config.generate_samples, stream_seed(config.seed, "answers"), name)
+
+    def write(model: nn.Module) -> dict[str, float]:
+        return task.write_answers(model, prepared.tokenizer, examples, config.eval_batch_size, shown)
+
+    return write
 
 
 def make_step(config: TrainConfig, prepared: Prepared, accelerator: Accelerator, steps: int) -> Step:

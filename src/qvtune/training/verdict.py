@@ -87,7 +87,7 @@ def judge_run(
             f"Warning: {_word(name)} is {metrics[name]:.4f}, behind the {start:.4f} of the "
             f"probe that the head started from (one standard error on "
             f"{len(found):,} examples is {standard_error(name, start, len(found)):.4f}): fine-tuning has brought "
-            f"nothing. Lower {_rates(config)}, or change {_length(config)}."
+            f"nothing. Lower {_rates(config, found)}, or change {_length(config)}."
         )
     return warnings
 
@@ -132,9 +132,10 @@ def _still(found: Predictions, records: Sequence[Mapping[str, Any]], *, is_learn
 def _advice(config: TrainConfig, records: Sequence[Mapping[str, Any]], found: Predictions) -> str:
     losses = [record["loss"] for record in records if "loss" in record]
     if len(losses) > 1 and losses[-1] > RISEN * losses[0]:
-        return f"The training loss has risen from {losses[0]:.3g} to {losses[-1]:.3g}: lower {_rates(config)}."
-    ways = [f"Raise {_head_rate(config)} or {_length(config)}"]
-    if getattr(config, "head_start", None) == "random":
+        return f"The training loss has risen from {losses[0]:.3g} to {losses[-1]:.3g}: lower {_rates(config, found)}."
+    raised = _head_rate(config) if found.task.has_new_head else f"--lr (now {_value(config.lr)})"
+    ways = [f"Raise {raised} or {_length(config)}"]
+    if getattr(config, "head_start", None) == "random" and found.task.has_new_head:
         ways.append("start with --head-start probe")
     if found.task.is_unequal(found.labels) and config.class_weights is None:
         ways.append("give --class-weights balanced, for the classes are unequal")
@@ -152,8 +153,9 @@ def _head_rate(config: TrainConfig) -> str:
     return f"--head-lr (now {_value(config.head_lr if config.head_lr is not None else config.lr)})"
 
 
-def _rates(config: TrainConfig) -> str:
-    return join_words([f"--lr (now {_value(config.lr)})", _head_rate(config)])
+def _rates(config: TrainConfig, found: Predictions) -> str:
+    heads = [_head_rate(config)] if found.task.has_new_head else []
+    return join_words([f"--lr (now {_value(config.lr)})", *heads])
 
 
 def _value(value: Any) -> str:

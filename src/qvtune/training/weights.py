@@ -15,7 +15,9 @@ POOLER = "pooler"
 _NUMBERED = re.compile(r"^(.*?)\.(\d+)\.")
 
 
-def check_loaded(source: str, model: Any, loading: Mapping[str, Any], *, new_head: bool) -> None:
+def check_loaded(
+    source: str, model: Any, loading: Mapping[str, Any], *, new_head: bool, may_lack_head: bool = True
+) -> None:
     """Check that every parameter of a model, except its head's and its pooler's, has the weights of the checkpoint.
 
     Args:
@@ -23,11 +25,12 @@ def check_loaded(source: str, model: Any, loading: Mapping[str, Any], *, new_hea
         model: with its head.
         loading: what transformers reports of the loading: `missing_keys`, `mismatched_keys`, `unexpected_keys`.
         new_head: whether weights of the head that do not fit are left out.
+        may_lack_head: whether the head may have no weights.
 
     Raises:
         ModelError: if a parameter has no weights, or weights of another shape; the text names it.
     """
-    new_parts = _new_parts(model)
+    new_parts = _new_parts(model) if may_lack_head else set()
     parameters = {name for name, _ in model.named_parameters()}
     _check_shapes(source, loading["mismatched_keys"], new_parts, new_head=new_head)
     missing = [name for name in loading["missing_keys"] if name in parameters and name not in new_parts]

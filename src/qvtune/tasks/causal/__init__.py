@@ -1,0 +1,1 @@
+"""What a causal language model learns: conversations, and completions of prompts."""
