@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-
 # Where L-BFGS stops for several labels at once: further steps change held-out losses in the fifth digit.
 ENOUGH = {"maxiter": 100, "ftol": 1e-6, "gtol": 1e-5}
 

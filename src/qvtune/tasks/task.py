@@ -1,15 +1,16 @@
 """`Task`: what is learned from texts. A kind of task is a subclass in its own file, which `table.py` lists."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from qvtune.errors import ConfigError, ModelError
 from qvtune.options import option_name
+from qvtune.tasks.optional import Optional
 
 if TYPE_CHECKING:  # these take seconds to import, and the command line only lists the kinds of task
     from datasets import Dataset
@@ -28,10 +29,11 @@ WRITING = ("train_on", "chat_template", "answer_pattern", "generate_samples", "m
 
 
 @dataclass(frozen=True)
-class Task(ABC):
+class Task(Optional):
     """What is learned from one or two texts, and everything that depends on it.
 
-    A kind of task is a subclass. It defines what is abstract here, and overrides what differs for it. Below, n is a
+    A kind of task is a subclass. It defines what is abstract here, and overrides what differs for it. `Optional` has
+    the hooks that few kinds need. Below, n is a
     number of examples and k is `num_outputs`. Scores are what `scores` returns, (n, k) float32 unless a kind says
     otherwise. Labels are what `label_of` returns for cells, (n,) as an array unless `label_array` says otherwise.
 
@@ -241,15 +243,7 @@ class Task(ABC):
             "Give --new-head to start the head anew."
         )
 
-    def model_problem(self, model: "nn.Module") -> str | None:
-        """Return why a loaded model cannot learn the task, or None if it can."""
-        return None
-
     # Batches and the loss.
-
-    def fit_tokenizer(self, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-        """Give a tokenizer what the task needs of it, and return sentences about that."""
-        return []
 
     def encode(self, dataset: "Dataset", tokenizer: "PreTrainedTokenizerBase", max_length: int) -> "Dataset":
         """Return the tokens of examples.
@@ -266,22 +260,6 @@ class Task(ABC):
 
         return tokenize(dataset, tokenizer, max_length)
 
-    def learnable(self, tokens: "Dataset", max_length: int) -> tuple["Dataset", list[str]]:
-        """Return the tokenised training examples that can be learned from, and sentences about the others.
-
-        Raises:
-            DataError: if there is none.
-        """
-        return tokens, []
-
-    def show_tokens(self, row: Mapping[str, Any], tokenizer: "PreTrainedTokenizerBase") -> str:
-        """Return the tokens of a training example, a row of `encode`, as text for people."""
-        return str(tokenizer.decode(row["input_ids"]))
-
-    def describe_tokens(self, tokens: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-        """Return sentences about the tokens of the training examples, for a user to read before training."""
-        return []
-
     def collator(self, tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[dict[str, Any]]], Any]:
         """Return a function that makes a batch from rows of `encode`, with or without labels.
 
@@ -292,14 +270,6 @@ class Task(ABC):
         from transformers import DataCollatorWithPadding
 
         return DataCollatorWithPadding(tokenizer)
-
-    def packer(self, tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[dict[str, Any]]], Any] | None:
-        """Return a collator that puts several examples into a row, or None if the kind has none."""
-        return None
-
-    def packing_problem(self, model: "nn.Module") -> str | None:
-        """Return why a model does not compute the same for packed examples, or None if it does."""
-        return None
 
     def forward(self, model: "nn.Module", batch: Mapping[str, Any]) -> Any:
         """Run a model on a batch, and return the outputs for `loss`."""
@@ -348,9 +318,6 @@ class Task(ABC):
         """
         return None
 
-    def finish(self, model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:  # noqa: B027
-        """Change what a model needs for others to use it, before it is saved whole; most need nothing."""
-
     # Results, in NumPy.
 
     def label_array(self, labels: Sequence[Any]) -> NDArray:
@@ -376,10 +343,6 @@ class Task(ABC):
     def mean_loss(self, scores: NDArray, labels: NDArray) -> float:
         """Return the unweighted mean loss of a set."""
         return float(self.losses(scores, labels).mean())
-
-    @abstractmethod
-    def losses(self, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
-        """Return the unweighted loss of every example, (n,) float64."""
 
     @abstractmethod
     def predicted(self, scores: NDArray) -> NDArray:
@@ -438,99 +401,6 @@ class Task(ABC):
     def is_unequal(self, labels: NDArray) -> bool:
         """Return whether the classes' numbers of examples are so unequal that class weights are worth a try."""
         return False
-
-    # Its linear models, from scikit-learn.
-
-    def probe_problem(self, labels: ArrayLike) -> str | None:
-        """Return why `fit_linear` cannot be used for these labels, or None if it can."""
-        return f"no linear probe is known for {self.noun}"
-
-    def example_weights(self, labels: NDArray, class_weights: NDArray) -> NDArray:
-        """Return the weight of every example in a mean of `losses`, (n,)."""
-        return np.ones(len(labels))
-
-    def fit_linear(
-        self,
-        features: NDArray,
-        labels: NDArray,
-        strengths: Sequence[float],
-        class_weights: NDArray | None,
-        has_bias: bool,
-    ) -> list[tuple[NDArray, NDArray]]:
-        """Fit linear heads that minimise mean loss + ‖w‖² / (2 strength).
-
-        Args:
-            features: (n, d) float64.
-            labels: (n,).
-            strengths: one fit for each of them.
-            class_weights: (classes,), weights in the loss.
-            has_bias: whether the heads have a bias, which is not regularised.
-
-        Returns:
-            Weight (k, d) and bias (k,) for every strength.
-        """
-        raise NotImplementedError(f"{type(self).__name__} fits no linear head, and probe_problem says so")
-
-    def resting_output(self, labels: NDArray) -> float:
-        """Return the output of a head that knows nothing about a text; a probe's outputs shrink towards it."""
-        return 0.0
-
-    def fitted_losses(self, scores: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
-        """Return the loss of every example, (n,) float64, after the best affine map of the outputs.
-
-        In the first steps of a run most of the loss comes from the wrong scale of the head, which every rate corrects.
-        Without that part, the loss shows what the outputs say about the labels. A kind without such a map takes the
-        outputs as they are.
-
-        Args:
-            scores: (n, k), finite.
-            labels: (n,).
-        """
-        return self.losses(np.asarray(scores), np.asarray(labels))
-
-    def written(
-        self,
-        model: "nn.Module",
-        tokenizer: "PreTrainedTokenizerBase",
-        examples: "Dataset",
-        batch_size: int,
-        shown: Any = None,
-    ) -> list[str]:
-        """Return what a model writes for examples, for a kind that `writes`; arguments as for `write_answers`."""
-        raise NotImplementedError(f"{type(self).__name__} writes no texts, and writes says so")
-
-    def reply(
-        self,
-        model: "nn.Module",
-        tokenizer: "PreTrainedTokenizerBase",
-        messages: Sequence[Mapping[str, Any]],
-        max_new_tokens: int | None = None,
-    ) -> str:
-        """Return what a model says to messages with `role` and `content`, for a kind that `writes`.
-
-        Raises:
-            DataError: if the messages are not what the kind knows.
-        """
-        raise NotImplementedError(f"{type(self).__name__} writes no texts, and writes says so")
-
-    def write_answers(
-        self,
-        model: "nn.Module",
-        tokenizer: "PreTrainedTokenizerBase",
-        examples: "Dataset",
-        batch_size: int,
-        shown: Any = None,
-    ) -> dict[str, float]:
-        """Let a model write answers to a set's questions, and return the metrics of these; nothing if it writes none.
-
-        Args:
-            model: on its device.
-            tokenizer: the model's.
-            examples: with the columns of `examples`.
-            batch_size: examples at a time.
-            shown: takes batches and their number, yields the batches and shows the progress.
-        """
-        return {}
 
     # On disk.
 
