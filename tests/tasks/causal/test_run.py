@@ -5,6 +5,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +245,21 @@ def test_packing_changes_no_loss(trained: Path, place: Path, tmp_path: Path) -> 
     assert packed == pytest.approx(plain, rel=1e-3)
     assert packed[0] == pytest.approx(plain[0], rel=1e-5)
     assert len(losses_of(tmp_path / "slow")) == 12
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_with_twice_the_batch(place: Path, tmp_path: Path) -> None:
+    """Also packed, and although each process has its own number of trained tokens."""
+    line = f"train --model {place}/llama --data {place}/talks.jsonl --roles qkvo --lr 1e-2 --dropout 0 --max-steps 4"
+    words = f"{line} --logging-steps 1 --precision fp32 --no-log-updates --max-grad-norm 0".split()
+    assert main([*words, "--batch-size", "8", "--out", str(tmp_path / "one")]) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29573"]
+    more = ["-m", "qvtune", *words, "--batch-size", "4", "--packing", "--out", str(tmp_path / "two")]
+    environment = os.environ | {"QVTUNE_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([*launch, *more], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-5)
+    assert result_of(tmp_path / "two")["metrics"] == pytest.approx(result_of(tmp_path / "one")["metrics"], rel=1e-4)
 
 
 def test_fast_and_slow_agree(place: Path, tmp_path: Path) -> None:
