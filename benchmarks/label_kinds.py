@@ -246,8 +246,8 @@ def main() -> None:
     texts.append(
         f"Test files; mean ± standard deviation over seeds {args.seeds} of {MODEL} with defaults, {MOST_TEXTS:,} "
         "training texts of GoEmotions at most. The development set chose the checkpoint of WNUT17; a tenth of the "
-        "training texts chose that and the thresholds of GoEmotions. The linear models have the frozen model's states, and the "
-        "development set chose their strength."
+        "training texts chose that and the thresholds of GoEmotions. The linear models have the frozen model's states, "
+        "and the development set chose their strength."
     )
     write_results(args.out, "Several labels and tagged words with defaults", "\n\n".join(texts), numbers)
     print("\n\n".join(texts))
