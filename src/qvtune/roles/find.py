@@ -8,10 +8,11 @@ from torch import nn
 
 from qvtune.arguments import check_model
 from qvtune.errors import RoleError
-from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
+from qvtune.roles.attention import BY_HAND, AttentionLayer, AttentionMap, Projection, WithoutRoles
+from qvtune.roles.feed_forward import with_feed_forward
 from qvtune.roles.fused import taken_apart
 from qvtune.roles.layouts import ROLES
-from qvtune.roles.locate import BY_HAND, locate
+from qvtune.roles.locate import locate
 from qvtune.roles.probe import Probed, probe
 from qvtune.roles.unwrap import unwrap
 
@@ -19,13 +20,17 @@ from qvtune.roles.unwrap import unwrap
 def find_attention(
     model: nn.Module, *, verify: bool | None = None, inputs: Mapping[str, Any] | None = None
 ) -> AttentionMap:
-    """Find the query, key, value and output projection of every attention layer of `model`.
+    """Find query, key, value and output of every attention layer of `model`, and gate, up and down beside them.
 
     The structure of the modules proposes the roles, also for the rows of a fused matrix. A probe then runs the model on
     one short random input and measures them. Doubling the value projection's output doubles the layer's context. A
     change of the query at one position moves only that position. A change of the key at one position moves other
-    positions too, and is not linear. The sizes of heads are measured the same way. The model, its modes and the global
-    random state are unchanged afterwards.
+    positions too, and is not linear. The sizes of heads are measured the same way. In a
+    feed-forward network, the product of gate and up is linear in up's output and not in the gate's. The model, its
+    modes and the global random state are unchanged afterwards.
+
+    A feed-forward network that is not understood is no error here, since attention trains without it. It is listed in
+    `unknown`, and `adapt` refuses the roles g, u and d. Experts behind a router are listed in `experts`.
 
     Args:
         model: a transformers model, also inside PEFT, DistributedDataParallel or `torch.compile`.
@@ -51,7 +56,7 @@ def find_attention(
     """
     check_model(model, RoleError)
     inner = unwrap(model)
-    attention = locate(inner)
+    attention = with_feed_forward(inner, locate(inner))
     measured = not _is_on_meta(inner) if verify is None else verify
     return confirmed(inner, attention, inputs) if measured else attention
 
@@ -68,8 +73,18 @@ def confirmed(inner: nn.Module, attention: AttentionMap, inputs: Mapping[str, An
             "Load its weights, or call find_attention(model, verify=False)."
         )
     with taken_apart(inner):
-        results = probe(inner, attention.layers, inputs)
-    return replace(attention, layers=tuple(map(_confirm, attention.layers, results)))
+        results, networks = probe(inner, attention.layers, attention.feed_forward, inputs)
+    unclear = [
+        WithoutRoles(layer.name, type(inner.get_submodule(layer.name)).__name__, reason)
+        for layer, reason in zip(attention.feed_forward, networks, strict=True)
+        if isinstance(reason, str)
+    ]
+    return replace(
+        attention,
+        layers=tuple(map(_confirm, attention.layers, results)),
+        feed_forward=tuple(layer for layer in networks if not isinstance(layer, str)),
+        unknown=(*attention.unknown, *unclear),
+    )
 
 
 def _is_on_meta(inner: nn.Module) -> bool:
