@@ -9,8 +9,10 @@ from transformers.pytorch_utils import Conv1D
 
 from qvtune.adaptation import ParameterCounts, adapt, adaptation_of, count_parameters
 from qvtune.errors import ModelError
+from qvtune.groups import check_trains
 from qvtune.methods.method import Adaptation, Batches
 from qvtune.methods.table import METHODS
+from qvtune.rates import parse_rates
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.declare import declare_attention, read_declaration
 from qvtune.roles.find import find_attention
@@ -62,16 +64,21 @@ class Plan:
 
 
 def make_plan(model: nn.Module, config: TrainConfig, text_tokens: int) -> Plan:
-    """Plan a run on an adapted model, with weights or on the meta device, for texts of at most `text_tokens` tokens."""
+    """Plan a run on an adapted model, with weights or on the meta device, for texts of at most `text_tokens` tokens.
+
+    Raises:
+        RateError: if a role has a rate and does not train in this model.
+    """
     adaptation = adaptation_of(model)
     assert adaptation is not None, "make_plan takes what adapt returned"
     counts = count_parameters(model)
     method = METHODS[adaptation.method]
     trained = [ROLES[role] for role in adaptation.roles] + (["head"] if counts.head else [])
+    check_trains(parse_rates(config.rate), trained)
     return Plan(
         model=config.model,
         model_type=adaptation.attention.model_type,
-        verified=adaptation.attention.verified,
+        verified=_is_measured(adaptation),
         method=adaptation.method,
         roles=adaptation.roles,
         attention_layers=len(adaptation.attention.chosen(adaptation.layers)),
@@ -143,6 +150,13 @@ def _attention_of(options: AdaptOptions, model: nn.Module, *, verify: bool) -> A
         return find_attention(model, verify=verify)
     roles, heads = read_declaration(options.attention)
     return declare_attention(model, roles, heads=heads, verify=verify)
+
+
+def _is_measured(adaptation: Adaptation) -> bool:
+    """Whether the layers with a role that trains were measured on the model."""
+    attention = adaptation.attention
+    trained = [layer for layer in attention.every if {p.role for p in layer.projections} & set(adaptation.roles)]
+    return all(layer.verified for layer in trained or attention.layers)
 
 
 def _memory(
