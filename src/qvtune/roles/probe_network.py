@@ -9,7 +9,7 @@ For a network down(c) with c = f(gate x) * up x and an activation f:
 A layer norm of the product hides its size. Then turning the sign of up's output turns that of c, up to the norm's bias.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -57,21 +57,23 @@ def _measure(inner: nn.Module, layer: FeedForwardLayer, call: Call) -> tuple[tup
         return layer.projections, layer.layout
     if not up.is_fused:
         gate = layer["g"]
-        linear = [part for part in (gate, up) if _is_linear(moved, part)]
+        linear = _linear_among(moved, (gate, up))
         if len(linear) != 1:
             raise _UnclearError(_told(linear, [gate.module, up.module], down))
         other = gate if linear[0] is up else up
         return (replace(other, role="g"), replace(linear[0], role="u"), down), layer.layout
     if layer.layout == "declared":
-        linear = [part for part in (layer["g"], up) if _is_linear(moved, part)]
+        linear = _linear_among(moved, (layer["g"], up))
         if linear != [up]:
             raise _UnclearError(_told(linear, [f"the rows of {up.module}"], down))
         return layer.projections, layer.layout
     module = inner.get_submodule(up.module)
-    found = [layout for layout in FUSED if _is_linear(moved, halves(layout, up.module, module)[1])]
-    if len(found) != 1:
-        raise _UnclearError(_told(found, [f"the rows of {up.module}"], down))
-    return (*halves(found[0], up.module, module), down), found[0]
+    arranged = {halves(layout, up.module, module)[1]: layout for layout in FUSED}
+    linear = _linear_among(moved, list(arranged))
+    if len(linear) != 1:
+        raise _UnclearError(_told(linear, [f"the rows of {up.module}"], down))
+    layout = arranged[linear[0]]
+    return (*halves(layout, up.module, module), down), layout
 
 
 def _told(linear: list[Any], modules: list[str], down: Projection) -> str:
@@ -80,21 +82,31 @@ def _told(linear: list[Any], modules: list[str], down: Projection) -> str:
     return f"the input of '{down.module}' is linear in {how} of {names}, so the gate cannot be told from up"
 
 
+def _linear_among(product: Any, parts: Sequence[Projection]) -> list[Projection]:
+    """Return the parts in whose rows the product is linear, or, if it is in none, is so before it is normed."""
+    for test in (_is_linear, _is_odd):
+        if found := [part for part in parts if test(product, part)]:
+            return found
+    return []
+
+
 def _is_linear(product: Any, part: Projection) -> bool:
-    """Whether the product is linear in the rows of a projection, up to a constant, or is so before it is normed."""
+    """Whether the product is linear in the rows of a projection, up to a constant."""
     for lift in (False, True):
         # A unit that is off, and a product that vanishes, hide what a projection does; noise turns units on.
         plain = product({}, lift=lift)
-        twice, turned, minus = (product({part.module: _on(part, f)}, lift=lift) for f in (2.0, -2.0, -1.0))
+        twice, turned = (product({part.module: _on(part, factor)}, lift=lift) for factor in (2.0, -2.0))
         once = twice - plain
-        if once.abs().max() > UNTOUCHED * plain.abs().max():
-            if close(turned - plain, -3 * once):
-                return True
-        elif plain.abs().max() > 0 and not close(minus, plain):
-            total = minus + plain  # twice the bias of the norm, the same at every position
-            if bool((total - total[:1]).abs().max() <= LINEAR * plain.abs().max()):
-                return True
+        if once.abs().max() > UNTOUCHED * plain.abs().max() and close(turned - plain, -3 * once):
+            return True
     return False
+
+
+def _is_odd(product: Any, part: Projection) -> bool:
+    """Whether turning the sign of these rows turns that of the product, up to what is the same at every position."""
+    plain, minus = product({}, lift=True), product({part.module: _on(part, -1.0)}, lift=True)
+    total = plain + minus
+    return bool((total - total[:1]).abs().max() <= LINEAR * plain.abs().max()) and not close(minus, plain)
 
 
 def _moves(product: Any, part: Projection) -> bool:

@@ -35,6 +35,7 @@ ADAM_BYTES = 8
 class Plan:
     """What a run trains and what a step costs.
 
+    `attention_layers` and `feed_forward_layers` count those that `layers` names, whether they train or not.
     `parameters_by_role` counts trainable ones; `memory_bytes` is an estimate by part, `step_operations` floating
     point operations (a multiply-add is two) of forward and backward for a batch of texts of `text_tokens` tokens each.
     """
@@ -45,6 +46,7 @@ class Plan:
     method: str
     roles: str
     attention_layers: int
+    feed_forward_layers: int
     learning_rates: dict[str, float]
     parameters_by_role: dict[str, int]
     parameters_adapter: int
@@ -82,6 +84,7 @@ def make_plan(model: nn.Module, config: TrainConfig, text_tokens: int) -> Plan:
         method=adaptation.method,
         roles=adaptation.roles,
         attention_layers=len(adaptation.attention.chosen(adaptation.layers)),
+        feed_forward_layers=len(adaptation.attention.chosen_feed_forward(adaptation.layers)),
         learning_rates=config.rates.by_group(trained),
         parameters_by_role=counts.by_role,
         parameters_adapter=counts.adapter,
