@@ -4,7 +4,8 @@
 
 A model type is built twice: on the meta device from its default configuration, where every attention layer must be
 found by structure, and every feed-forward network beside it; and small, with random weights, where the probe measures
-the roles, and one step of training must change the chosen roles and nothing else. Models are built one at a time, each with a time limit.
+the roles, and one step of training must change the chosen roles and nothing else. Models are built one at a time, each
+with a time limit.
 """
 
 import argparse
@@ -390,8 +391,8 @@ def _feed_forward_lines(results: list[Covered]) -> list[str]:
         "## The feed-forward",
         "",
         f"{with_networks} types have a feed-forward network that every token passes. In **{len(found)} of "
-        f"{with_networks}** ({len(found) / max(1, with_networks):.1%}) `--roles gud` finds it; **{len(kinds['measured'])}"
-        f"** were measured, and a step changed the rows of the chosen roles alone.",
+        f"{with_networks}** ({len(found) / max(1, with_networks):.1%}) `--roles gud` finds it. "
+        f"**{len(kinds['measured'])}** were measured, and a step changed the rows of the chosen roles alone.",
         "",
         "| feed-forward | model types |",
         "| --- | --- |",
@@ -409,19 +410,21 @@ def _feed_forward_lines(results: list[Covered]) -> list[str]:
         "",
         *_reasons([replace(r, reason=r.network_reason) for r in kinds["unclear"]]),
         "",
-        "In a model that is refused for its attention: " + ", ".join(f"`{r.model_type}`" for r in kinds["refused"]) + ".",
+        f"In a model that is refused for its attention: {_typed(kinds['refused'])}.",
         "",
-        "Routed experts alone, which stay frozen; `--roles gud` is refused: "
-        + ", ".join(f"`{r.model_type}`" for r in kinds["experts"]) + ".",
+        f"Routed experts alone, which stay frozen; `--roles gud` is refused: {_typed(kinds['experts'])}.",
         "",
         "Beside the shared and dense parts that are found, these stay frozen:",
         "",
         *(f"- {reason}: " + ", ".join(sorted(set(names))) for reason, names in frozen.items() if names),
         "",
-        "Without a feed-forward of linear layers in its blocks: "
-        + ", ".join(f"`{r.model_type}`" for r in kinds["none"]) + ".",
+        f"Without a feed-forward of linear layers in its blocks: {_typed(kinds['none'])}.",
         "",
     ]  # fmt: skip
+
+
+def _typed(results: list[Covered]) -> str:
+    return ", ".join(f"`{result.model_type}`" for result in results)
 
 
 def _reasons(results: list[Covered]) -> list[str]:

@@ -32,8 +32,8 @@ def check_multihead(adapted: nn.Module, adaptation: Adaptation) -> None:
 def check_experts(adaptation: Adaptation, inner: nn.Module) -> None:
     """Check that PEFT gives factors to the named parts of a model with experts, and not to the experts.
 
-    In some types PEFT replaces names such as "shared_expert.up_proj" by all experts, for adapters of earlier versions of
-    transformers, and it would do so again in whoever loads the adapter.
+    In some types PEFT replaces names such as "shared_expert.up_proj" by all experts, for adapters from before
+    transformers 5, and would do so again where the adapter is loaded.
 
     Raises:
         AdaptError: if it does; the text names the part and the experts.
@@ -46,12 +46,12 @@ def check_experts(adaptation: Adaptation, inner: nn.Module) -> None:
     from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
 
     names = {part.module for part in parts}
-    config = LoraConfig(target_modules=set(names))
+    config: Any = LoraConfig(target_modules=sorted(names))
     try:
         convert_peft_config_for_transformers(config, inner, None)
     except ValueError:  # it asks for the other parts of the experts
         config.target_modules = None
-    if config.target_modules != names:
+    if set(config.target_modules or ()) != names:
         raise AdaptError(
             f"PEFT takes '{parts[0].module}' for a part of the experts '{attention.experts[0].module}', so in model "
             f"type '{attention.model_type}' it has no low-rank factors for the feed-forward. Take a method without "
