@@ -125,7 +125,7 @@ class Covered:
 # What `feed_forward` can be, in the words of the page.
 FEED_FORWARD = {
     "measured": "found and measured",
-    "found": "found by structure, in a model that was not measured",
+    "found": "found by structure, where the model or a part of it could not be run",
     "unclear": "not understood",
     "refused": "in a model that is refused for its attention",
     "experts": "routed experts alone",
@@ -203,7 +203,8 @@ def _measure(result: Covered, model_type: str, parameters: int) -> None:
                     part = attention.unknown[0]
                     result.feed_forward, result.network_reason = "unclear", f"{part.class_name}: {part.reason}"
                 elif result.feed_forward == "found" and attention.feed_forward:
-                    result.feed_forward = "measured"
+                    is_measured = all(layer.verified for layer in attention.feed_forward)
+                    result.feed_forward = "measured" if is_measured else "found"
                     result.network_layouts = sorted({layer.layout for layer in attention.feed_forward})
                 result.wrong = _train_wrongly(model, attention)
                 result.trained = not result.wrong

@@ -90,7 +90,8 @@ class FeedForwardLayer:
     up), or how one module holds both: "gate_up" and "up_gate" in halves, "gate_up_rows" and "up_gate_rows" row by row.
     `kind` is "dense", or "shared" for an expert that every token passes. `index` and `stack` are those of the attention
     layer in the same block. In a model with blocks without attention, `index` counts the blocks that have a
-    feed-forward network, within one `stack`. `uses` and `verified` are as in `AttentionLayer`.
+    feed-forward network, within one `stack`. `uses` and `verified` are as in `AttentionLayer`; a layer that the probe's
+    input does not reach is not verified.
     """
 
     name: str
@@ -145,8 +146,8 @@ class AttentionMap:
 
     @property
     def verified(self) -> bool:
-        """Whether every layer was measured on the model."""
-        return all(layer.verified for layer in self.every)
+        """Whether every attention layer was measured on the model."""
+        return all(layer.verified for layer in self.layers)
 
     @property
     def every(self) -> tuple[Layer, ...]:

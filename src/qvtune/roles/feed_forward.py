@@ -231,6 +231,8 @@ def _unknown(
         kind = type(module).__name__
         if not re.search(LOOKS_LIKE, kind) or re.search(NO_NETWORK, kind) or not _is_in_block(name, attention):
             continue
+        if "hypernetworks" in name:  # SAM's, which make the weights of a mask
+            continue
         if name in inside or any(_is_in(name, k) or _is_in(k, name) for k in known):
             continue
         matrices = [part for part in module.modules() if _has_matrix(part)]

@@ -1,6 +1,6 @@
 """`find_attention`: locate the projections by structure, then measure them on the model itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,12 +8,20 @@ from torch import nn
 
 from qvtune.arguments import check_model
 from qvtune.errors import RoleError
-from qvtune.roles.attention import BY_HAND, AttentionLayer, AttentionMap, Projection, WithoutRoles
+from qvtune.roles.attention import (
+    BY_HAND,
+    AttentionLayer,
+    AttentionMap,
+    FeedForwardLayer,
+    Projection,
+    WithoutRoles,
+)
 from qvtune.roles.feed_forward import with_feed_forward
 from qvtune.roles.fused import taken_apart
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.locate import locate
 from qvtune.roles.probe import Probed, probe
+from qvtune.roles.probe_network import UNREACHED
 from qvtune.roles.unwrap import unwrap
 
 
@@ -73,7 +81,8 @@ def confirmed(inner: nn.Module, attention: AttentionMap, inputs: Mapping[str, An
             "Load its weights, or call find_attention(model, verify=False)."
         )
     with taken_apart(inner):
-        results, networks = probe(inner, attention.layers, attention.feed_forward, inputs)
+        results, measured = probe(inner, attention.layers, attention.feed_forward, inputs)
+        networks = _with_unreached(inner, attention, measured)
     unclear = [
         WithoutRoles(layer.name, type(inner.get_submodule(layer.name)).__name__, reason)
         for layer, reason in zip(attention.feed_forward, networks, strict=True)
@@ -85,6 +94,28 @@ def confirmed(inner: nn.Module, attention: AttentionMap, inputs: Mapping[str, An
         feed_forward=tuple(layer for layer in networks if not isinstance(layer, str)),
         unknown=(*attention.unknown, *unclear),
     )
+
+
+def _with_unreached(
+    inner: nn.Module, attention: AttentionMap, measured: Sequence[FeedForwardLayer | str]
+) -> list[FeedForwardLayer | str]:
+    """Keep networks that no short input reaches, if what was measured elsewhere, or the structure alone, tells roles.
+
+    The same class computes the same, so such a layer is as one of its class. Without a gate there is nothing to tell
+    apart. These layers stay `verified=False`.
+    """
+
+    def kind(layer: FeedForwardLayer) -> tuple[str, tuple[str, ...]]:
+        names = tuple(projection.module.removeprefix(layer.name) for projection in layer.projections)
+        return type(inner.get_submodule(layer.name)).__name__, names
+
+    pairs = list(zip(attention.feed_forward, measured, strict=True))
+    as_found = {kind(found): result == replace(found, uses=result.uses, verified=True)
+                for found, result in pairs if isinstance(result, FeedForwardLayer)}  # fmt: skip
+    return [
+        found if result == UNREACHED and (found.layout == "plain" or as_found.get(kind(found), False)) else result
+        for found, result in pairs
+    ]
 
 
 def _is_on_meta(inner: nn.Module) -> bool:

@@ -25,6 +25,8 @@ from qvtune.roles.record import Calls
 
 # Below this relative change the product counts as untouched.
 UNTOUCHED = 1e-6
+# What is said of a layer that the model did not call, or called without a position.
+UNREACHED = "it was not reached by a forward pass on a short input"
 
 
 def probe_network(inner: nn.Module, layer: FeedForwardLayer, calls: Calls) -> FeedForwardLayer | str:
@@ -33,7 +35,7 @@ def probe_network(inner: nn.Module, layer: FeedForwardLayer, calls: Calls) -> Fe
     The structure only proposes which of two projections is the gate, and which rows of one that holds both.
     """
     if calls.count == 0:
-        return "it was not reached by a forward pass on a short input"
+        return UNREACHED
     try:
         projections, layout = _measure(inner, layer, calls.first)
     except _UnclearError as error:
@@ -145,6 +147,8 @@ def _product(
         call.repeat(inner.get_submodule(layer.name))
     if not seen:
         raise _UnclearError(f"'{layer['d'].module}' is not called")
+    if not seen[0].numel():
+        raise _UnclearError(UNREACHED)
     if not seen[0].isfinite().all():
         raise _UnclearError(f"the input of '{layer['d'].module}' is not finite")
     return seen[0]
