@@ -3,8 +3,9 @@
     python tools/model_coverage.py --out coverage.json --page docs/coverage.md
 
 A model type is built twice: on the meta device from its default configuration, where every attention layer must be
-found by structure; and small, with random weights, where the probe measures the roles, and one step of training must
-change the chosen roles and nothing else. Models are built one at a time, each with a time limit.
+found by structure, and every feed-forward network beside it; and small, with random weights, where the probe measures
+the roles, and one step of training must change the chosen roles and nothing else. Models are built one at a time, each
+with a time limit.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_M
 from qvtune.adaptation import adapt, restore
 from qvtune.errors import QVTuneError
 from qvtune.roles.attention import AttentionMap
+from qvtune.roles.feed_forward import with_feed_forward
 from qvtune.roles.find import find_attention
 
 # Words of the reasons why a model has no softmax attention.
@@ -113,6 +115,22 @@ class Covered:
     trained: bool = False
     wrong: str = ""
     reason: str = ""
+    feed_forward: str = "none"
+    networks: int = 0
+    network_layouts: list[str] = field(default_factory=list)
+    frozen: list[str] = field(default_factory=list)
+    network_reason: str = ""
+
+
+# What `feed_forward` can be, in the words of the page.
+FEED_FORWARD = {
+    "measured": "found and measured",
+    "found": "found by structure, where the model or a part of it could not be run",
+    "unclear": "not understood",
+    "refused": "in a model that is refused for its attention",
+    "experts": "routed experts alone",
+    "none": "none",
+}
 
 
 def cover(model_type: str) -> Covered:
@@ -127,7 +145,10 @@ def cover(model_type: str) -> Covered:
     except QVTuneError as error:
         text = str(error)
         status = "none" if _has_none(text) else "unsupported"
-        return Covered(model_type, status, reason=text.split(". State")[0])
+        result = Covered(model_type, status, reason=text.split(". State")[0])
+        _note_networks(result, with_feed_forward(model, AttentionMap(model_type, ())))
+        result.feed_forward = "refused" if result.feed_forward in ("found", "unclear") else result.feed_forward
+        return result
     result = Covered(
         model_type,
         "found",
@@ -136,8 +157,20 @@ def cover(model_type: str) -> Covered:
         sorted({layer.kind for layer in attention}),
         sorted({f"{other.class_name}: {other.reason}" for other in attention.others}),
     )
+    _note_networks(result, attention)
     _measure(result, model_type, sum(p.numel() for p in model.parameters()))
     return result
+
+
+def _note_networks(result: Covered, attention: AttentionMap) -> None:
+    """Note what was found of the feed-forward."""
+    result.networks = len(attention.feed_forward)
+    result.network_layouts = sorted({layer.layout for layer in attention.feed_forward})
+    result.frozen = sorted({f"{part.class_name}: {part.reason}" for part in attention.experts})
+    unknown = sorted({f"{part.class_name}: {part.reason}" for part in attention.unknown})
+    result.network_reason = "; ".join(unknown)
+    found = "found" if attention.feed_forward else "experts" if attention.experts else "none"
+    result.feed_forward = "unclear" if unknown else found
 
 
 def _default(model_type: str) -> Any:
@@ -166,6 +199,13 @@ def _measure(result: Covered, model_type: str, parameters: int) -> None:
                 model = AutoModel.from_config(config, attn_implementation=implementation).float().eval()
                 attention = find_attention(model)
                 result.status = "verified"
+                if result.feed_forward == "found" and attention.unknown:
+                    part = attention.unknown[0]
+                    result.feed_forward, result.network_reason = "unclear", f"{part.class_name}: {part.reason}"
+                elif result.feed_forward == "found" and attention.feed_forward:
+                    is_measured = all(layer.verified for layer in attention.feed_forward)
+                    result.feed_forward = "measured" if is_measured else "found"
+                    result.network_layouts = sorted({layer.layout for layer in attention.feed_forward})
                 result.wrong = _train_wrongly(model, attention)
                 result.trained = not result.wrong
             return
@@ -186,7 +226,7 @@ def _parameters(config: Any) -> int:
 
 def _train_wrongly(model: nn.Module, attention: AttentionMap) -> str:
     """Adapt, change what trains, restore; return what changed and should not have, or the other way round."""
-    for roles in ("qv", "k"):
+    for roles in ("qv", "k", *(() if attention.unknown else ("u", "gd"))):
         copied = copy.deepcopy(model)
         present = {p.role for p in attention.projections(roles)}
         chosen = "".join(role for role in roles if role in present)
@@ -296,8 +336,9 @@ def page(results: list[Covered]) -> str:
         "one that has no query, key and value to adapt.",
         "",
         f"**{len(by_status['verified'])}** were also measured: a small model with random weights was built and run, "
-        "the probe confirmed the roles of every layer, and one step of full training of query and value, and one of "
-        "the key, changed their rows and nothing else, in the model as it was before it was split. "
+        "the probe confirmed the roles of every layer, and one step of full training of query and value, one of "
+        "the key, one of up, and one of gate and down, changed their rows and nothing else, in the model as it was "
+        "before it was split. "
         f"{sum(bool(r.wrong) for r in results)} changed something else.",
         "",
         "| layout | model types | measured |",
@@ -308,6 +349,7 @@ def page(results: list[Covered]) -> str:
             for layout in sorted({layout for r in found for layout in r.layouts})
         ),
         "",
+        *_feed_forward_lines(results),
         "## Found by structure, not measured",
         "",
         "`find_attention` and `adapt` refuse these until they get inputs that the model accepts, `inputs={...}`, or "
@@ -333,6 +375,57 @@ def page(results: list[Covered]) -> str:
         *_reasons(by_status["not built"]),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _feed_forward_lines(results: list[Covered]) -> list[str]:
+    """Return the part of the page about gate, up and down."""
+    kinds = {kind: [r for r in results if r.feed_forward == kind and r.status != "not built"] for kind in FEED_FORWARD}
+    found = kinds["measured"] + kinds["found"]
+    with_networks = len(found) + len(kinds["unclear"]) + len(kinds["refused"])
+    layouts = sorted({layout for r in found for layout in r.network_layouts})
+    reasons = sorted({reason for r in found + kinds["experts"] for reason in r.frozen})
+    frozen: dict[str, list[str]] = {}
+    for reason in reasons:
+        names = [f"`{r.model_type}`" for r in found if reason in r.frozen]
+        frozen.setdefault(reason.partition(": ")[2], []).extend(names)
+    return [
+        "## The feed-forward",
+        "",
+        f"{with_networks} types have a feed-forward network that every token passes. In **{len(found)} of "
+        f"{with_networks}** ({len(found) / max(1, with_networks):.1%}) `--roles gud` finds it. "
+        f"**{len(kinds['measured'])}** were measured, and a step changed the rows of the chosen roles alone.",
+        "",
+        "| feed-forward | model types |",
+        "| --- | --- |",
+        *(f"| {words} | {len(kinds[kind])} |" for kind, words in FEED_FORWARD.items()),
+        "",
+        "| layout of gate and up | model types | measured |",
+        "| --- | --- | --- |",
+        *(
+            f"| {layout} | {sum(layout in r.network_layouts for r in found)} | "
+            f"{sum(layout in r.network_layouts for r in kinds['measured'])} |"
+            for layout in layouts
+        ),
+        "",
+        "Not understood; `--roles gud` is refused, and attention trains:",
+        "",
+        *_reasons([replace(r, reason=r.network_reason) for r in kinds["unclear"]]),
+        "",
+        f"In a model that is refused for its attention: {_typed(kinds['refused'])}.",
+        "",
+        f"Routed experts alone, which stay frozen; `--roles gud` is refused: {_typed(kinds['experts'])}.",
+        "",
+        "Beside the shared and dense parts that are found, these stay frozen:",
+        "",
+        *(f"- {reason}: " + ", ".join(sorted(set(names))) for reason, names in frozen.items() if names),
+        "",
+        f"Without a feed-forward of linear layers in its blocks: {_typed(kinds['none'])}.",
+        "",
+    ]  # fmt: skip
+
+
+def _typed(results: list[Covered]) -> str:
+    return ", ".join(f"`{result.model_type}`" for result in results)
 
 
 def _reasons(results: list[Covered]) -> list[str]:
@@ -392,7 +485,8 @@ def main() -> None:
         result = cover(name)
         results.append(result)
         left = (time.monotonic() - started) / number * (len(names) - number)
-        told = f"{name}: {result.status} {result.wrong or result.reason}"[:200]
+        told = f"{name}: {result.status} {result.feed_forward} {result.network_reason or result.wrong or result.reason}"
+        told = told[:200]
         print(f"{number}/{len(names)} {told}, {left:.0f} s left", file=sys.stderr, flush=True)
     if args.page:
         args.page.write_text(page(results), encoding="utf-8")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from qvtune.rates import Rates
     from qvtune.report.listing import list_runs
     from qvtune.report.page import write_report
-    from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
+    from qvtune.roles.attention import AttentionLayer, AttentionMap, FeedForwardLayer, Projection
     from qvtune.roles.declare import declare_attention
     from qvtune.roles.find import find_attention
     from qvtune.roles.layouts import Rows
@@ -51,6 +51,7 @@ _HOMES = {
     "AttentionLayer": "qvtune.roles.attention",
     "AttentionMap": "qvtune.roles.attention",
     "Callback": "qvtune.training.callbacks",
+    "FeedForwardLayer": "qvtune.roles.attention",
     "Method": "qvtune.methods.method",
     "ParameterCounts": "qvtune.adaptation",
     "Progress": "qvtune.training.callbacks",
@@ -106,6 +107,7 @@ __all__ = [
     "AttentionLayer",
     "AttentionMap",
     "Callback",
+    "FeedForwardLayer",
     "Method",
     "ParameterCounts",
     "Progress",

@@ -38,7 +38,7 @@ def adapt(
     total_steps: int | None = None,
     batches: Batches | None = None,
 ) -> nn.Module:
-    """Make the chosen roles of `model`'s attention and its head trainable, and freeze the rest.
+    """Make the chosen roles of `model`'s attention and feed-forward and its head trainable, and freeze the rest.
 
     "lora" adds low-rank factors through PEFT, W + (alpha / rank) B A with A of shape (rank, inputs), B of shape
     (outputs, rank) and B zero at the start; "full" trains the projections themselves, biases included; the page on
@@ -47,7 +47,9 @@ def adapt(
 
     Args:
         model: a transformers model with its weights loaded, changed in place.
-        roles: which of q (query), k (key), v (value), o (output) to train; "qv" when None.
+        roles: which of q (query), k (key), v (value), o (output) of attention, and g (gate), u (up), d (down) of the
+            feed-forward, to train; "qv" when None. "attention" is qkvo, "mlp" is gud, "all" is both. Of a feed-forward
+            without a gate, "gud" trains u and d.
         method: a name in `qvtune.methods.table.METHODS`.
         rank: rank of the factors. This and the next three are the method's own default when None.
         alpha: LoRA's scale is alpha / rank, GaLore's is alpha.
@@ -64,7 +66,8 @@ def adapt(
         The adapted model: a `peft.PeftModel` for PEFT's methods, the same object for the others.
 
     Raises:
-        RoleError: if the projections cannot be found or a role or layer does not exist.
+        RoleError: if the projections cannot be found or a role or layer does not exist, or for roles of a feed-forward
+            that is not understood or all of whose parts are experts behind a router.
         AdaptError: for an unknown method, an option that it does not take or lacks, a bad number, a rank above a
             projection's own, a model adapted already, or a head that cannot be trained.
 
@@ -85,6 +88,7 @@ def adapt(
     check_layers(layers)
     check_fresh(model)
     attention, head_names = _find_parts(model, attention, head)
+    roles = attention.present(roles)
     resolved = None if layers is None else tuple(layers)
     adaptation = Adaptation(roles, method, **options, layers=resolved, head=head_names, attention=attention)
     is_loaded = not any(parameter.is_meta for parameter in unwrap(model).parameters())
@@ -247,4 +251,4 @@ def _check_head(inner: nn.Module, adaptation: Adaptation) -> None:
                 f"head '{name}' is not a module of this model.{nearest(name, modules)} Name modules to train in full."
             )
         if any(target == name or target.startswith(name + ".") for target in targets):
-            raise AdaptError(f"head '{name}' holds projections that are adapted too. Name a module outside attention.")
+            raise AdaptError(f"head '{name}' holds projections that are adapted too. Name a module without roles.")

@@ -1,15 +1,17 @@
 """`param_groups`: named optimizer groups, one learning rate per role and one for the head."""
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
 from qvtune.adaptation import Adaptation, adaptation_of, dead_copies
+from qvtune.amounts import join_words
 from qvtune.arguments import check_number
 from qvtune.errors import RateError
 from qvtune.methods.adapted import method_of
-from qvtune.rates import B_FACTORS, GROUPS, HEAD, NO_DECAY, Rates, check_rate
+from qvtune.rates import B_FACTORS, GROUPS, HEAD, NO_DECAY, Rates, check_rate, owner_of, parse_rates
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
@@ -27,22 +29,23 @@ def param_groups(
     key_lr: float | None = None,
     value_lr: float | None = None,
     output_lr: float | None = None,
+    rates: Mapping[str, float | str] | None = None,
     weight_decay: float = 0.0,
     attention: AttentionMap | None = None,
 ) -> list[dict[str, Any]]:
     """Sort the trainable parameters of `model` into named groups for any torch optimizer.
 
-    The rate of query, key and output is η_QK = `lr`. The rate of value is η_V = λ η_QK with λ = `lr_ratio` (Yao et al.,
-    IJCAI 2025). The rate of the head is `lr` unless `head_lr` is given. A parameter belongs to the role of the module
-    that owns it, biases and adapter factors included. One-dimensional parameters (biases, norms) form separate groups,
-    whose names end in "_no_decay"; weight decay does not apply to them. No group is empty. If η_B / η_A = `b_lr_ratio`
-    is not 1 (LoRA+, Hayou et al. 2024), the factors B of each role form a group too, such as "value_b". Its rate is the
-    role's rate times the ratio.
+    The rate of every role but the value is η_QK = `lr`. The rate of the value is η_V = λ η_QK with λ = `lr_ratio` (Yao
+    et al., IJCAI 2025). The rate of the head is `lr` unless `head_lr` is given. A parameter belongs to the role of the
+    module that owns it, biases and adapter factors included. One-dimensional parameters (biases, norms) form separate
+    groups, whose names end in "_no_decay"; weight decay does not apply to them. No group is empty. If η_B / η_A =
+    `b_lr_ratio` is not 1 (LoRA+, Hayou et al. 2024), the factors B of each role form a group too, such as "value_b".
+    Its rate is the role's rate times the ratio.
 
     Args:
-        model: what `adapt` returned, or any model in which only attention projections and a head require gradients;
+        model: what `adapt` returned, or any model in which only projections with a role and a head require gradients;
             also inside DistributedDataParallel or `torch.compile`.
-        lr: learning rate of query and key, above 0.
+        lr: learning rate of every role but the value, above 0.
         lr_ratio: λ, above 0; 1 when None.
         b_lr_ratio: η_B / η_A, above 0; when None, 16 for a model adapted by "loraplus", and 1 for others.
         head_lr: learning rate of the head.
@@ -50,6 +53,8 @@ def param_groups(
         key_lr: rate of the key alone, instead of `lr`.
         value_lr: rate of the value, instead of `lr` times `lr_ratio`.
         output_lr: rate of the output projection alone, instead of `lr`.
+        rates: rates of roles by name or letter: a number, or text such as "4x" for a multiple of `lr`, as in
+            {"gate": 2e-4, "down": "4x"}.
         weight_decay: for the groups without "_no_decay", at least 0.
         attention: the attention map, for a model without `adapt`; found when None.
 
@@ -58,12 +63,13 @@ def param_groups(
         For a model adapted by "galore" also the settings of the optimizer that its `Method.make_optimizer` makes.
 
     Raises:
-        RateError: for a rate that is not a finite number above 0, for both `value_lr` and `lr_ratio`, for a ratio that
-            the method does not use, for a trainable parameter of neither a role nor the head, or if none trains.
+        RateError: for a rate that is not a finite number above 0, for two rates of one role (λ is one of the value),
+            for one in `rates` of a role that does not train, for a ratio that the method does not use, for a trainable
+            parameter of neither a role nor the head, or if none trains.
     """
     method = method_of(model)
     check_rate("lr", lr)
-    rates = Rates.resolve(
+    resolved = Rates.resolve(
         method,
         lr=lr,
         lr_ratio=1.0 if lr_ratio is None and value_lr is None else lr_ratio,
@@ -73,8 +79,11 @@ def param_groups(
         key_lr=key_lr,
         value_lr=value_lr,
         output_lr=output_lr,
+        rates=rates or {},
     )
-    return group_parameters(model, rates, weight_decay=weight_decay, attention=attention)
+    groups = group_parameters(model, resolved, weight_decay=weight_decay, attention=attention)
+    check_trains(parse_rates(rates or {}), [group["name"] for group in groups])
+    return groups
 
 
 def group_parameters(
@@ -105,6 +114,19 @@ def group_parameters(
     return [groups[name] for name in GROUPS if name in groups]
 
 
+def check_trains(rates: Iterable[str], groups: Iterable[str]) -> None:
+    """Check that every role with a rate of its own has a group.
+
+    Raises:
+        RateError: if one has none; the text names it.
+    """
+    owners = [owner_of(group) for group in groups]
+    for role in rates:
+        if role not in owners:
+            trained = join_words([owner for owner in dict.fromkeys(owners) if owner != HEAD]) or "no role"
+            raise RateError(f"a rate of the {role} is given, and {trained} trains here. Leave the rate out.")
+
+
 def _owners(model: nn.Module, attention: AttentionMap | None) -> dict[str, tuple[str, nn.Parameter]]:
     """Map the name of every trainable parameter to its role or "head" and the parameter itself."""
     inner = unwrap(model)
@@ -125,7 +147,7 @@ def _owners(model: nn.Module, attention: AttentionMap | None) -> dict[str, tuple
     if unplaced:
         more = f" and {len(unplaced) - 3} more" if len(unplaced) > 3 else ""
         raise RateError(
-            f"{', '.join(unplaced[:3])}{more} require gradients and belong neither to an attention role nor to the "
+            f"{', '.join(unplaced[:3])}{more} require gradients and belong neither to a role nor to the "
             "head. Call qvtune.adapt first, or freeze them with requires_grad_(False)."
         )
     if not owners:

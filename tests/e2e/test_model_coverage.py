@@ -17,6 +17,11 @@ VERIFIED = {
     "bloom": ["grouped"], "falcon": ["grouped"], "deberta": ["grouped"], "codegen": ["codegen"],
     "deepseek_v3": ["latent"], "xlnet": ["relative"], "siglip": ["multihead", "separate"],
 }  # fmt: skip
+# Where there is a gate.
+NETWORKS = {
+    **{name: ["separate"] for name in ("llama", "gemma3_text", "qwen3", "deepseek_v3")},
+    **{name: ["gate_up"] for name in ("modernbert", "phi3")},
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +43,18 @@ def test_found_measured_and_trained(model_type: str, layouts: list[str], tool: M
     assert (covered.status, covered.wrong, covered.reason) == ("verified", "", "")
     assert covered.trained
     assert covered.layouts == layouts
+    assert (covered.feed_forward, covered.network_reason) == ("measured", "")
+    assert covered.network_layouts == NETWORKS.get(model_type, ["plain"])
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kind", "reason"),
+    [("mixtral", "experts", ""), ("vits", "unclear", "made of convolutions"), ("fnet", "refused", "")],
+)
+def test_a_feed_forward_that_is_not_found_says_why(model_type: str, kind: str, reason: str, tool: ModuleType) -> None:
+    covered = tool.cover(model_type)
+    assert covered.feed_forward == kind
+    assert reason in covered.network_reason
 
 
 @pytest.mark.parametrize(
@@ -62,3 +79,7 @@ def test_page(tool: ModuleType) -> None:
     assert "In **2 of 3** (66.7%)" in text
     assert "| blocks | 2 | 1 |" in text
     assert "- `b`: odd" in text
+    results[0].feed_forward, results[0].network_layouts, results[1].feed_forward = "measured", ["gate_up"], "unclear"
+    text = tool.page(results)
+    assert "In **1 of 2** (50.0%) `--roles gud` finds it" in text
+    assert "| gate_up | 1 | 1 |" in text

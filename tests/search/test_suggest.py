@@ -139,7 +139,7 @@ def test_fused_and_grouped_query_models(save: Callable, layout: str, options: di
         ({}, "-5%", "the budget is '-5%'"),
         ({"lr": 1e-3, "lr_ratio": 2.0, "head_lr": 1e-3}, None, "every rate is given"),
         ({"method": "head", "lr": 1e-3}, None, "every rate is given"),
-        ({"query_lr": 1e-3}, None, "--query-lr is given; a search has one rate for query, key and output"),
+        ({"query_lr": 1e-3}, None, "--query-lr is given; a search has one rate for all roles but the value"),
         ({"roles": "qx"}, None, "unknown role 'x'"),
         ({"max_train_samples": 20}, None, "leaves 20 examples to train on, 2 batches of 8"),
         ({"tune_fraction": 0.01}, None, "to judge rates by"),

@@ -1,14 +1,16 @@
 """Output that several commands share."""
 
 import re
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
 
-from qvtune.amounts import format_bytes, format_seconds
+from qvtune.amounts import count, format_bytes, format_seconds, join_words
 from qvtune.interrupts import stopping_on_signals
-from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
+from qvtune.roles.attention import AttentionLayer, AttentionMap, FeedForwardLayer, Projection
+from qvtune.roles.layouts import ATTENTION, FEED_FORWARD
 from qvtune.training.config import TrainConfig
 from qvtune.training.environment import is_main_process
 from qvtune.training.folder import RunFolder
@@ -47,26 +49,44 @@ def train_and_show(config: TrainConfig) -> dict[str, Any]:
 def print_plan(console: Console, plan: Plan) -> None:
     """Print what trains: parameters and learning rate by role."""
     status = "measured on the model" if plan.verified else "by structure, not measured"
-    layers = f"{plan.attention_layers} attention layer" + ("s" if plan.attention_layers > 1 else "")
+    layers = _layers_of(plan)
     how = f"{plan.method}, {plan.roles}, {layers}, roles {status}" if plan.roles else plan.method
     console.out(
         f"{plan.model} ({plan.model_type}): {how}",
         highlight=False,
     )
+    for note in _notes_of(plan):
+        console.out(note, highlight=False)
     table = Table()
     table.add_column("trains")
     table.add_column("parameters", justify="right")
     table.add_column("learning rate", justify="right")
-    for role, count in plan.parameters_by_role.items():
+    for role, trained in plan.parameters_by_role.items():
         of_b = plan.learning_rates.get(f"{role}_b")
         rate = f"{plan.learning_rates[role]:g}" + ("" if of_b is None else f", B {of_b:g}")
-        table.add_row(role, f"{count:,}", rate)
+        table.add_row(role, f"{trained:,}", rate)
     if plan.parameters_head:
         table.add_row("head", f"{plan.parameters_head:,}", f"{plan.learning_rates['head']:g}")
     share = plan.parameters_trainable / plan.parameters_total
     table.add_section()
     table.add_row("all", f"{plan.parameters_trainable:,}", f"{share:.2%} of {plan.parameters_total:,}")
     console.print(table)
+
+
+def _layers_of(plan: Plan) -> str:
+    """Say how many layers have the roles that train."""
+    kinds = ((ATTENTION, "attention", plan.attention_layers), (FEED_FORWARD, "feed-forward", plan.feed_forward_layers))
+    return join_words([count(number, f"{kind} layer") for roles, kind, number in kinds if set(roles) & set(plan.roles)])
+
+
+def _notes_of(plan: Plan) -> list[str]:
+    """Return what is left out of the feed-forward, if a part of it trains."""
+    if not set(FEED_FORWARD) & set(plan.roles):
+        return []
+    has_gate = any(p.role == "g" for layer in plan.attention.feed_forward for p in layer.projections)
+    notes = [] if has_gate else ["The feed-forward of this model has no gate: it is up and down."]
+    frozen = {(_generic(part.module), part.class_name): part.reason for part in plan.attention.experts}
+    return notes + [f"Frozen: {name} ({kind}), {reason}." for (name, kind), reason in frozen.items()]
 
 
 def print_head_start(console: Console, start: "HeadStart", metric: str) -> None:
@@ -85,22 +105,40 @@ def print_head_start(console: Console, start: "HeadStart", metric: str) -> None:
 
 def print_attention(console: Console, attention: AttentionMap) -> None:
     """Print where the roles are, with similar layers together."""
-    alike: dict[Any, list[AttentionLayer]] = {}
-    for layer in attention:
-        shapes = tuple((p.role, _generic(p.module), p.rows, p.shape) for p in layer.projections)
-        alike.setdefault((layer.stack, layer.kind, layer.heads, layer.kv_heads, shapes), []).append(layer)
-    for layers in alike.values():
+    for layers in _alike(attention.layers):
         first = layers[0]
         heads = f"{first.heads} heads of {first.head_dim}"
         heads += f", {first.kv_heads} of keys and values" if first.kv_heads != first.heads else ""
         console.out(f"{first.stack} {_numbers(layers)}: {first.kind}-attention, {heads}".strip(), highlight=False)
         for projection in first.projections:
             console.out(f"    {projection.role}  {_generic(projection.module)}{_rows(projection)}", highlight=False)
-    for name, reason in dict.fromkeys((other.class_name, other.reason) for other in attention.others):
+    for networks in _alike(attention.feed_forward):
+        gate = "" if any(p.role == "g" for p in networks[0].projections) else ", no gate"
+        kind = " of shared experts" if networks[0].kind == "shared" else ""
+        numbers = _numbers(networks)
+        console.out(f"{networks[0].stack} {numbers}: feed-forward{kind}{gate}".strip(), highlight=False)
+        for projection in networks[0].projections:
+            console.out(f"    {projection.role}  {_generic(projection.module)}{_rows(projection)}", highlight=False)
+    for name, reason in dict.fromkeys((o.class_name, o.reason) for o in (*attention.others, *attention.experts)):
         console.out(f"Not adapted: {name}, {reason}.", highlight=False)
+    for name, reason in dict.fromkeys((other.class_name, other.reason) for other in attention.unknown):
+        console.out(f"Feed-forward not understood: {name}, {reason}.", highlight=False)
 
 
-def _numbers(layers: list[AttentionLayer]) -> str:
+L = TypeVar("L", AttentionLayer, FeedForwardLayer)
+
+
+def _alike(layers: Sequence[L]) -> list[list[L]]:
+    """Group layers that differ in their number alone."""
+    alike: dict[Any, list[L]] = {}
+    for layer in layers:
+        shapes = tuple((p.role, _generic(p.module), p.rows, p.shape) for p in layer.projections)
+        heads = (layer.heads, layer.kv_heads) if isinstance(layer, AttentionLayer) else ()
+        alike.setdefault((layer.stack, layer.kind, heads, shapes), []).append(layer)
+    return list(alike.values())
+
+
+def _numbers(layers: Sequence[AttentionLayer | FeedForwardLayer]) -> str:
     numbers = [layer.index for layer in layers]
     if numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f"layers {numbers[0]} to {numbers[-1]}" if len(numbers) > 1 else f"layer {numbers[0]}"

@@ -21,8 +21,9 @@ TIMED_STEPS = 8
 
 # Options that change how a run learns, but not how long it takes.
 _FREE = {
-    "lr", "lr_ratio", "head_lr", "query_lr", "key_lr", "value_lr", "output_lr", "seed", "alpha", "dropout", "schedule",
-    "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "b_lr_ratio", "out",
+    "lr", "lr_ratio", "head_lr", "query_lr", "key_lr", "value_lr", "output_lr", "rate", "seed", "alpha", "dropout",
+    "schedule", "warmup", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "b_lr_ratio",
+    "out",
 }  # fmt: skip
 
 

@@ -42,6 +42,13 @@ class Lora(PeftMethod):
         kind = {"use_rslora": self.use_rslora, "use_dora": self.use_dora}
         return LoraConfig(**common, **options, lora_dropout=adaptation.dropout, **kind)  # type: ignore[arg-type]
 
+    def check(self, adaptation: Adaptation, inner: "nn.Module") -> None:
+        """Check also that PEFT does not take a shared part for experts."""
+        from qvtune.methods.peft_format import check_experts
+
+        super().check(adaptation, inner)
+        check_experts(adaptation, inner)
+
     def loads_in_peft(self, adapted: "nn.Module", adaptation: Adaptation) -> bool:
         """Whether the LoRAs of split modules can be written as LoRAs of whole ones; for DoRA only some can."""
         from qvtune.roles.fused import split_modules

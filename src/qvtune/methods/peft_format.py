@@ -29,6 +29,36 @@ def check_multihead(adapted: nn.Module, adaptation: Adaptation) -> None:
         )
 
 
+def check_experts(adaptation: Adaptation, inner: nn.Module) -> None:
+    """Check that PEFT gives factors to the named parts of a model with experts, and not to the experts.
+
+    In some types PEFT replaces names such as "shared_expert.up_proj" by all experts, for adapters from before
+    transformers 5, and would do so again where the adapter is loaded.
+
+    Raises:
+        AdaptError: if it does; the text names the part and the experts.
+    """
+    attention = adaptation.attention
+    parts = [p for layer in attention.feed_forward for p in layer.projections if p.role in adaptation.roles]
+    if not parts or not attention.experts:
+        return
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    names = {part.module for part in parts}
+    config: Any = LoraConfig(target_modules=sorted(names))
+    try:
+        convert_peft_config_for_transformers(config, inner, None)
+    except ValueError:  # it asks for the other parts of the experts
+        config.target_modules = None
+    if set(config.target_modules or ()) != names:
+        raise AdaptError(
+            f"PEFT takes '{parts[0].module}' for a part of the experts '{attention.experts[0].module}', so in model "
+            f"type '{attention.model_type}' it has no low-rank factors for the feed-forward. Take a method without "
+            "them, such as 'ia3' or 'full', or name roles of attention; the experts stay frozen in each case."
+        )
+
+
 def weight_names(module: str) -> tuple[str, str]:
     """Return PEFT's names of a module's factors A and B."""
     return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"

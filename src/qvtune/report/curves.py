@@ -25,9 +25,9 @@ ROLES_DO = (
     (
         OUTPUT,
         "change of the output in a step",
-        "How much that step changed the output f of attention layers through each role alone, ‖Δf‖ / ‖f‖: up to "
-        f"{USUAL:g} is usual; above {BLOWN:g} is warned of, and so are {WINDOW} logged steps in a row in which one "
-        f"side stays below 1/{1 / STARVED:.0f} of the other.",
+        "How much that step changed the output f of attention layers, or of the feed-forward, through each role alone, "
+        f"‖Δf‖ / ‖f‖: up to {USUAL:g} is usual; above {BLOWN:g} is warned of, and so are {WINDOW} logged steps in a "
+        f"row in which one side stays below 1/{1 / STARVED:.0f} of the other.",
     ),
 )
 

@@ -11,7 +11,7 @@ from qvtune.rates import ratio_of
 
 SEED = "seed"
 LR, VALUE_LR, LR_RATIO = "lr", "value_lr", "lr_ratio"
-RATES = (LR, VALUE_LR, LR_RATIO, "head_lr", "query_lr", "key_lr", "output_lr")
+RATES = (LR, VALUE_LR, LR_RATIO, "head_lr", "query_lr", "key_lr", "output_lr", "rate")
 
 # The symbols of the rates, for places without room for a name.
 SYMBOLS = {LR: "η_QK", VALUE_LR: "η_V", LR_RATIO: "λ"}

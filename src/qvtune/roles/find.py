@@ -1,6 +1,6 @@
 """`find_attention`: locate the projections by structure, then measure them on the model itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,24 +8,37 @@ from torch import nn
 
 from qvtune.arguments import check_model
 from qvtune.errors import RoleError
-from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection
+from qvtune.roles.attention import (
+    BY_HAND,
+    AttentionLayer,
+    AttentionMap,
+    FeedForwardLayer,
+    Projection,
+    WithoutRoles,
+)
+from qvtune.roles.feed_forward import with_feed_forward
 from qvtune.roles.fused import taken_apart
 from qvtune.roles.layouts import ROLES
-from qvtune.roles.locate import BY_HAND, locate
+from qvtune.roles.locate import locate
 from qvtune.roles.probe import Probed, probe
+from qvtune.roles.probe_network import UNREACHED
 from qvtune.roles.unwrap import unwrap
 
 
 def find_attention(
     model: nn.Module, *, verify: bool | None = None, inputs: Mapping[str, Any] | None = None
 ) -> AttentionMap:
-    """Find the query, key, value and output projection of every attention layer of `model`.
+    """Find query, key, value and output of every attention layer of `model`, and gate, up and down beside them.
 
     The structure of the modules proposes the roles, also for the rows of a fused matrix. A probe then runs the model on
     one short random input and measures them. Doubling the value projection's output doubles the layer's context. A
     change of the query at one position moves only that position. A change of the key at one position moves other
-    positions too, and is not linear. The sizes of heads are measured the same way. The model, its modes and the global
-    random state are unchanged afterwards.
+    positions too, and is not linear. The sizes of heads are measured the same way. In a
+    feed-forward network, the product of gate and up is linear in up's output and not in the gate's. The model, its
+    modes and the global random state are unchanged afterwards.
+
+    A feed-forward network that is not understood is no error here, since attention trains without it. It is listed in
+    `unknown`, and `adapt` refuses the roles g, u and d. Experts behind a router are listed in `experts`.
 
     Args:
         model: a transformers model, also inside PEFT, DistributedDataParallel or `torch.compile`.
@@ -51,7 +64,7 @@ def find_attention(
     """
     check_model(model, RoleError)
     inner = unwrap(model)
-    attention = locate(inner)
+    attention = with_feed_forward(inner, locate(inner))
     measured = not _is_on_meta(inner) if verify is None else verify
     return confirmed(inner, attention, inputs) if measured else attention
 
@@ -68,8 +81,41 @@ def confirmed(inner: nn.Module, attention: AttentionMap, inputs: Mapping[str, An
             "Load its weights, or call find_attention(model, verify=False)."
         )
     with taken_apart(inner):
-        results = probe(inner, attention.layers, inputs)
-    return replace(attention, layers=tuple(map(_confirm, attention.layers, results)))
+        results, measured = probe(inner, attention.layers, attention.feed_forward, inputs)
+        networks = _with_unreached(inner, attention, measured)
+    unclear = [
+        WithoutRoles(layer.name, type(inner.get_submodule(layer.name)).__name__, reason)
+        for layer, reason in zip(attention.feed_forward, networks, strict=True)
+        if isinstance(reason, str)
+    ]
+    return replace(
+        attention,
+        layers=tuple(map(_confirm, attention.layers, results)),
+        feed_forward=tuple(layer for layer in networks if not isinstance(layer, str)),
+        unknown=(*attention.unknown, *unclear),
+    )
+
+
+def _with_unreached(
+    inner: nn.Module, attention: AttentionMap, measured: Sequence[FeedForwardLayer | str]
+) -> list[FeedForwardLayer | str]:
+    """Keep networks that no short input reaches, if what was measured elsewhere, or the structure alone, tells roles.
+
+    The same class computes the same, so such a layer is as one of its class. Without a gate there is nothing to tell
+    apart. These layers stay `verified=False`.
+    """
+
+    def kind(layer: FeedForwardLayer) -> tuple[str, tuple[str, ...]]:
+        names = tuple(projection.module.removeprefix(layer.name) for projection in layer.projections)
+        return type(inner.get_submodule(layer.name)).__name__, names
+
+    pairs = list(zip(attention.feed_forward, measured, strict=True))
+    as_found = {kind(found): result == replace(found, uses=result.uses, verified=True)
+                for found, result in pairs if isinstance(result, FeedForwardLayer)}  # fmt: skip
+    return [
+        found if result == UNREACHED and (found.layout == "plain" or as_found.get(kind(found), False)) else result
+        for found, result in pairs
+    ]
 
 
 def _is_on_meta(inner: nn.Module) -> bool:

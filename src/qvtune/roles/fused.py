@@ -52,7 +52,7 @@ def split_modules(inner: nn.Module) -> Iterator[tuple[str, Split]]:
 def misfit(inner: nn.Module, attention: AttentionMap) -> str | None:
     """Say which part of a map the model lacks, or return None if it has all."""
     modules = dict(inner.named_modules())
-    for projection in attention.projections("qkvo"):
+    for projection in (p for layer in attention.every for p in layer.projections):
         size = _size(modules, projection.module)
         if size is None:
             return f"has no '{projection.module}'"
@@ -94,7 +94,7 @@ def _size(modules: dict[str, nn.Module], name: str) -> tuple[int, int] | None:
 
 
 def _rows_by_part(attention: AttentionMap, name: str) -> dict[str, Rows]:
-    parts = [p for layer in attention for p in layer.projections if p.module == name]
+    parts = [p for layer in attention.every for p in layer.projections if p.module == name]
     rows = {p.role: p.rows for p in parts}
     taken = {row for part in rows.values() for row in part.indices()}
     left = [row for row in range(parts[0].module_rows) if row not in taken]

@@ -1,5 +1,7 @@
 """The layouts of attention modules, as data: which child has which role, and which rows of a child with several roles.
 
+`feed_forward.py` has those of feed-forward networks.
+
 The tables are hints. `probe.py` measures on the model what a projection really does.
 """
 
@@ -7,7 +9,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-ROLES = {"q": "query", "k": "key", "v": "value", "o": "output"}
+ROLES = {"q": "query", "k": "key", "v": "value", "o": "output", "g": "gate", "u": "up", "d": "down"}
+# The roles of attention, and those of the feed-forward network that follows it.
+ATTENTION, FEED_FORWARD = "qkvo", "gud"
+# Names of sets of roles.
+SETS = {"attention": ATTENTION, "mlp": FEED_FORWARD, "all": ATTENTION + FEED_FORWARD}
 
 
 @dataclass(frozen=True)

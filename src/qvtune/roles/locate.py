@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from qvtune.errors import RoleError
-from qvtune.roles.attention import AttentionLayer, AttentionMap, Projection, WithoutRoles
+from qvtune.roles.attention import BY_HAND, AttentionLayer, AttentionMap, Projection, WithoutRoles
 from qvtune.roles.layouts import (
     BIASES,
     CROSS_ATTENTION_NAMES,
@@ -36,8 +36,6 @@ from qvtune.roles.linear import is_linear, linear_size
 from qvtune.roles.multihead import can_split
 from qvtune.roles.relative import is_relative, raw_size
 from qvtune.roles.unwrap import base_layer
-
-BY_HAND = "adapt(attention=qvtune.declare_attention(...)), or --attention FILE on the command line"
 
 
 def locate(inner: nn.Module) -> AttentionMap:
@@ -72,7 +70,7 @@ def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> Attent
     layout, projections = proposed
     output = _output_name(name, modules, {p.module for p in projections})
     if output is not None:
-        projections = (*projections, _whole("o", output, modules[output]))
+        projections = (*projections, whole_projection("o", output, modules[output]))
     projections = tuple(_with_extra(core, name, projection) for projection in projections)
     by_role = {projection.role: projection for projection in projections}
     query_rows = len(by_role["q"].rows)
@@ -82,7 +80,7 @@ def _layer(inner: nn.Module, name: str, modules: dict[str, nn.Module]) -> Attent
         head_dim, heads = 2 * head_dim, query_rows // (2 * head_dim)
     kv_heads = heads if layout == "latent" or "k" not in by_role else len(by_role["k"].rows) // head_dim
     return AttentionLayer(
-        name=common_parent([_join(name, "-"), output]) if output else name,
+        name=common_parent([child_name(name, "-"), output]) if output else name,
         index=0,
         stack="",
         kind="cross" if CROSS_ATTENTION_NAMES & set(name.split(".")) else "self",
@@ -117,18 +115,18 @@ def _linear_children(core: nn.Module) -> dict[str, Child]:
 
 
 def _located(name: str, children: dict[str, Child], child: str) -> tuple[str, nn.Module]:
-    return _join(name, children[child].path), children[child].module
+    return child_name(name, children[child].path), children[child].module
 
 
 def _separate(core: nn.Module, name: str, children: dict[str, Child]) -> Proposed | None:
     for layout in SEPARATE_LAYOUTS:
         names = {"q": layout.query, "k": layout.key, "v": layout.value}
         if all(child in children for child in names.values()):
-            parts = [_whole(role, *_located(name, children, child)) for role, child in names.items()]
+            parts = [whole_projection(role, *_located(name, children, child)) for role, child in names.items()]
             size = _declared_head_dim(core)
             if size and re.search(GATED_QUERIES, type(core).__name__):
                 heads = len(parts[0].rows) // (2 * size)
-                parts[0] = _part("q", *_located(name, children, names["q"]), Rows(0, size, 2 * size, heads))
+                parts[0] = projection_of("q", *_located(name, children, names["q"]), Rows(0, size, 2 * size, heads))
             return "separate", tuple(parts)
     return None
 
@@ -147,7 +145,7 @@ def _relative(core: nn.Module, name: str) -> Proposed | None:
     if not is_relative(core):
         return None
     sizes = {role: raw_size(core, role) for role in "qkvo"}
-    parts = (Projection(r, _join(name, r), Rows(0, size[0]), size, False, size[0]) for r, size in sizes.items())
+    parts = (Projection(r, child_name(name, r), Rows(0, size[0]), size, False, size[0]) for r, size in sizes.items())
     return "relative", tuple(parts)
 
 
@@ -156,7 +154,7 @@ def _query_alone(core: nn.Module, name: str, children: dict[str, Child]) -> Prop
     if not any(getattr(core, mark, False) for mark in SHARES_KEYS):
         return None
     query = next((layout.query for layout in SEPARATE_LAYOUTS if layout.query in children), None)
-    return ("separate", (_whole("q", *_located(name, children, query)),)) if query else None
+    return ("separate", (whole_projection("q", *_located(name, children, query)),)) if query else None
 
 
 def _fused(inner: nn.Module, core: nn.Module, name: str, children: dict[str, Child]) -> Proposed | None:
@@ -169,11 +167,11 @@ def _fused(inner: nn.Module, core: nn.Module, name: str, children: dict[str, Chi
         if rows is None:
             continue
         path, module = _located(name, children, layout.fused)
-        parts = {role: _part(role, path, module, part) for role, part in rows.items()}
+        parts = {role: projection_of(role, path, module, part) for role, part in rows.items()}
         if re.search(WITHOUT_KEY_BIAS, type(core).__name__):
             parts["k"] = replace(parts["k"], bias=False)
         if layout.query is not None:
-            parts["q"] = _whole("q", *_located(name, children, layout.query))
+            parts["q"] = whole_projection("q", *_located(name, children, layout.query))
         return layout.name, tuple(parts[role] for role in "qkv")
     return None
 
@@ -205,9 +203,9 @@ def _latent(core: nn.Module, name: str, children: dict[str, Child]) -> Proposed 
     period = key_size + value_size
     heads = linear_size(module)[0] // period
     return "latent", (
-        _whole("q", *_located(name, children, query)),
-        _part("k", path, module, Rows(0, key_size, period, heads)),
-        _part("v", path, module, Rows(key_size, value_size, period, heads)),
+        whole_projection("q", *_located(name, children, query)),
+        projection_of("k", path, module, Rows(0, key_size, period, heads)),
+        projection_of("v", path, module, Rows(key_size, value_size, period, heads)),
     )
 
 
@@ -226,22 +224,22 @@ def numbered(inner: nn.Module, layers: list[AttentionLayer]) -> Iterable[Attenti
 def _further(name: str, modules: dict[str, nn.Module]) -> Iterable[Projection]:
     """Yield the projections that a role has beside its first one."""
     for role, paths in FURTHER.items():
-        names = (_beside(name, path) for path in paths)
-        yield from (_whole(role, path, modules[path]) for path in names if is_linear(modules.get(path)))
+        names = (beside(name, path) for path in paths)
+        yield from (whole_projection(role, path, modules[path]) for path in names if is_linear(modules.get(path)))
 
 
 def _output_name(name: str, modules: dict[str, nn.Module], taken: set[str]) -> str | None:
     for relative in OUTPUTS:
-        path = _beside(name, relative)
+        path = beside(name, relative)
         for candidate in (path, f"{path}.{WRAPPED}"):
             if candidate not in taken and is_linear(modules.get(candidate)):
                 return candidate
     return None
 
 
-def _beside(name: str, path: str) -> str:
+def beside(name: str, path: str) -> str:
     """Return the name of the module at a path relative to the module `name`; "../" is its parent."""
-    return _join(name.rpartition(".")[0], path[3:]) if path.startswith("../") else _join(name, path)
+    return child_name(name.rpartition(".")[0], path[3:]) if path.startswith("../") else child_name(name, path)
 
 
 def _others(modules: dict[str, nn.Module]) -> list[WithoutRoles]:
@@ -289,11 +287,13 @@ def _refuse_unknown(
     raise RoleError(f"model type '{kind}' is not supported: {found}{listed}{more}. State the roles by hand: {BY_HAND}.")
 
 
-def _whole(role: str, path: str, module: nn.Module) -> Projection:
-    return _part(role, path, module, Rows(0, linear_size(module)[0]))
+def whole_projection(role: str, path: str, module: nn.Module) -> Projection:
+    """Return the projection of a role that has a module of its own."""
+    return projection_of(role, path, module, Rows(0, linear_size(module)[0]))
 
 
-def _part(role: str, path: str, module: nn.Module, rows: Rows) -> Projection:
+def projection_of(role: str, path: str, module: nn.Module, rows: Rows) -> Projection:
+    """Return the projection of a role that has these rows of a module."""
     total, inputs = linear_size(module)
     bias = base_layer(module).bias is not None
     return Projection(role, path, rows, (len(rows), inputs), bias, total)
@@ -304,7 +304,7 @@ def _with_extra(core: nn.Module, name: str, projection: Projection) -> Projectio
     bias = BIASES[projection.role]
     parameter = core._parameters.get(bias)
     is_own = parameter is not None and parameter.numel() == len(projection.rows)
-    return replace(projection, extra=(_join(name, bias),)) if is_own else projection
+    return replace(projection, extra=(child_name(name, bias),)) if is_own else projection
 
 
 def _head_dim(inner: nn.Module, core: nn.Module, rows: int) -> int:
@@ -341,7 +341,8 @@ def _side(name: str) -> str:
     return next((part for part in name.split(".") if part in ("encoder", "decoder")), "")
 
 
-def _join(parent: str, child: str) -> str:
+def child_name(parent: str, child: str) -> str:
+    """Return the name of a child of a module; the model's own name is empty."""
     return f"{parent}.{child}".lstrip(".")
 
 

@@ -10,37 +10,34 @@ A change of one row of q moves the channels of one head; a change of one row of 
 it. Positions are those of all sequences, images or windows of a batch, one after another.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from qvtune.errors import RoleError
-from qvtune.roles.attention import AttentionLayer, Projection
+from qvtune.roles.attention import AttentionLayer, FeedForwardLayer, Projection
 from qvtune.roles.calls import Call
-from qvtune.roles.inputs import POSITIONS, candidate_inputs
+from qvtune.roles.inputs import POSITIONS
 from qvtune.roles.layouts import ROLES, Rows
 from qvtune.roles.modes import evaluating
 from qvtune.roles.multihead import SplitMultihead
+from qvtune.roles.perturb import LINEAR, Change, close, first_call_only, noise, on_rows, scale_of
+from qvtune.roles.probe_network import probe_network
+from qvtune.roles.record import Calls, record_calls
 
 # A position or channel counts as untouched below this relative change of the context; only rounding makes it differ
 # from zero.
 UNTOUCHED = 1e-6
-# A doubled projection counts as having doubled the context within this relative error (bfloat16 has 8 bits).
-LINEAR = 1e-2
 # If all weights of a projection are below this, rounding swallows its output; trained projections have larger weights.
 TINY = 1e-4
 # Perturbations are these multiples of the projection's own root mean square. A single one may vanish in bfloat16's
 # rounding (a new model's attention hardly moves) or overflow float16, so a move under any of them counts.
 STRENGTHS = (8.0, -64.0, 512.0)
-
-Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,105 +57,28 @@ class Probed:
     group: int | None
 
 
-def probe(inner: nn.Module, layers: Sequence[AttentionLayer], inputs: Mapping[str, Any] | None = None) -> list[Probed]:
-    """Run `inner` once on a short input, then each attention layer alone with its projections perturbed.
+def probe(
+    inner: nn.Module,
+    layers: Sequence[AttentionLayer],
+    networks: Sequence[FeedForwardLayer] = (),
+    inputs: Mapping[str, Any] | None = None,
+) -> tuple[list[Probed], list[FeedForwardLayer | str]]:
+    """Run `inner` once on a short input, then each layer alone with its projections perturbed.
+
+    Returns:
+        The measurements on the attention layers; and each feed-forward layer with its roles as measured, or why it
+            could not be measured.
 
     Raises:
-        RoleError: if the model cannot be run, or a layer is not reached.
+        RoleError: if the model cannot be run, or an attention layer is not reached.
     """
     with evaluating(inner), torch.no_grad():
-        calls = _record_calls(inner, layers, inputs)
-        return [_probe_layer(inner, layer, calls[layer.name]) for layer in layers]
+        calls = record_calls(inner, [layer.name for layer in layers], [layer.name for layer in networks], inputs)
+        probed = [_probe_layer(inner, layer, calls[layer.name]) for layer in layers]
+        return probed, [probe_network(inner, layer, calls[layer.name]) for layer in networks]
 
 
-@dataclass
-class _Calls:
-    """The first call of an attention layer, and the number of its calls in one run of the model."""
-
-    first: Call = Call((), {})
-    count: int = 0
-    in_run: int = 0
-
-
-def _record_calls(
-    inner: nn.Module, layers: Sequence[AttentionLayer], inputs: Mapping[str, Any] | None
-) -> dict[str, _Calls]:
-    calls = {layer.name: _Calls() for layer in layers}
-
-    def recorder(record: _Calls) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if record.count == 0:
-                record.first = Call.of(args, kwargs)
-            record.in_run += 1
-            record.count = max(record.count, record.in_run)
-
-        return hook
-
-    if inputs is None and not hasattr(inner, "config"):
-        raise RoleError(
-            f"{type(inner).__name__} has no configuration to make an input from, so its roles cannot be measured. Give "
-            "inputs that it accepts: find_attention(model, inputs={...})."
-        )
-    failures: list[str] = []
-    with ExitStack() as hooks:
-        for layer in layers:
-            handle = inner.get_submodule(layer.name).register_forward_pre_hook(
-                recorder(calls[layer.name]), with_kwargs=True
-            )
-            hooks.callback(handle.remove)
-        for part in [inner] if inputs is not None else _parts(inner):
-            if all(calls[layer.name].count for layer in layers):
-                break
-            if not any(calls[layer.name].count == 0 and _holds(part, inner, layer.name) for layer in layers):
-                continue
-            inside = [calls[layer.name] for layer in layers if _holds(part, inner, layer.name)]
-            failures += _run(part, candidate_inputs(part) if inputs is None else [dict(inputs)], inside)
-    missed = [layer.name for layer in layers if calls[layer.name].count == 0]
-    if missed and failures:
-        raise RoleError(
-            f"the model could not be run on a short input to measure its roles: {failures[0]}. "
-            "Give inputs that it accepts: find_attention(model, inputs={...})."
-        )
-    if missed:
-        raise RoleError(
-            f"'{missed[0]}' was not reached by a forward pass, so its roles cannot be measured. Give inputs that reach "
-            "it: find_attention(model, inputs={...})."
-        )
-    return calls
-
-
-def _run(part: nn.Module, candidates: Iterable[dict[str, Any]], calls: Sequence[_Calls]) -> list[str]:
-    """Run a model on one input after another until all calls are recorded; return the failures if no input works."""
-    # A model without its head. In some models its name is that of a part, such as an encoder.
-    bodies: list[Any] = list(dict.fromkeys((getattr(part, "base_model", part), part)))
-    failures, has_run = [], False
-    for given, body in product(candidates, bodies):
-        for call in calls:
-            call.in_run = 0
-        try:
-            body(**given, use_cache=False) if _takes_cache(part) else body(**given)
-            has_run = True
-        except Exception as error:
-            # Any error is possible here: other inputs may fit, and another part of the model may still run alone.
-            failures.append(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-        if all(call.count for call in calls):
-            break
-    return [] if has_run else failures
-
-
-def _parts(inner: nn.Module) -> Iterator[nn.Module]:
-    """Yield the model, then the models inside it that can run alone, such as a text and a vision tower."""
-    for module in inner.modules():
-        if module is inner or isinstance(module, PreTrainedModel):
-            yield module
-
-
-def _holds(part: nn.Module, inner: nn.Module, name: str) -> bool:
-    module = inner.get_submodule(name)
-    return any(child is module for child in part.modules())
-
-
-def _probe_layer(inner: nn.Module, layer: AttentionLayer, calls: _Calls) -> Probed:
+def _probe_layer(inner: nn.Module, layer: AttentionLayer, calls: Calls) -> Probed:
     attention = inner.get_submodule(layer.name)
     parts = {p.role: _part(inner, p) for p in reversed(layer.projections)}  # a role's first one
 
@@ -166,8 +86,8 @@ def _probe_layer(inner: nn.Module, layer: AttentionLayer, calls: _Calls) -> Prob
     # Inputs have no visible effect through almost zero weights, so noise is added to the outputs.
     claimed = [role for role in "qkv" if role in parts]
     is_lost = any(_is_next_to_nothing(parts[role].module) for role in claimed)
-    noise: dict[str, Any] = {"lift" if is_lost else "scatter": _noise(1.0)}
-    scattered = partial(_context, attention, parts, calls.first, **noise)
+    disturbed: dict[str, Any] = {"lift" if is_lost else "scatter": noise(1.0)}
+    scattered = partial(_context, attention, parts, calls.first, **disturbed)
     honest = {role: ROLES[role] for role in claimed}
     roles = _measure_roles(plain, claimed)
     if roles != honest and _measure_roles(scattered, claimed) == honest:
@@ -214,7 +134,7 @@ def _part(inner: nn.Module, projection: Projection) -> _Part:
 
 
 def _behaves_like(context: Callable[..., Tensor], reference: Tensor, role: str, claimed: Sequence[str]) -> str:
-    if _close(context({role: lambda out: 2 * out}), 2 * reference):
+    if close(context({role: lambda out: 2 * out}), 2 * reference):
         return "value"
     if _is_affine(context, reference, role):
         return "value"
@@ -238,7 +158,7 @@ def _is_relative(context: Callable[..., Tensor], reference: Tensor, role: str) -
     """
     shared, single = (
         (context({role: change}) - reference).abs().max()
-        for change in (lambda out: out + _scale(out), _noise_at(0, len(reference), 1.0))
+        for change in (lambda out: out + scale_of(out), _noise_at(0, len(reference), 1.0))
     )
     return bool(shared < LINEAR * single)
 
@@ -259,7 +179,7 @@ def _is_affine(context: Callable[..., Tensor], reference: Tensor, role: str) -> 
     A key's effect is bounded by the values and levels off, so it neither grows with its size nor stays linear.
     """
     once, twice, thrice = (context({role: partial(_times, factor)}) for factor in (1e4, 2e4, 3e4))
-    return _close(thrice - twice, twice - once) and bool((twice - once).abs().max() > 50 * reference.abs().max())
+    return close(thrice - twice, twice - once) and bool((twice - once).abs().max() > 50 * reference.abs().max())
 
 
 def _times(factor: float, out: Tensor) -> Tensor:
@@ -277,8 +197,8 @@ def _is_averaged(context: Callable[..., Tensor], role: str, claimed: Sequence[st
         role: lambda out: out.reshape(-1, out.shape[-1])[:1].expand_as(out.reshape(-1, out.shape[-1])).reshape_as(out)
     }
     still = context(constant)
-    others = {other: _noise(8.0) for other in claimed if other != role}
-    return _close(context(constant | others), still)
+    others = {other: noise(8.0) for other in claimed if other != role}
+    return close(context(constant | others), still)
 
 
 def _is_indispensable(context: Callable[..., Tensor], reference: Tensor, role: str) -> bool:
@@ -340,9 +260,9 @@ def _context(
                 hooks.callback(module.register_forward_pre_hook(lambda module, args: (scatter(args[0]),)).remove)
         if lift:
             for module in {parts[role].module for role in "qkv" if role in parts}:
-                hooks.callback(module.register_forward_hook(_first_call_only(lift)).remove)
+                hooks.callback(module.register_forward_hook(first_call_only(lift)).remove)
         for role, change in (changes or {}).items():
-            hook = _first_call_only(_on_rows(change, parts[role].rows))
+            hook = first_call_only(on_rows(change, parts[role].rows))
             hooks.callback(parts[role].module.register_forward_hook(hook).remove)
         result = call.repeat(attention)
     if "o" not in parts:
@@ -353,29 +273,6 @@ def _context(
             "roles cannot be measured. Load the model without measuring: find_attention(model, verify=False)."
         )
     return torch.cat(seen)
-
-
-def _on_rows(change: Change, rows: Rows) -> Change:
-    def changed(out: Tensor) -> Tensor:
-        if len(rows) == out.shape[-1]:
-            return change(out)
-        index = torch.tensor(rows.indices(), device=out.device)
-        return out.index_copy(-1, index, change(out.index_select(-1, index)))
-
-    return changed
-
-
-def _first_call_only(change: Change) -> Callable[..., Tensor | None]:
-    # DeBERTa passes its position embeddings through the same projections in a second call.
-    done: list[bool] = []
-
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        if done:
-            return None
-        done.append(True)
-        return change(output)
-
-    return hook
 
 
 def _inputs_are_same(attention: nn.Module, parts: dict[str, _Part], call: Call) -> bool:
@@ -393,14 +290,6 @@ def _inputs_are_same(attention: nn.Module, parts: dict[str, _Part], call: Call) 
     return seen["q"].shape == seen["k"].shape and bool(torch.equal(seen["q"], seen["k"]))
 
 
-def _noise(strength: float) -> Change:
-    def change(out: Tensor) -> Tensor:
-        noise = torch.randn(out.shape, generator=torch.Generator().manual_seed(2))
-        return out + strength * _scale(out) * noise.to(out)
-
-    return change
-
-
 def _noise_at(position: int, positions: int, strength: float) -> Change:
     """Change one of `positions` positions; where a projection has more or fewer, change it at the same fraction."""
 
@@ -408,7 +297,7 @@ def _noise_at(position: int, positions: int, strength: float) -> Change:
         generator = torch.Generator().manual_seed(1)
         noise = torch.randn(out.shape[-1], generator=generator).to(out)
         flat = out.reshape(-1, out.shape[-1]).clone()
-        flat[position * len(flat) // positions] += strength * _scale(out) * noise
+        flat[position * len(flat) // positions] += strength * scale_of(out) * noise
         return flat.reshape(out.shape)
 
     return change
@@ -419,15 +308,10 @@ def _push_row(position: int | None, strength: float) -> Change:
 
     def change(out: Tensor) -> Tensor:
         flat = out.reshape(-1, out.shape[-1]).clone()
-        flat[slice(None) if position is None else position, 0] += strength * _scale(out)
+        flat[slice(None) if position is None else position, 0] += strength * scale_of(out)
         return flat.reshape(out.shape)
 
     return change
-
-
-def _scale(out: Tensor) -> Tensor:
-    # At least one, so that a newly initialised model with tiny projections still moves.
-    return out.float().pow(2).mean().sqrt().clamp(min=1.0).to(out.dtype)
 
 
 def _moved(
@@ -439,11 +323,3 @@ def _moved(
         difference = (context({role: change(strength)}) - reference).abs().amax(dim=1 - dim)
         moved |= set(torch.nonzero(difference > UNTOUCHED * reference.abs().max()).flatten().tolist())
     return moved
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    return bool((a - b).abs().max() <= LINEAR * b.abs().max()) and bool(b.abs().max() > 0)
-
-
-def _takes_cache(inner: nn.Module) -> bool:
-    return hasattr(getattr(inner, "config", None), "use_cache")

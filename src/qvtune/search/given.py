@@ -13,7 +13,7 @@ LR, VALUE_LR, HEAD_LR = "lr", "value_lr", "head_lr"
 # In place of a number, it says that the rate is searched.
 AUTO = "auto"
 SEARCHED = ("lr", "lr_ratio", "head_lr")
-ROLE_RATES = ("query_lr", "key_lr", "output_lr")
+ROLE_RATES = ("query_lr", "key_lr", "output_lr", "rate")
 
 
 def without_auto(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def given_rates(config: TrainConfig, options: Mapping[str, Any]) -> tuple[dict[s
     single = [name for name in ROLE_RATES if options.get(name) is not None]
     if single:
         raise ConfigError(
-            f"{option_name(single[0])} is given; a search has one rate for query, key and output. Leave it out."
+            f"{option_name(single[0])} is given; a search has one rate for all roles but the value. Leave it out."
         )
     fixed = {}
     if options.get("lr") is not None:

@@ -7,7 +7,7 @@ from typing import Any
 from qvtune.amounts import join_words
 from qvtune.methods.table import METHODS
 from qvtune.options import option_name
-from qvtune.roles.layouts import ROLES
+from qvtune.roles.layouts import ATTENTION
 from qvtune.training.config import TrainConfig
 from qvtune.training.output_change import QUERY_KEY
 from qvtune.training.telemetry import OUTPUT, UPDATE
@@ -156,7 +156,7 @@ def _starved(window: Sequence[Mapping[str, Any]], side: str, other: str, config:
     # λ moves the value alone. If each side has its own rate, the other side's rate is to blame where that side changes
     # too much.
     is_other_high = max(_sides(record)[other] for record in window) > USUAL
-    if config.value_lr is None:
+    if "value" not in config.own_rates:
         advice = f"{'Lower' if side == QUERY_KEY else 'Raise'} {_knob(VALUE, config)}"
     else:
         advice = f"Lower {_knob(other, config)}" if is_other_high else f"Raise {_knob(side, config)}"
@@ -168,22 +168,22 @@ def _starved(window: Sequence[Mapping[str, Any]], side: str, other: str, config:
 
 
 def _still(total: float, steps: int, record: Mapping[str, Any], config: TrainConfig) -> str:
-    own = [f"{ROLES[role]}_lr" for role in config.roles if getattr(config, f"{ROLES[role]}_lr") is not None]
-    names = own if len(own) == len(config.roles) else ["lr", *own]
-    rates = join_words([f"{option_name(name)} (now {getattr(config, name):g})" for name in names])
+    own = list(config.own_rates.values())
+    knobs = own if len(own) == len(config.roles) else [f"--lr (now {config.lr:g})", *own]
+    kind = "attention" if set(config.roles) & set(ATTENTION) else "feed-forward"
     return (
         f"Warning: nothing moves. At the pace of the logged steps up to step {record['step']:,}, all {steps:,} steps "
-        f"together change the output of attention layers by {total:.1g} of its norm at most. "
-        f"Raise {rates} by a factor of {_round(10 * STILL / max(total, 1e-9))} or more."
+        f"together change the output of {kind} layers by {total:.1g} of its norm at most. "
+        f"Raise {join_words(knobs)} by a factor of {_round(10 * STILL / max(total, 1e-9))} or more."
     )
 
 
 def _knob(side: str, config: TrainConfig, lower_by: float = 0.0) -> str:
     """Name the option that sets a side's rate, with its value. Prefer λ, unless λ would fall below 1."""
-    own = "value_lr" if side == VALUE else "query_lr" if config.query_lr is not None else "key_lr"
-    name = own if getattr(config, own) is not None else "lr"
-    if side == VALUE and name == "lr" and lower_by <= config.lr_ratio:
-        name = "lr_ratio"
+    role = "value" if side == VALUE else "query" if "query" in config.own_rates else "key"
+    if role in config.own_rates:
+        return config.own_rates[role]
+    name = "lr_ratio" if side == VALUE and lower_by <= config.lr_ratio else "lr"
     return f"{option_name(name)} (now {getattr(config, name):g})"
 
 

@@ -11,14 +11,14 @@ from pydantic import Field, field_validator, model_validator
 
 from qvtune.amounts import join_words
 from qvtune.documents import load_yaml, read_document
-from qvtune.errors import ConfigError, nearest
+from qvtune.errors import ConfigError, RateError, nearest
 from qvtune.methods.method import OPTIONS, Method
 from qvtune.methods.resolve import MOST_RANK
 from qvtune.methods.table import METHODS
 from qvtune.options import OneOf, Options, option_name, parse_options
-from qvtune.rates import Rates
+from qvtune.rates import Rates, parse_rates
 from qvtune.roles.attention import parse_roles
-from qvtune.roles.layouts import OUTPUTS, ROLES, SEPARATE_LAYOUTS
+from qvtune.roles.layouts import ATTENTION, OUTPUTS, ROLES, SEPARATE_LAYOUTS
 from qvtune.tasks.options import BALANCED, DataOptions
 
 MethodName = Annotated[str, OneOf(METHODS)]
@@ -34,10 +34,10 @@ NOT_IN_FINGERPRINT = {
 # another value counts in a run's name, so a new option does not rename the runs of older stores.
 LATER: dict[str, Any] = {
     "train_on": None, "chat_template": None, "answer_pattern": None, "generate_samples": None, "max_new_tokens": None,
-    "packing": False,
+    "packing": False, "rate": [],
 }  # fmt: skip
 # Options that mean nothing if no role trains.
-ROLE_OPTIONS = ("roles", "layers", "lr_ratio", *(f"{name}_lr" for name in ROLES.values()))
+ROLE_OPTIONS = ("roles", "layers", "lr_ratio", "rate", *(f"{ROLES[role]}_lr" for role in ATTENTION))
 # A range is expanded to a list; a typing error must not fill the memory.
 MOST_LAYERS = 10_000
 PATHS = ("data", "glue_dir", "model", "validation", "attention", "class_weights", "chat_template")
@@ -62,7 +62,9 @@ class AdaptOptions(Options):
         "extra 'demo')."
     )
     roles: str = Field(
-        "qv", description="Which attention projections train: any of q (query), k (key), v (value), o (output)."
+        "qv",
+        description="What trains: any of q (query), k (key), v (value), o (output) of attention, and g (gate), u (up), "
+        "d (down) of the feed-forward; attention is qkvo, mlp is gud, all is both.",
     )
     method: MethodName = Field(
         "lora", description="; ".join(f"{method.name}: {method.summary}" for method in METHODS.values()) + "."
@@ -84,8 +86,8 @@ class AdaptOptions(Options):
     )
     attention: Path | None = Field(
         None,
-        description="YAML file that states where query, key, value and output are, for a model whose layout is not "
-        "known: 'heads: 4', 'q: h.*.attn.query' and so on.",
+        description="YAML file that states where the roles are, for a model whose layout is not known: 'heads: 4', "
+        "'q: h.*.attn.query', 'u: h.*.mlp.up' and so on.",
     )
     layers: list[int] | None = Field(
         None, description="Layers to adapt, as in 0,1,2 or 8-11; -1 is the last. All when left out."
@@ -109,7 +111,7 @@ class AdaptOptions(Options):
 class RateOptions(Options):
     """Learning rates, of AdamW."""
 
-    lr: float = Field(LORA.lr, gt=0, description=f"Learning rate of query and key (η_QK). {_others('lr')}")
+    lr: float = Field(LORA.lr, gt=0, description=f"Learning rate of every role but the value (η_QK). {_others('lr')}")
     lr_ratio: float = Field(
         LORA.lr_ratio,
         gt=0,
@@ -126,6 +128,18 @@ class RateOptions(Options):
     key_lr: float | None = Field(None, gt=0, description="Learning rate of the key alone.")
     value_lr: float | None = Field(None, gt=0, description="Learning rate of the value, in place of --lr-ratio.")
     output_lr: float | None = Field(None, gt=0, description="Learning rate of the output projection alone.")
+    rate: list[str] = Field(
+        [],
+        description="ROLE=VALUE, the learning rate of one role, by its name or letter: a number, as in gate=2e-4, or a "
+        "multiple of --lr, as in u=4x. Once for each role.",
+    )
+
+    @field_validator("rate", mode="before")
+    @classmethod
+    def _read_rates(cls, rate: Any) -> Any:
+        if not isinstance(rate, (dict, list, tuple)):
+            return rate
+        return [f"{role}={text}" for role, text in parse_rates(rate).items()]
 
 
 class OptimizationOptions(Options):
@@ -228,6 +242,9 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
         method = values.get("method", "lora")
         if "value_lr" in values and "lr_ratio" in values:
             raise ValueError("--value-lr and --lr-ratio both set the value's rate; give one of them.")
+        has_own = "value_lr" in values or "value" in _named_rates(values)
+        if "lr_ratio" in values and has_own and "value_lr" not in values:
+            raise ValueError("--rate value and --lr-ratio both set the value's rate; give one of them.")
         if values.get("batch_tokens") is not None and "batch_size" in values:
             raise ValueError("--batch-tokens and --batch-size both set the size of a batch; give one of them.")
         if values.get("batch_tokens") is not None and values.get("fast") in (False, "false", "False"):
@@ -239,7 +256,7 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
             _check_options(entry, values)
             defaults = entry.defaults | {"lr": entry.lr}
             if entry.lr_ratio is not None:
-                defaults["lr_ratio"] = 1.0 if "value_lr" in values else entry.lr_ratio
+                defaults["lr_ratio"] = 1.0 if has_own else entry.lr_ratio
             values = defaults | values
         return values
 
@@ -251,9 +268,21 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
     @model_validator(mode="after")
     def _check_rates(self) -> "TrainConfig":
         for role, name in ROLES.items():
-            if getattr(self, f"{name}_lr") is not None and role not in self.roles:
-                raise ValueError(f"--{name}-lr is given, and --roles is {self.roles}: the {name} does not train.")
+            own = getattr(self, f"{name}_lr", None) is not None
+            if own and name in parse_rates(self.rate):
+                raise ValueError(f"--rate {name} and --{name}-lr both set the {name}'s rate; give one of them.")
+            if name in self.own_rates and role not in self.roles:
+                given = f"--{name}-lr" if own else f"--rate {name}"
+                raise ValueError(f"{given} is given, and --roles is {self.roles}: the {name} does not train.")
         return self
+
+    @property
+    def own_rates(self) -> dict[str, str]:
+        """The option that sets a role's own rate and its value, by the role's name, such as "--rate gate (now 4x)"."""
+        names = [ROLES[role] for role in ATTENTION]
+        released = {name: getattr(self, f"{name}_lr") for name in names}
+        own = {name: f"--{name}-lr (now {rate:g})" for name, rate in released.items() if rate is not None}
+        return own | {name: f"--rate {name} (now {text})" for name, text in parse_rates(self.rate).items()}
 
     @property
     def useless_options(self) -> tuple[str, ...]:
@@ -270,8 +299,8 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
     def rates(self) -> Rates:
         """The learning rates, resolved."""
         method = METHODS[self.method]
-        names = ("lr", "head_lr", *(f"{name}_lr" for name in ROLES.values()))
-        given = {name: getattr(self, name) for name in names}
+        names = ("lr", "head_lr", *(f"{ROLES[role]}_lr" for role in ATTENTION))
+        given = {name: getattr(self, name) for name in names} | {"rates": self.rate}
         given["lr_ratio"] = self.lr_ratio if method.has_roles else None
         given["b_lr_ratio"] = self.b_lr_ratio if method.b_lr_ratio is not None else None
         return Rates.resolve(method, **given)
@@ -296,7 +325,7 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
         # Rates left to their defaults are not written beside a rate that replaces them.
         values = {k: v for k, v in self.model_dump(mode="json").items() if v is not None}
         values |= {name: str(Path(values[name]).absolute()) for name in PATHS if self._is_here(values.get(name))}
-        if "value_lr" in values:
+        if "value" in self.own_rates:
             del values["lr_ratio"]
         if "batch_tokens" in values:
             del values["batch_size"]
@@ -329,7 +358,7 @@ def make_config(values: dict[str, Any], config_file: Path | None = None) -> Trai
         ConfigError: naming every unknown, missing or bad option at once.
     """
     loaded = read_config(config_file) if config_file else {}
-    if {"value_lr", "lr_ratio"} & set(values):
+    if {"value_lr", "lr_ratio"} & set(values) or "value" in _named_rates(values):
         loaded = {k: v for k, v in loaded.items() if k not in ("value_lr", "lr_ratio")}
     if {"batch_size", "batch_tokens"} & set(values):
         loaded = {k: v for k, v in loaded.items() if k not in ("batch_size", "batch_tokens")}
@@ -384,7 +413,15 @@ def _roles_of_targets(targets: str) -> str:
         if target.strip() not in names:
             raise ConfigError(f"--target: unknown projection '{target}'.{nearest(target, names)} Or give --roles qv.")
         roles.add(names[target.strip()])
-    return "".join(role for role in "qkvo" if role in roles)
+    return "".join(role for role in ATTENTION if role in roles)
+
+
+def _named_rates(values: dict[str, Any]) -> set[str]:
+    """Return the names of the roles that `rate` names, as far as it can be read."""
+    try:
+        return set(parse_rates(values.get("rate", ())))
+    except RateError:
+        return set()
 
 
 def _layer_range(part: str) -> list[int]:

@@ -1,6 +1,6 @@
-"""`OutputMeter`: how much a change of weights changes the outputs of attention layers, by role."""
+"""`OutputMeter`: how much a change of weights changes the outputs of attention and feed-forward layers, by role."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from qvtune.adaptation import adaptation_of
 from qvtune.fast.cpu.pooled import all_positions, computing_with
 from qvtune.fast.precision import in_full
-from qvtune.roles.attention import AttentionLayer, AttentionMap
+from qvtune.roles.attention import AttentionLayer, AttentionMap, Layer
 from qvtune.roles.calls import Call
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.modes import evaluating
 from qvtune.roles.unwrap import unwrap
 
-# How many attention layers, spread over the model, and how many sequences of a batch are measured.
+# How many attention layers and how many feed-forward layers, spread over the model, and how many sequences of a batch
+# are measured.
 SAMPLED_LAYERS = 2
 SEQUENCES = 2
 # The name for the change by query and key together.
@@ -32,15 +33,15 @@ Weights = Mapping[str, Tensor]
 class OutputMeter:
     """Measures ‖f(W + ΔW_r) - f(W)‖ / ‖f(W)‖, where ΔW_r changes the weights of one role r alone.
 
-    f is the output of an attention layer for its inputs in a forward pass: the output of its output projection before
-        any residual, without dropout and in float32. The norms are Frobenius norms over a few sequences, without
-        padding. The ratio is averaged over a few layers. With query and key changed together it is the relative size of
-        δ¹ of Theorem 2 (Yao et al., IJCAI 2025), and with the value that of δ². The training and the random state stay
-        as they are.
+    f is the output of an attention layer, or for the roles g, u and d that of a feed-forward layer, for its inputs in a
+        forward pass: the output of its last projection before any residual, without dropout and in float32. The norms
+        are Frobenius norms over a few sequences, without padding. The ratio is averaged over a few layers. With query
+        and key changed together it is the relative size of δ¹ of Theorem 2 (Yao et al., IJCAI 2025), and with the value
+        that of δ². The training and the random state stay as they are.
 
     Args:
         model: what `adapt` returned, accelerated or not.
-        layers: how many of the adapted layers are measured, spread over the model.
+        layers: how many of the adapted layers of each of the two kinds are measured, spread over the model.
         sequences: how many sequences of a batch are measured.
 
     Example:
@@ -64,11 +65,16 @@ class OutputMeter:
         self._sequences = sequences
         adaptation = adaptation_of(model)
         assert adaptation is not None, "a meter takes what adapt returned"
-        chosen = adaptation.attention.chosen(adaptation.layers)
-        trained = [layer for layer in chosen if any(p.role in adaptation.roles for p in layer.projections)]
-        # Divide the model into equal parts and take the middle layer of each, every layer at most once.
-        places = dict.fromkeys(int((part + 0.5) * len(trained) / layers) for part in range(layers if trained else 0))
-        self._layers = [_Watched(self._inner, trained[place], adaptation.attention) for place in places]
+        attention, chosen = adaptation.attention, adaptation.layers
+        kinds: tuple[Sequence[Layer], ...] = (attention.chosen(chosen), attention.chosen_feed_forward(chosen))
+        self._layers: list[_Watched] = []
+        for kind in kinds:
+            trained = [layer for layer in kind if any(p.role in adaptation.roles for p in layer.projections)]
+            # Divide the model into equal parts and take the middle layer of each, every layer at most once.
+            places = dict.fromkeys(
+                int((part + 0.5) * len(trained) / layers) for part in range(layers if trained else 0)
+            )
+            self._layers += [_Watched(self._inner, trained[place], attention) for place in places]
         self.parts = _parts({role for watched in self._layers for role in watched.roles.values()})
 
     @contextmanager
@@ -182,14 +188,18 @@ class _Watched:
     `fits` says, for each value of a call's `rows`, whether the first few sequences can be computed alone.
     """
 
-    def __init__(self, inner: nn.Module, layer: AttentionLayer, attention: AttentionMap) -> None:
+    def __init__(self, inner: nn.Module, layer: Layer, attention: AttentionMap) -> None:
         self.layer = layer
         self.module = inner.get_submodule(layer.name)
-        has_output = any(projection.role == "o" for projection in layer.projections)
-        self.output = inner.get_submodule(layer["o"].trained) if has_output else None
+        self.heads = layer.heads if isinstance(layer, AttentionLayer) else 1
+        last = "o" if isinstance(layer, AttentionLayer) else "d"
+        outputs = [projection for projection in layer.projections if projection.role == last]
+        self.output = inner.get_submodule(outputs[0].trained) if outputs else None
         names = [name for name, parameter in self.module.named_parameters() if parameter.requires_grad]
         roles = {name: attention.role_of_module(f"{layer.name}.{name}") for name in names}
-        self.roles = {name: role for name, role in roles.items() if role is not None}
+        # A feed-forward network may be computed in a module that holds the attention too, as in BERT.
+        own = {projection.role for projection in layer.projections}
+        self.roles = {name: role for name, role in roles.items() if role is not None and role in own}
         self.captured: _Captured | None = None
         self.fits: dict[tuple[int, ...], bool] = {}
         self._seen: list[Tensor] = []
@@ -199,7 +209,7 @@ class _Watched:
         if self.captured is not None:
             return  # a later micro-batch, another use of the layer, or a second pass of gradient checkpointing
         call = Call.of(args, kwargs)
-        captured = _Captured(call, all_positions(self.module), masks[0] if masks else None).with_rows(self.layer.heads)
+        captured = _Captured(call, all_positions(self.module), masks[0] if masks else None).with_rows(self.heads)
         # Cut before copying, once the cut is known to be right.
         self.captured = (captured.first(sequences) if self.fits.get(captured.rows) else captured).copied()
 
@@ -245,7 +255,7 @@ class _Watched:
 
     def changes(self, before: Weights, after: Weights, parts: Mapping[str, str]) -> dict[str, Tensor]:
         """Return the relative change of the output by part."""
-        with _holding(self.module, self._given(before, "qkvo")):
+        with _holding(self.module, self._given(before, "".join(ROLES))):
             reference = self._kept()
             size = reference.norm().clamp(min=torch.finfo(torch.float32).tiny)
             changes = {}

@@ -9,8 +9,10 @@ from transformers.pytorch_utils import Conv1D
 
 from qvtune.adaptation import ParameterCounts, adapt, adaptation_of, count_parameters
 from qvtune.errors import ModelError
+from qvtune.groups import check_trains
 from qvtune.methods.method import Adaptation, Batches
 from qvtune.methods.table import METHODS
+from qvtune.rates import parse_rates
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.declare import declare_attention, read_declaration
 from qvtune.roles.find import find_attention
@@ -33,6 +35,7 @@ ADAM_BYTES = 8
 class Plan:
     """What a run trains and what a step costs.
 
+    `attention_layers` and `feed_forward_layers` count those that `layers` names, whether they train or not.
     `parameters_by_role` counts trainable ones; `memory_bytes` is an estimate by part, `step_operations` floating
     point operations (a multiply-add is two) of forward and backward for a batch of texts of `text_tokens` tokens each.
     """
@@ -43,6 +46,7 @@ class Plan:
     method: str
     roles: str
     attention_layers: int
+    feed_forward_layers: int
     learning_rates: dict[str, float]
     parameters_by_role: dict[str, int]
     parameters_adapter: int
@@ -62,19 +66,25 @@ class Plan:
 
 
 def make_plan(model: nn.Module, config: TrainConfig, text_tokens: int) -> Plan:
-    """Plan a run on an adapted model, with weights or on the meta device, for texts of at most `text_tokens` tokens."""
+    """Plan a run on an adapted model, with weights or on the meta device, for texts of at most `text_tokens` tokens.
+
+    Raises:
+        RateError: if a role has a rate and does not train in this model.
+    """
     adaptation = adaptation_of(model)
     assert adaptation is not None, "make_plan takes what adapt returned"
     counts = count_parameters(model)
     method = METHODS[adaptation.method]
     trained = [ROLES[role] for role in adaptation.roles] + (["head"] if counts.head else [])
+    check_trains(parse_rates(config.rate), trained)
     return Plan(
         model=config.model,
         model_type=adaptation.attention.model_type,
-        verified=adaptation.attention.verified,
+        verified=_is_measured(adaptation),
         method=adaptation.method,
         roles=adaptation.roles,
         attention_layers=len(adaptation.attention.chosen(adaptation.layers)),
+        feed_forward_layers=len(adaptation.attention.chosen_feed_forward(adaptation.layers)),
         learning_rates=config.rates.by_group(trained),
         parameters_by_role=counts.by_role,
         parameters_adapter=counts.adapter,
@@ -145,6 +155,13 @@ def _attention_of(options: AdaptOptions, model: nn.Module, *, verify: bool) -> A
         return find_attention(model, verify=verify)
     roles, heads = read_declaration(options.attention)
     return declare_attention(model, roles, heads=heads, verify=verify)
+
+
+def _is_measured(adaptation: Adaptation) -> bool:
+    """Whether the layers with a role that trains were measured on the model."""
+    attention = adaptation.attention
+    trained = [layer for layer in attention.every if {p.role for p in layer.projections} & set(adaptation.roles)]
+    return all(layer.verified for layer in trained or attention.layers)
 
 
 def _memory(

@@ -66,6 +66,7 @@ class TrainingArguments(transformers.TrainingArguments):
     key_lr: float | None = _option("key_lr")
     value_lr: float | None = _option("value_lr")
     output_lr: float | None = _option("output_lr")
+    rate: list[str] | None = _method_option("rate")
     fast: bool = _option("fast")
 
 
@@ -177,6 +178,7 @@ class Trainer(transformers.Trainer):
             key_lr=args.key_lr,
             value_lr=args.value_lr,
             output_lr=args.output_lr,
+            rates=args.rate or (),
         )
         attention = None if adaptation_of(model) else _attention_of(self.model)
         return group_parameters(model, rates, weight_decay=args.weight_decay, attention=attention)
