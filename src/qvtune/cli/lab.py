@@ -1,6 +1,6 @@
 """The output of the commands that train many runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from rich.console import Console
@@ -79,6 +79,25 @@ def show_summary(store: Store, summary: pd.DataFrame, baseline: str) -> None:
     show_unlearned(console, store.outcomes())
     show_failures(console, store.outcomes())
     console.out(f"Tables: {store.path / 'table'}.csv, .md, .tex and .html; page: {store.report}", highlight=False)
+
+
+def show_best(console: Console, summary: pd.DataFrame, sets: Mapping[str, Sequence[str]]) -> None:
+    """Print every set of roles at its best rates; nothing if none were compared."""
+    from qvtune.lab.roles_sets import best_of_sets
+
+    if not sets:
+        return
+    shown = Table()
+    for name in ("roles", "best", "metric", "sd", "parameters", "seconds"):
+        shown.add_column(name, justify="left" if name in ("roles", "best") else "right")
+    for _, row in best_of_sets(summary, sets).iterrows():
+        if pd.isna(row["method"]):
+            shown.add_row(row["roles"], "no result", *[""] * 4)
+            continue
+        numbers = (f"{row['mean']:.4f}", _cell("sd", row["sd"]), f"{int(row['adapter_parameters']):,}")
+        shown.add_row(row["roles"], row["method"], *numbers, format_seconds(float(row["seconds"])))
+    console.print(shown)
+    console.out("Each set at its best rates, chosen by the same metric: best.csv and best.md.", highlight=False)
 
 
 def check_ended(store: Store, cells: Sequence[Cell]) -> None:

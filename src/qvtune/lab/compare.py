@@ -1,7 +1,7 @@
 """`compare`: methods side by side on tasks, over seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from rich.console import Console
 
 from qvtune.data.glue import PREFIX
 from qvtune.errors import ConfigError, nearest
+from qvtune.files import write_text
+from qvtune.lab.axes import Axes
 from qvtune.lab.cells import Cell, make_cell
 from qvtune.lab.choices import (
     Contender,
@@ -22,6 +24,8 @@ from qvtune.lab.choices import (
 )
 from qvtune.lab.execution import DEFAULT_EXECUTION, Execution
 from qvtune.lab.formats import write_tables
+from qvtune.lab.roles_sets import RolesSets, best_of_sets
+from qvtune.lab.roles_sets import roles_sets as roles_sets_of
 from qvtune.lab.store import COMPARISON, Store
 from qvtune.lab.summary import summarize
 from qvtune.lab.sweep import train_cells, write_results
@@ -32,23 +36,27 @@ class Comparison:
     """The runs of a comparison, checked and not yet trained.
 
     `given` holds the options that the user gave for all runs, resolved; `notes` say which of them some methods do not
-    use.
+    use; `sets` holds the methods of every set of roles, where these are compared.
     """
 
     cells: tuple[Cell, ...]
     given: dict[str, Any]
     baseline: str
     notes: tuple[str, ...]
+    sets: dict[str, list[str]] = field(default_factory=dict)
 
 
 def compare(
-    methods: str | Sequence[str],
+    methods: str | Sequence[str] | None = None,
     *,
     out: str | Path,
     tasks: str | Sequence[str] | None = None,
     seeds: int | str | Sequence[int] = 3,
     baseline: str | None = None,
     options: Mapping[str, Any] | None = None,
+    roles_sets: str | Sequence[str] | None = None,
+    equal_parameters: bool = False,
+    axes: Axes | None = None,
     execution: Execution | None = None,
     console: Console | None = None,
 ) -> pd.DataFrame:
@@ -59,11 +67,16 @@ def compare(
 
     Args:
         methods: names such as ["lora", "full"] or "lora,lora:rank=16+lr_ratio=2"; a method may have its own options.
+            None when `roles_sets` is given.
         out: folder for the runs, and for `table.csv`, `table.md`, `table.tex` and `table.html`.
         tasks: GLUE tasks such as ["rte", "mrpc"]; None when `options` has "data".
         seeds: the number of seeds, from 0, or a list of seeds.
         baseline: the method that the others are tested against; the first when None.
         options: options of `train` for all runs, such as {"model": "pkg:minilm", "data": "reviews.csv"}.
+        roles_sets: sets of roles in place of methods, such as "qv,gud,all", each trained by the `method` of `options`.
+            `best.csv` and `best.md` then have each set at its best rates.
+        equal_parameters: choose the ranks so that every set trains as many parameters as the first.
+        axes: rates to try for every set of roles, such as {"lr": [1e-4, 1e-3]}.
         execution: where the runs are trained; one after another in this process when None.
         console: where progress goes; standard error when None.
 
@@ -76,27 +89,44 @@ def compare(
         QVTuneError: for data or a model that cannot be read, before anything is trained.
         Interrupted: after SIGINT or SIGTERM, when the running work has been saved.
     """
-    comparison = plan_comparison(methods, out=out, tasks=tasks, seeds=seeds, baseline=baseline, options=options)
+    comparison = plan_comparison(
+        methods,
+        out=out,
+        tasks=tasks,
+        seeds=seeds,
+        baseline=baseline,
+        options=options,
+        roles_sets=roles_sets,
+        equal_parameters=equal_parameters,
+        axes=axes,
+    )
     return run_comparison(comparison, Store(Path(out)), execution or DEFAULT_EXECUTION, console)
 
 
 def plan_comparison(
-    methods: str | Sequence[str],
+    methods: str | Sequence[str] | None,
     *,
     out: str | Path,
     tasks: str | Sequence[str] | None,
     seeds: int | str | Sequence[int],
     baseline: str | None,
     options: Mapping[str, Any] | None,
+    roles_sets: str | Sequence[str] | None = None,
+    equal_parameters: bool = False,
+    axes: Axes | None = None,
 ) -> Comparison:
     """Check the arguments of `compare`, and return its runs."""
     shared = dict(options or {})
+    sets = _sets_of_roles(methods, shared, roles_sets, axes, equal_parameters=equal_parameters)
+    if sets is not None:
+        methods = sets.words
+        shared = {name: value for name, value in shared.items() if name not in ("method", *_own_of(sets))}
     check_shared(shared)
-    contenders, listed = parse_methods(methods), parse_seeds(seeds)
+    contenders, listed = parse_methods(methods or ""), parse_seeds(seeds)
     names = [contender.name for contender in contenders]
     chosen = _check_baseline(baseline, names)
     data = _data_by_task(tasks, shared)
-    cells, sources, notes = [], [], []
+    cells, sources, notes = [], [], list(sets.notes) if sets else []
     for contender in contenders:
         own, left_out = _options_of(contender, shared, contenders)
         notes += [f"{contender.name} has no {option}, so {option} {shared[option]} is left out." for option in left_out]
@@ -107,7 +137,8 @@ def plan_comparison(
                 cells.append(replace(make_cell(Store(Path(out)), labels, values), labels=labels))
                 sources.append(values)
     _check_distinct(cells)
-    return Comparison(tuple(cells), _given(shared, cells, sources), chosen, tuple(notes))
+    by_set = sets.contenders if sets else {}
+    return Comparison(tuple(cells), _given(shared, cells, sources), chosen, tuple(notes), by_set)
 
 
 def run_comparison(
@@ -118,7 +149,35 @@ def run_comparison(
     train_cells(store, COMPARISON, comparison.cells, comparison.given, details, execution, console)
     summary = summarize(write_results(store), comparison.baseline)
     write_tables(store.path, summary, [f"The baseline is {comparison.baseline}.", *comparison.notes])
+    if comparison.sets:
+        best = best_of_sets(summary, comparison.sets)
+        write_text(store.path / "best.csv", best.to_csv(index=False))
+        write_text(store.path / "best.md", best.to_markdown(index=False) + "\n")
     return summary
+
+
+def _sets_of_roles(
+    methods: str | Sequence[str] | None,
+    shared: Mapping[str, Any],
+    named: str | Sequence[str] | None,
+    axes: Axes | None,
+    *,
+    equal_parameters: bool,
+) -> RolesSets | None:
+    if (methods is None) == (named is None):
+        raise ConfigError("Give either --methods, as in --methods lora,full, or --roles-sets, as in qv,gud,all.")
+    if named is not None:
+        return roles_sets_of(named, shared, axes, equal_parameters=equal_parameters)
+    for option, value in (("--equal-parameters", equal_parameters), ("--axis", axes)):
+        if value:
+            raise ConfigError(f"{option} is for --roles-sets, and --methods is given. Leave it out.")
+    return None
+
+
+def _own_of(sets: RolesSets) -> set[str]:
+    """Return the options that the contenders have for themselves."""
+    parts = (part.partition("=")[0] for word in sets.words for part in word.partition(":")[2].split("+"))
+    return set(parts) - {"roles"}
 
 
 def _check_baseline(baseline: str | None, names: Sequence[str]) -> str:
