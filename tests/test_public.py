@@ -81,6 +81,7 @@ CLASSES = [
     "AttentionLayer",
     "AttentionMap",
     "Callback",
+    "FeedForwardLayer",
     "Method",
     "ParameterCounts",
     "Progress",
