@@ -18,6 +18,8 @@ from qvtune.adapters import load_adapter, loads_in_peft, save_adapter
 from qvtune.fast.fast_path import make_fast, undo_fast
 from qvtune.groups import param_groups
 from qvtune.roles.attention import parse_roles
+from qvtune.roles.find import find_attention
+from qvtune.theory.bound import generalization_bound
 from qvtune.training.output_change import OutputMeter
 from qvtune.training.telemetry import RoleTelemetry
 
@@ -168,3 +170,12 @@ def test_telemetry_names_every_role_that_trains() -> None:
 )  # fmt: skip
 def test_sets_of_roles(given: object, letters: str) -> None:
     assert parse_roles(given) == letters  # type: ignore[arg-type]
+
+
+@every_net(*FOUR)
+def test_the_bound_counts_what_trains(net: Net) -> None:
+    model = net.build()
+    bound = generalization_bound(find_attention(model), roles="all", rank=3, examples=100)
+    counts = count_parameters(adapt(model, roles="all", rank=3))
+    assert bound.numbers == counts.adapter
+    assert list(bound.roles) == [role for role in "qkvogud" if role in "qkvo" + net.letters]

@@ -83,6 +83,7 @@ CLASSES = [
     "AttentionLayer",
     "AttentionMap",
     "Callback",
+    "FeedForwardLayer",
     "Method",
     "ParameterCounts",
     "Progress",

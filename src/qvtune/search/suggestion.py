@@ -29,7 +29,7 @@ class Suggestion:
     """Learning rates for a model, data and a method.
 
     Attributes:
-        lr: η_QK; the value's rate if neither query, key nor output trains, the head's if no role does.
+        lr: η_QK; the rate of the value if no other role trains, the head's if no role does.
         lr_ratio: λ = η_V / η_QK; 1 if only one side trains.
         head_lr: the head's rate; None if there is no head.
         cost: what the search cost: "steps" of training, "forwards" (forward passes alone), "in_steps" (both together),

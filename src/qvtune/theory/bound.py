@@ -10,7 +10,7 @@ from qvtune.errors import AdaptError, ConfigError
 from qvtune.methods.fitting import check_present, check_rank
 from qvtune.methods.resolve import check_layers, resolve_options
 from qvtune.methods.table import METHODS
-from qvtune.roles.attention import AttentionLayer, AttentionMap, parse_roles
+from qvtune.roles.attention import AttentionMap, Layer, parse_roles
 from qvtune.roles.layouts import ROLES
 
 LORA, FULL = "lora", "full"
@@ -112,7 +112,7 @@ def generalization_bound(
 
     Args:
         attention: the attention map from `find_attention`; the model may be without weights.
-        roles: which of q, k, v, o train.
+        roles: which roles train, as for `adapt`.
         method: "lora" or "full".
         rank: r of LoRA's factors; 8 when None; not an option of "full".
         layers: indices of the layers that train, negative ones from the end; all when None.
@@ -157,7 +157,8 @@ def _bound(
     bits: int,
     sub_gaussian: float,
 ) -> Bound:
-    chosen = attention.chosen(layers)
+    roles = attention.present(roles)
+    chosen: list[Layer] = [*attention.chosen(layers), *attention.chosen_feed_forward(layers)]
     projections = attention.projections(roles, layers)
     check_present(roles, projections)
     if rank is not None:
@@ -189,7 +190,7 @@ def _check_numbers(examples: int, bits: int, sub_gaussian: float) -> None:
         raise ConfigError(f"sub_gaussian is {sub_gaussian!r}; it must be a number above 0, and finite.")
 
 
-def _terms(layers: Sequence[AttentionLayer], roles: str, rank: int | None) -> tuple[BoundTerm, ...]:
+def _terms(layers: Sequence[Layer], roles: str, rank: int | None) -> tuple[BoundTerm, ...]:
     found = []
     for layer in layers:
         for projection in layer.projections:
