@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from qvtune.adaptation import Adaptation, adaptation_of, dead_copies
-from qvtune.amounts import join_words
 from qvtune.arguments import check_number
 from qvtune.errors import RateError
 from qvtune.methods.adapted import method_of
@@ -120,11 +119,10 @@ def check_trains(rates: Iterable[str], groups: Iterable[str]) -> None:
     Raises:
         RateError: if one has none; the text names it.
     """
-    owners = [owner_of(group) for group in groups]
+    owners = {owner_of(group) for group in groups}
     for role in rates:
         if role not in owners:
-            trained = join_words([owner for owner in dict.fromkeys(owners) if owner != HEAD]) or "no role"
-            raise RateError(f"a rate of the {role} is given, and {trained} trains here. Leave the rate out.")
+            raise RateError(f"a rate of the {role} is given, and no {role} trains in this model. Leave the rate out.")
 
 
 def _owners(model: nn.Module, attention: AttentionMap | None) -> dict[str, tuple[str, nn.Parameter]]:

@@ -224,7 +224,7 @@ def test_groups_hold_every_trained_parameter_once() -> None:
 def test_without_a_gate_gud_is_up_and_down() -> None:
     adapted = adapt(build("bert"), roles="mlp", rank=4)
     assert count_parameters(adapted).by_role == {"up": 2 * 4 * (32 + 48), "down": 2 * 4 * (32 + 48)}
-    with pytest.raises(RateError, match="a rate of the gate is given, and up and down trains"):
+    with pytest.raises(RateError, match="a rate of the gate is given, and no gate trains in this model"):
         param_groups(adapted, lr=1e-3, rates={"g": "2x"})
     with pytest.raises(AdaptError, match="role 'g' was asked for, and this model has no gate"):
         adapt(build("bert"), roles="g")
