@@ -14,5 +14,5 @@ TASK = Classification("t", ("a", "b"), "classes", "accuracy", ("text",), "label"
 
 def scores_of(model: Any, tokenizer: Any, tokens: Dataset, batch_size: int) -> np.ndarray:
     """Return the logits of every text, in the order given."""
-    read = read_columns(tokens, tokenizer.model_input_names)
+    read = read_columns(tokens, TASK, tokenizer.model_input_names)
     return evaluate_set(model, TASK, EvaluationBatches(read, TASK.collator(tokenizer), batch_size))

@@ -85,9 +85,9 @@ def keeping(live: list, place: Path):
     """Return `save_trained`, which keeps the scores of the model that it is given."""
     from qvtune.training.saving import save_trained
 
-    def save(model, tokenizer, folder, card):
+    def save(model, task, tokenizer, folder, card):
         live.append(scores(model.eval(), tokenizer))
-        return save_trained(model, tokenizer, folder, card)
+        return save_trained(model, task, tokenizer, folder, card)
 
     return save
 

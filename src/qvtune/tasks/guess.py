@@ -23,7 +23,8 @@ def guess_kind(values: Sequence[Any]) -> str:
     A missing number, such as nan, is refused later with its line. It does not make a regression if no number has a
     fraction. Decimals, for example from a Parquet file, count as they are written.
     """
-    if any(isinstance(value, (list, tuple)) for value in values) or is_joined(values):
+    named = [value for value in values if value not in (None, "")]
+    if (named and all(isinstance(value, (list, tuple)) for value in named)) or is_joined(values):
         return Multilabel.kind
     values = [str(value) if isinstance(value, Decimal) else value for value in values]
     if any(isinstance(value, float) for value in values):
