@@ -76,8 +76,8 @@ def main() -> None:
         print(lines[-1], flush=True)
     text = "\n".join(lines)
     text += (
-        "\n\nThe time of torch's layer as a multiple of that with packed weights: above 1, packing pays. With AMX, runs "
-        f"pack for products of up to {MOST_ROWS:,} rows, and leave others to oneDNN."
+        "\n\nThe time of torch's layer as a multiple of that with packed weights: above 1, packing pays. With AMX, "
+        f"runs pack for products of up to {MOST_ROWS:,} rows, and leave others to oneDNN."
     )
     write_results(for_this_machine(args.out), "Products with frozen weights", text, {"products": numbers})
 
