@@ -122,7 +122,7 @@ def test_rates_are_searched_and_trained_with(place: Path, tmp_path: Path) -> Non
     write_reviews(tmp_path / "many.csv", 360)
     data = f"--model {place}/bert --data {tmp_path}/many.csv --batch-size 4 --dropout 0 --head-lr 1e-3"
     data += " --precision fp32 --epochs 3 --head-start random"
-    command(f"train {data} --lr auto --budget 330 --out {tmp_path}/run")
+    command(f"train {data} --lr auto --lr-ratio auto --budget 330 --out {tmp_path}/run")
     assert read(tmp_path / "run", "result.json")["device"] == DEVICE
     command(f"suggest {data} --budget 330 --device cpu --out {tmp_path}/cpu")
     found = {"auto": read(tmp_path / "run" / "suggestion", "suggestion.json")}

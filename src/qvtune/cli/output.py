@@ -49,8 +49,7 @@ def train_and_show(config: TrainConfig) -> dict[str, Any]:
 def print_plan(console: Console, plan: Plan) -> None:
     """Print what trains: parameters and learning rate by role."""
     status = "measured on the model" if plan.verified else "by structure, not measured"
-    layers = _layers_of(plan)
-    how = f"{plan.method}, {plan.roles}, {layers}, roles {status}" if plan.roles else plan.method
+    how = f"{plan.method}, {plan.roles}, {_layers_of(plan)}, roles {status}" if plan.roles else plan.method
     console.out(
         f"{plan.model} ({plan.model_type}): {how}",
         highlight=False,
