@@ -51,16 +51,36 @@ def take_columns(
     Raises:
         DataError: if the columns cannot be guessed, or a text is missing.
     """
+    texts, labels, note = find_columns(table, text_columns, label_columns)
+    values = label_cells(table, labels)
+    read = take_texts(table.column, texts, table.places)
+    return Records(table.source, texts, labels, read, values, table.places), note
+
+
+def find_columns(
+    table: Table, text_columns: Sequence[str] | None, label_columns: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
+    """Return the text columns, the label columns, and a sentence about the guess; for arguments see `take_columns`.
+
+    Raises:
+        DataError: if they cannot be guessed, or seem to be for a model that writes.
+    """
     if label_columns is None and (foreign := foreign_task(table.columns, lambda name: table.column(name)[0])):
         raise DataError(f"{table.source}: {foreign}")
-    texts, labels, note = choose_columns(table.source, table.columns, text_columns, label_columns)
+    return choose_columns(table.source, table.columns, text_columns, label_columns)
+
+
+def label_cells(table: Table, labels: Sequence[str]) -> list[Any]:
+    """Return the cells of the label column, or tuples of the cells of several.
+
+    Raises:
+        DataError: if one holds half a character.
+    """
     cells = [table.column(name) for name in labels]
     for name, values in zip(labels, cells, strict=True):
         for place, value in zip(table.places, values, strict=True):
             check_characters(name, value, place)
-    values = cells[0] if len(labels) == 1 else list(zip(*cells, strict=True))
-    read = take_texts(table.column, texts, table.places)
-    return Records(table.source, texts, labels, read, values, table.places), note
+    return cells[0] if len(labels) == 1 else list(zip(*cells, strict=True))
 
 
 def check_single_labels(records: Records) -> None:

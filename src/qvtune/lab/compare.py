@@ -120,7 +120,7 @@ def plan_comparison(
     sets = _sets_of_roles(methods, shared, roles_sets, axes, equal_parameters=equal_parameters)
     if sets is not None:
         methods = sets.words
-        shared = {name: value for name, value in shared.items() if name not in ("method", *_own_of(sets))}
+        shared = {name: value for name, value in shared.items() if name not in ("method", *sets.own)}
     check_shared(shared)
     contenders, listed = parse_methods(methods or ""), parse_seeds(seeds)
     names = [contender.name for contender in contenders]
@@ -172,12 +172,6 @@ def _sets_of_roles(
         if value:
             raise ConfigError(f"{option} is for --roles-sets, and --methods is given. Leave it out.")
     return None
-
-
-def _own_of(sets: RolesSets) -> set[str]:
-    """Return the options that the contenders have for themselves."""
-    parts = (part.partition("=")[0] for word in sets.words for part in word.partition(":")[2].split("+"))
-    return set(parts) - {"roles"}
 
 
 def _check_baseline(baseline: str | None, names: Sequence[str]) -> str:

@@ -23,9 +23,10 @@ CLOSE = 0.1
 
 
 class RolesSets(NamedTuple):
-    """The contenders of every set, as `--methods` words them, and sentences about their ranks."""
+    """The contenders of every set, as `--methods` words them, the options they have for themselves, and notes."""
 
     contenders: dict[str, list[str]]
+    own: set[str]
     notes: list[str]
 
     @property
@@ -68,7 +69,7 @@ def roles_sets(
         name: [_word(method, {"roles": roles, **ranks.get(name, {}), **rates}) for rates in grid]
         for name, roles in zip(names, letters, strict=True)
     }
-    return RolesSets(contenders, notes)
+    return RolesSets(contenders, {*(axes or {}), *(("rank", "alpha") if ranks else ())}, notes)
 
 
 def best_of_sets(summary: pd.DataFrame, contenders: Mapping[str, Sequence[str]]) -> pd.DataFrame:

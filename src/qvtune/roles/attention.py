@@ -50,8 +50,20 @@ class Projection:
         return self.shape[0] * self.shape[1] + (self.shape[0] if self.bias else 0)
 
 
+class ByRole:
+    """What has projections, taken by their roles."""
+
+    projections: tuple[Projection, ...]
+
+    def __getitem__(self, role: str) -> Projection:
+        for projection in self.projections:
+            if projection.role == role:
+                return projection
+        raise KeyError(role)
+
+
 @dataclass(frozen=True)
-class AttentionLayer:
+class AttentionLayer(ByRole):
     """One attention layer.
 
     `name` is the smallest module that holds all projections; `layout` names how they are stored: "separate",
@@ -75,15 +87,9 @@ class AttentionLayer:
     uses: int = 0
     verified: bool = False
 
-    def __getitem__(self, role: str) -> Projection:
-        for projection in self.projections:
-            if projection.role == role:
-                return projection
-        raise KeyError(role)
-
 
 @dataclass(frozen=True)
-class FeedForwardLayer:
+class FeedForwardLayer(ByRole):
     """One feed-forward network: down(f(up x)), or down(f(gate x) * up x), where f is an activation.
 
     `name` is the module in which it is computed. `layout` is "plain" (no gate), "separate" (a module each for gate and
@@ -102,12 +108,6 @@ class FeedForwardLayer:
     projections: tuple[Projection, ...]
     uses: int = 0
     verified: bool = False
-
-    def __getitem__(self, role: str) -> Projection:
-        for projection in self.projections:
-            if projection.role == role:
-                return projection
-        raise KeyError(role)
 
 
 Layer = AttentionLayer | FeedForwardLayer

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from qvtune.data.columns import NOT_FINITE, NUMBER, is_integer
-from qvtune.data.records import Records, take_columns
+from qvtune.data.records import Records, find_columns, label_cells
 from qvtune.data.tables import Table
 from qvtune.tasks.classification import Classification
 from qvtune.tasks.label_cells import SEPARATORS, joined_cells
@@ -69,6 +69,6 @@ def read_labelled(
     kinds = [known for known in TASKS.values() if not (known.writes and label_columns)]  # named labels are labels
     chosen = TASKS[kind] if kind else next((known for known in kinds if known.recognises(table)), None)
     if chosen is None:
-        records, _ = take_columns(table, text_columns, label_columns)
-        chosen = TASKS[guess_kind(records.labels)]
+        _, labels, _ = find_columns(table, text_columns, label_columns)
+        chosen = TASKS[guess_kind(label_cells(table, labels))]
     return chosen, *chosen.read(table, text_columns, label_columns)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from qvtune.data.columns import LABELS
+from qvtune.data.columns import LABELS, check_named
 from qvtune.data.records import Records
-from qvtune.errors import DataError, nearest
+from qvtune.errors import DataError
 from qvtune.tasks.causal.answers import check_pattern, wanted_answer
 from qvtune.tasks.causal.choices import COMPLETION
 from qvtune.tasks.causal.conversation import Conversation
@@ -68,12 +68,7 @@ class Completion(Task):
         Raises:
             DataError: if the columns have none of the forms, or a cell is not what its form says.
         """
-        for name in (*(text_columns or ()), *(label_columns or ())):
-            if name not in table.columns:
-                raise DataError(
-                    f"{table.source}: no column '{name}'.{nearest(name, table.columns)} The columns are "
-                    f"{', '.join(table.columns)}."
-                )
+        check_named(table.source, table.columns, [*(text_columns or ()), *(label_columns or ())])
         form = named_form(table.columns, text_columns, label_columns, lambda name: table.column(name)[0])
         if form is None:
             raise DataError(

@@ -55,7 +55,7 @@ def token_losses(model: nn.Module, batch: Mapping[str, Any]) -> TokenLosses:
     with _replacing_input(vocabulary, keep):
         logits = model(**inputs, use_cache=False).logits
     if not kept:  # it computes its logits in some other way
-        return TokenLosses(cross_entropy(logits[rows, places].float(), targets, reduction="none"), rows)
+        return TokenLosses(losses_of_logits(logits, labels), rows)
     losses = [cross_entropy(logits[0].float(), targets[:most], reduction="none")]
     if len(targets) > most:
         hidden = kept[0][most:]
