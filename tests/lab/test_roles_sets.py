@@ -101,8 +101,10 @@ def test_a_comparison_of_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_sets_or_methods(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Give either --methods"):
+    with pytest.raises(ConfigError, match="--methods is required"):
         qvtune.compare(out=tmp_path / "c", options={"model": "m", "data": "d.csv"})
+    with pytest.raises(ConfigError, match="--methods and --roles-sets qv,k are both given"):
+        qvtune.compare("lora", roles_sets="qv,k", out=tmp_path / "c", options={"model": "m", "data": "d.csv"})
     with pytest.raises(ConfigError, match="--equal-parameters is for --roles-sets"):
         qvtune.compare("lora", out=tmp_path / "c", equal_parameters=True, options={"model": "m", "data": "d.csv"})
 

@@ -164,8 +164,10 @@ def _sets_of_roles(
     *,
     equal_parameters: bool,
 ) -> RolesSets | None:
-    if (methods is None) == (named is None):
-        raise ConfigError("Give either --methods, as in --methods lora,full, or --roles-sets, as in qv,gud,all.")
+    if methods is None and named is None:
+        raise ConfigError("--methods is required, as in --methods lora,full; or give --roles-sets, as in qv,gud,all.")
+    if methods is not None and named is not None:
+        raise ConfigError(f"--methods and --roles-sets {named} are both given. Leave one out.")
     if named is not None:
         return roles_sets_of(named, shared, axes, equal_parameters=equal_parameters)
     for option, value in (("--equal-parameters", equal_parameters), ("--axis", axes)):
