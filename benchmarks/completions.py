@@ -5,9 +5,10 @@
 
 `--data` is a folder with train and test as .json (a list of objects) or .jsonl, in one of the forms that qvtune reads.
 Both ways train LoRA of one rate for all roles on pkg:smollm2, in the precision that qvtune chooses, with the loss of
-completions alone and without dropout. The order of the examples differs, as each way draws its own: several seeds show
-what that is worth. Every measurement is a process of its own, and the ways take turns. Time is that of the median step,
-memory the process's peak. The answers of both are written by the same greedy decoding. TRL is in the extra `bench`.
+completions alone and without dropout. TRL draws its own order of the examples: several seeds show what that is worth.
+For the first seed it is also given the batches of qvtune, step by step, so that the losses of a step can be compared.
+Every measurement is a process of its own, and the ways take turns. Time is that of the median step, memory the
+process's peak. The answers of all are written by the same greedy decoding. TRL is in the extra `bench`.
 """
 
 import argparse
@@ -25,7 +26,11 @@ from typing import Any
 from results import write_results
 
 MODEL = "pkg:smollm2"
-WAYS = ("TRL", "qvtune")
+TRL, SAME, OWN = "TRL", "TRL, the same batches", "qvtune"
+WAYS = (TRL, SAME, OWN)
+LAYERS = {
+    "q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj", "g": "gate_proj", "u": "up_proj", "d": "down_proj"
+}  # fmt: skip
 RANK, ALPHA, LR = 8, 8.0, 1e-3
 # Steps whose time is not counted: memory is allocated and kernels are chosen.
 WARM_UP = 3
@@ -67,23 +72,26 @@ def train_by_qvtune(options: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def train_by_trl(options: dict[str, Any]) -> dict[str, Any]:
+def train_by_trl(options: dict[str, Any], same_batches: bool) -> dict[str, Any]:
     """Train with SFTTrainer on the tokens that qvtune makes, and return the model with what was measured."""
     from peft import LoraConfig
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     from qvtune.device import choose_device
+    from qvtune.fast.batches import token_lengths
     from qvtune.fast.precision import resolve_precision
+    from qvtune.training.batches import training_order
     from qvtune.training.config import make_config
     from qvtune.training.model import load_model
     from qvtune.training.prepare import read_inputs
+    from qvtune.training.seeds import stream_seed
 
     config = make_config(options)
     inputs = read_inputs(config)
     model = load_model(inputs.source, inputs.model_config, inputs.data.task, inputs.tokenizer)
-    names = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
-    targets = [names[role] for role in config.roles]
+    targets = [LAYERS[role] for role in config.roles]
+    order = training_order(token_lengths(inputs.train), config, stream_seed(config.seed, "order"))
     moments, losses, started = [], [], time.perf_counter()
 
     class Clock(TrainerCallback):
@@ -95,7 +103,15 @@ def train_by_trl(options: dict[str, Any]) -> dict[str, Any]:
                 losses.append(float(logs["loss"]))
                 moments.append(time.perf_counter() - started)
 
-    trainer = SFTTrainer(
+    class GivenOrder(SFTTrainer):
+        """Takes the batches of qvtune, epoch by epoch."""
+
+        def _get_train_sampler(self, *args: Any) -> list[int]:
+            """Return the order of all epochs of this training."""
+            epochs = -(-config.max_steps // len(order))
+            return [i for epoch in range(epochs) for batch in order.epoch(epoch) for i in batch]
+
+    trainer = (GivenOrder if same_batches else SFTTrainer)(
         model=model,
         args=SFTConfig(
             output_dir=str(Path(options["out"])), max_steps=config.max_steps, learning_rate=config.lr,
@@ -134,7 +150,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             model = load_model(inputs.source, inputs.model_config, inputs.data.task, inputs.tokenizer)
             found: dict[str, Any] = {"model": model.eval(), "tokenizer": inputs.tokenizer, "losses": [], "moments": []}
         else:
-            found = (train_by_qvtune if args.measure == "qvtune" else train_by_trl)(options)
+            found = train_by_qvtune(options) if args.measure == OWN else train_by_trl(options, args.measure == SAME)
             inputs = read_inputs(config)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         task, model, tokenizer = inputs.data.task, found["model"].float().eval(), found["tokenizer"]
@@ -171,9 +187,16 @@ def curve(found: list[dict[str, Any]], part: slice) -> str:
     return ", ".join(f"{statistics.mean(run['losses'][part]):.4f}" for run in found)
 
 
+def ratio(found: dict[str, list[dict[str, Any]]], rival: str) -> str:
+    """Return time and memory of qvtune as multiples of a rival's, over the seeds of both."""
+    own = found[OWN][: len(found[rival])]
+    times, memory = (mean_of(own, name) / mean_of(found[rival], name) for name in ("step_seconds", "peak_mib"))
+    return f"| qvtune / {rival} | {times:.2f} | {memory:.2f} |"
+
+
 def page(found: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> str:
     """Return the tables."""
-    seeds, (trl, own) = args.seeds.split(","), (found[way] for way in WAYS)
+    seeds = args.seeds.split(",")
     lines = [
         f"{args.data.name}, {MODEL}, LoRA of rank {RANK} on {args.roles}, {args.steps} steps of {args.batch_size} "
         f"examples, rate {LR:g} for all roles, seeds {', '.join(seeds)}. {args.held_out} test examples are held out.",
@@ -193,8 +216,15 @@ def page(found: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> st
         f"| {way} | {mean_of(found[way], 'step_seconds'):.2f} | {mean_of(found[way], 'peak_mib'):,.0f} |"
         for way in WAYS
     ]
-    ratios = [mean_of(own, name) / mean_of(trl, name) for name in ("step_seconds", "peak_mib")]
-    lines.append(f"| ratio | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+    lines += [ratio(found, rival) for rival in (TRL, SAME)]
+    pairs = list(zip(found[SAME][0]["losses"], found[OWN][0]["losses"], strict=True))
+    apart = [abs(rival - own) for rival, own in pairs]
+    lines += [
+        "",
+        f"On the same batches the losses of a step differ by {statistics.mean(apart):.4f} on average and "
+        f"{max(apart):.4f} at most, over {len(pairs)} steps; that of the first step is {pairs[0][0]:.4f} by TRL and "
+        f"{pairs[0][1]:.4f} by qvtune.",
+    ]
     return "\n".join(lines)
 
 
@@ -222,6 +252,8 @@ def main() -> None:
     found: dict[str, list[dict[str, Any]]] = {"before": [run_apart("before", 0, words)], **{way: [] for way in WAYS}}
     for seed in map(int, args.seeds.split(",")):
         for way in WAYS:
+            if way == SAME and found[SAME]:
+                continue
             found[way].append(run_apart(way, seed, words))
             print(way, seed, {name: value for name, value in found[way][-1].items() if name != "losses"}, flush=True)
     text = page(found, args)
