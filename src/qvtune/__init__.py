@@ -1,6 +1,7 @@
 """Fine-tune the attention of pretrained transformers where it pays: query and value, each at its own rate."""
 
 import importlib
+import importlib.metadata
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from qvtune.lab.compare import compare
     from qvtune.lab.gap import measure_bound
     from qvtune.lab.reproduce import reproduce
+    from qvtune.lab.schema import config_schema
     from qvtune.lab.sweep import sweep
     from qvtune.methods.adapted import method_of
     from qvtune.methods.method import Method
@@ -36,13 +38,14 @@ if TYPE_CHECKING:
     from qvtune.theory.scaling import scaling_experiment
     from qvtune.training.callbacks import Callback, Progress
     from qvtune.training.chatting import chat
+    from qvtune.training.environment import describe_environment as environment
     from qvtune.training.inference import TrainedRun, load_run
     from qvtune.training.inference import evaluate_run as evaluate
-    from qvtune.training.inference import merge_run as merge
     from qvtune.training.inference import predict_file as predict
+    from qvtune.training.merging import merge_run as merge
     from qvtune.training.trainer import Trainer, TrainingArguments
 
-__version__ = "0.1.0"
+    __version__: str
 
 # torch and transformers take seconds to import, so each name is imported when it is first used: from this module, under
 # the same name or the one after the colon.
@@ -69,8 +72,10 @@ _HOMES = {
     "adaptation_of": "qvtune.adaptation",
     "chat": "qvtune.training.chatting",
     "compare": "qvtune.lab.compare",
+    "config_schema": "qvtune.lab.schema",
     "count_parameters": "qvtune.adaptation",
     "declare_attention": "qvtune.roles.declare",
+    "environment": "qvtune.training.environment:describe_environment",
     "evaluate": "qvtune.training.inference:evaluate_run",
     "find_attention": "qvtune.roles.find",
     "generalization_bound": "qvtune.theory.bound",
@@ -81,7 +86,7 @@ _HOMES = {
     "locate_model": "qvtune.data.packaged",
     "make_fast": "qvtune.fast.fast_path",
     "measure_bound": "qvtune.lab.gap",
-    "merge": "qvtune.training.inference:merge_run",
+    "merge": "qvtune.training.merging:merge_run",
     "method_of": "qvtune.methods.adapted",
     "param_groups": "qvtune.groups",
     "plan": "qvtune.calls",
@@ -125,8 +130,10 @@ __all__ = [
     "adaptation_of",
     "chat",
     "compare",
+    "config_schema",
     "count_parameters",
     "declare_attention",
+    "environment",
     "evaluate",
     "find_attention",
     "generalization_bound",
@@ -158,6 +165,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version(__name__)
     if name in _FORMER:
         warnings.warn(f"qvtune.{name} is called qvtune.{_FORMER[name]} now", DeprecationWarning, stacklevel=2)
         name = _FORMER[name]

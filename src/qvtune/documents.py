@@ -37,6 +37,13 @@ def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any
         raise yaml.YAMLError(str(error)) from None
 
 
+def key_lines(text: str) -> dict[str, int]:
+    """Return the line, counted from 1, of every key of the mapping that a YAML text is."""
+    node = yaml.compose(text, yaml.SafeLoader)
+    keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    return {str(key.value): key.start_mark.line + 1 for key in keys}
+
+
 def _count(node: yaml.Node | None, known: dict[int, int]) -> int:
     """Return the number of keys and values in a node, counting those of an alias as often as it occurs."""
     if node is None or isinstance(node, yaml.ScalarNode):

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
 
@@ -75,6 +83,10 @@ class OneOf:
         """Check the name after pydantic has read the text."""
         return no_info_after_validator_function(self._check, handler(source))
 
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Name the choices in the JSON schema of the options."""
+        return {**handler(schema), "enum": list(self.names)}
+
     def _check(self, name: str | None) -> str | None:
         if name is not None and name not in self.names:
             *others, last = (repr(known) for known in self.names)
@@ -92,7 +104,8 @@ def parse_options(cls: type[O], values: dict[str, Any], files: Mapping[str, str]
     Args:
         cls: the class of the options.
         values: by field name; strings are converted to the field's type.
-        files: by field name, the file that a value comes from, for messages; other values come from the command line.
+        files: by field name, the file and line that a value comes from, for messages; other values come from the
+            command line.
 
     Raises:
         ConfigError: for any problems; the text names all of them.

@@ -2,6 +2,9 @@
 
 import os
 import platform
+import re
+from functools import cache
+from pathlib import Path
 from typing import Literal, get_args
 
 from qvtune.errors import ConfigError, nearest
@@ -28,6 +31,17 @@ def instruction_set() -> InstructionSet:
             return known
     known = ", ".join(get_args(InstructionSet))
     raise ConfigError(f"{VARIABLE} is '{value}'; it is one of {known}.{nearest(value, get_args(InstructionSet))}")
+
+
+@cache
+def linux_flags() -> frozenset[str]:
+    """Return the names of this processor's instruction sets as Linux gives them; none on other systems."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
 
 
 def _is_here(name: InstructionSet) -> bool:

@@ -16,7 +16,8 @@ from qvtune.data.tokens import tokenize
 from qvtune.methods.table import METHODS
 from qvtune.training.callbacks import Callback, Progress
 from qvtune.training.config import make_config
-from qvtune.training.inference import load_run, merge_run
+from qvtune.training.inference import load_run
+from qvtune.training.merging import merge_run
 from qvtune.training.run import run
 
 # Found by trial: rates at which the tiny models learn in some seconds.

@@ -24,7 +24,8 @@ from qvtune.report.bound_page import BoundReport
 from qvtune.tasks.load import load_data
 from qvtune.training.config import make_config
 from qvtune.training.folder import RunFolder
-from qvtune.training.inference import load_run, merge_run
+from qvtune.training.inference import load_run
+from qvtune.training.merging import merge_run
 from qvtune.training.run import run
 
 

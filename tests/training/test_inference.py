@@ -22,11 +22,11 @@ from qvtune.training.config import make_config
 from qvtune.training.inference import (
     evaluate_run,
     load_run,
-    merge_run,
     predict_file,
     predict_glue,
     score_texts,
 )
+from qvtune.training.merging import merge_run
 from qvtune.training.predictions import count_formulas
 from qvtune.training.run import run
 

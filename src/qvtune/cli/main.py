@@ -17,7 +17,7 @@ from qvtune.processor import instruction_set
 
 VERBS = (
     "train", "suggest", "sweep", "compare", "reproduce", "evaluate", "predict", "chat", "merge", "plan", "show",
-    "theory", "runs", "report", "download", "demo",
+    "theory", "runs", "report", "download", "demo", "schema", "env", "completion",
 )  # fmt: skip
 
 DIVERGED = 3

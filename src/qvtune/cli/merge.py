@@ -17,6 +17,12 @@ def add_command(commands: Any) -> None:
     )
     add_run_options(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="A new folder.")
+    parser.add_argument(
+        "--dtype",
+        default=None,
+        metavar="TYPE",
+        help="Type of the weights: float32, bfloat16 or float16; that of the base model's files when left out.",
+    )
     parser.set_defaults(execute=execute)
 
 
@@ -26,7 +32,8 @@ def execute(args: argparse.Namespace) -> None:
     from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
-    from qvtune.training.inference import load_run, merge_run
+    from qvtune.training.inference import load_run
+    from qvtune.training.merging import merge_run
 
-    merge_run(load_run(args.run, model=args.model, device="cpu"), args.out)
+    merge_run(load_run(args.run, model=args.model, device="cpu"), args.out, dtype=args.dtype)
     print(f"Wrote the merged model to {args.out}")

@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from qvtune.amounts import join_words
-from qvtune.documents import load_yaml, read_document
+from qvtune.documents import key_lines, load_yaml, read_document
 from qvtune.errors import ConfigError, RateError, nearest
 from qvtune.methods.method import OPTIONS, Method
 from qvtune.methods.resolve import MOST_RANK
@@ -363,7 +363,9 @@ def make_config(values: dict[str, Any], config_file: Path | None = None) -> Trai
     if {"batch_size", "batch_tokens"} & set(values):
         loaded = {k: v for k, v in loaded.items() if k not in ("batch_size", "batch_tokens")}
     merged = _translate({**loaded, **values})
-    return parse_options(TrainConfig, merged, {name: str(config_file) for name in loaded if name not in values})
+    lines = key_lines(read_document(config_file)) if config_file else {}
+    places = {name: f"{config_file}, line {lines[name]}" for name in loaded if name not in values}
+    return parse_options(TrainConfig, merged, places)
 
 
 def read_config(path: Path, also: Collection[str] = ()) -> dict[str, Any]:
@@ -385,9 +387,14 @@ def read_config(path: Path, also: Collection[str] = ()) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold one option a line, as in 'lr: 4e-4'.")
     known = {*TrainConfig.model_fields, "task", "target", *also}
-    unknown = [f"{path}: unknown option '{key}'.{nearest(str(key), known)}" for key in values if key not in known]
-    if unknown:
-        raise ConfigError("\n".join(unknown))
+    if unknown := [key for key in values if key not in known]:
+        lines = key_lines(read_document(path))
+        raise ConfigError(
+            "\n".join(
+                f"{path}, line {lines.get(str(key), 1)}: unknown option '{key}'.{nearest(str(key), known)}"
+                for key in unknown
+            )
+        )
     return values
 
 

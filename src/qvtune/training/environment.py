@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from qvtune.device import CPU, choose_device, describe_device
+from qvtune.fast.cpu.native.build import shipped_kernels
+from qvtune.fast.cpu.native.compiler import VARIANTS
 from qvtune.fast.cpu.native.library import has_tiles, load_kernels
-from qvtune.processor import instruction_set
+from qvtune.processor import instruction_set, linux_flags
 from qvtune.training.hardware import processor_kind
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
@@ -22,16 +24,19 @@ LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokeniz
 def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
     """Return versions of Python and the libraries, processor, threads, the device and the kernels of the fast path.
 
-    Without a device it describes the one that "auto" chooses. Only the CPU has kernels.
+    Without a device it describes the one that "auto" chooses. Only the CPU has kernels; `shipped` is the name of those
+    that came with the wheel, if they are used. Of the processor's instructions it has those that the kernels ask for.
     """
     device = choose_device() if device is None else device
     on_cpu = device.type == "cpu"
+    shipped = shipped_kernels(instruction_set())
     versions = {name: importlib.metadata.version(name) for name in ("qvtune", *LIBRARIES)}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
         "processor_kind": processor_kind(),
+        "instructions": sorted(linux_flags() & frozenset().union(*(variant.needs for variant in VARIANTS.values()))),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": None if device.type == "cpu" else describe_device(device),
@@ -39,6 +44,7 @@ def describe_environment(device: torch.device | None = None) -> dict[str, Any]:
             "compiled": on_cpu and load_kernels() is not None,
             "amx": on_cpu and has_tiles(),
             "instructions": instruction_set(),
+            "shipped": shipped.stem if on_cpu and shipped is not None else None,
         },
         "versions": versions,
     }

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
-from qvtune.adaptation import restore
 from qvtune.adapters import load_adapter
 from qvtune.data.glue import glue_name, load_tests
 from qvtune.data.records import check_characters, count_empty
 from qvtune.device import choose_device, place
-from qvtune.errors import ConfigError, DataError, RunError
+from qvtune.errors import ConfigError, DataError, ModelError, RunError
 from qvtune.fast.fast_path import make_fast
-from qvtune.files import file_digest, staged_folder, write_text
+from qvtune.files import file_digest, write_text
 from qvtune.methods.table import METHODS
 from qvtune.roles.unwrap import unwrap
 from qvtune.tasks.examples import TextData
@@ -67,6 +66,17 @@ class TrainedRun:
     def model_config(self) -> Any:
         """The configuration of the base model."""
         return load_config(self.source)
+
+    @cached_property
+    def base_dtype(self) -> torch.dtype:
+        """The type of the base model's weights in its files, as its configuration names it; float32 if it does not."""
+        is_adapter = METHODS[self.config.method].saves == "adapter"
+        try:
+            base = self.source if is_adapter else find_model(self.config.model, self.config.trust_remote_code)
+            named = getattr(load_config(base), "dtype", None)
+        except ModelError:  # a run that saved a whole model does without its base
+            named = None
+        return named if isinstance(named, torch.dtype) else torch.float32
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -181,7 +191,7 @@ def evaluate_run(
         ModelError: if the model cannot be loaded.
         RunError: if there is no finished run, or its files are missing or damaged.
     """
-    run = _opened(run)
+    run = opened_run(run)
     if generate_samples is not None and not run.task.writes:
         raise ConfigError(f"--generate-samples is given, and the run was trained on {run.task.noun}. Leave it out.")
     splits, notes = _evaluation_sets(run, data, glue_dir, text_columns, label_column)
@@ -241,7 +251,7 @@ def predict_file(
         ConfigError: for another format, or if `out` exists.
         DataError: if the file cannot be read or lacks a text column.
     """
-    run, data, out = _opened(run), Path(data), Path(out)
+    run, data, out = opened_run(run), Path(data), Path(out)
     if out.suffix.lower() not in FORMATS:
         raise ConfigError(f"{out}: predictions are written as {' or '.join(FORMATS)}.")
     table, names = read_matching(run.task, data, text_columns)
@@ -302,7 +312,8 @@ def _predict(run: TrainedRun, texts: Dataset, batch_size: int | None) -> list[di
     return run.task.predictions(score_texts(run, tokens, batch_size), texts)
 
 
-def _opened(run: TrainedRun | str | Path) -> TrainedRun:
+def opened_run(run: TrainedRun | str | Path) -> TrainedRun:
+    """Return a run; a folder is loaded."""
     return run if isinstance(run, TrainedRun) else load_run(run)
 
 
@@ -311,28 +322,6 @@ def _check_free(out: Path, overwrite: bool) -> None:
         raise ConfigError(f"{out}: is a folder. Name a file.")
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists already. Give --out another name, or --overwrite to replace it.")
-
-
-def merge_run(run: TrainedRun | str | Path, out: str | Path) -> None:
-    """Write a run's model as a plain transformers checkpoint; an adapter is merged into the weights.
-
-    Args:
-        run: what `load_run` returned, or a run folder.
-        out: a new or empty folder for the checkpoint.
-
-    Raises:
-        RunError: if `out` exists and is not empty.
-    """
-    run, out = _opened(run), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out}: exists already. Give --out a new folder.")
-    model: Any = restore(run.model) if METHODS[run.config.method].saves == "adapter" else run.model
-    run.task.finish(model, run.tokenizer)
-    if out.exists():
-        out.rmdir()
-    with staged_folder(out) as staging:
-        model.save_pretrained(str(staging))
-        run.tokenizer.save_pretrained(str(staging))
 
 
 def _evaluation_sets(

@@ -1,13 +1,10 @@
-"""Compile the kernels for the present processor, once."""
+"""Find the kernels for the present processor: those of the wheel, or compiled once."""
 
 import atexit
 import hashlib
 import logging
 import os
-import re
-import shutil
 import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -15,10 +12,9 @@ from pathlib import Path
 import torch
 
 from qvtune.cache import cached_file
-from qvtune.processor import InstructionSet, instruction_set
+from qvtune.fast.cpu.native.compiler import FLAGS, SHIPPED, SOURCES, VARIANTS, compile_kernels, find_gcc
+from qvtune.processor import InstructionSet, instruction_set, linux_flags
 
-SOURCES = Path(__file__).parent
-FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-fPIC")
 # GCC's names for the processors with these instructions.
 PROCESSORS: dict[InstructionSet, str] = {
     "native": "native",
@@ -28,19 +24,23 @@ PROCESSORS: dict[InstructionSet, str] = {
 }
 
 
-def compiled_kernels() -> Path | None:
-    """Return the shared library with the kernels, compiled if it is not in the cache.
+def find_kernels() -> Path | None:
+    """Return the shared library with the kernels: that of the wheel, or else compiled if it is not in the cache.
 
-    This needs Linux and GCC, since torch uses GCC's OpenMP there: threads of another OpenMP would compete with torch's
-    for the processors. Returns None if GCC is missing or fails; a failure gives a warning.
+    This needs Linux, and a wheel with kernels or GCC, since torch uses GCC's OpenMP there: threads of another OpenMP
+    would compete with torch's for the processors. Returns None if there is neither, or GCC fails, which gives a
+    warning.
 
     Raises:
         ConfigError: if QVTUNE_ISA names instructions that this processor does not have.
     """
+    instructions = instruction_set()
+    if (shipped := shipped_kernels(instructions)) is not None:
+        return shipped
     compiler = find_compiler()
     if compiler is None:
         return None
-    architecture = _architecture()
+    architecture = f"-march={PROCESSORS[instructions]}"
     try:
         make = partial(_compile, compiler, architecture)
         library = cached_file("kernels", _key(compiler, architecture), ".so", make)
@@ -51,13 +51,25 @@ def compiled_kernels() -> Path | None:
         return None
 
 
-def find_compiler() -> str | None:
-    """Return GCC's C++ compiler: the one in CXX if that is GCC's, or g++."""
-    if not sys.platform.startswith("linux") or not torch.backends.openmp.is_available():
+def shipped_kernels(instructions: InstructionSet) -> Path | None:
+    """Return the best of the wheel's kernels that this processor can run, if the wheel has any.
+
+    Args:
+        instructions: "native" for all that the processor has; of another set there may be one library.
+    """
+    if not torch.backends.openmp.is_available():
         return None
-    named = os.environ.get("CXX", "")
-    is_gcc = re.search(r"(^|-)g\+\+", Path(named).name) is not None
-    return (shutil.which(named) if is_gcc else None) or shutil.which("g++")
+    names = list(VARIANTS) if instructions == "native" else [instructions]
+    for name in names:
+        path = SHIPPED / f"{name}.so"
+        if path.is_file() and VARIANTS[name].needs <= linux_flags():
+            return path
+    return None
+
+
+def find_compiler() -> str | None:
+    """Return GCC's C++ compiler, if torch uses an OpenMP that its code can share."""
+    return find_gcc() if torch.backends.openmp.is_available() else None
 
 
 def _folder_of_this_process() -> Path:
@@ -66,14 +78,10 @@ def _folder_of_this_process() -> Path:
     return Path(folder.name)
 
 
-def _architecture() -> str:
-    return f"-march={PROCESSORS[instruction_set()]}"
-
-
 def _key(compiler: str, architecture: str) -> str:
     """Return a name for the sources, the compiler, the flags and the processor, also for "native"."""
     digest = hashlib.sha256(" ".join((*FLAGS, architecture)).encode())
-    for source in sorted((*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp"))):
+    for source in sorted((*SOURCES.glob("*.h"), *SOURCES.glob("*.cpp"), SOURCES / "compiler.py")):
         digest.update(source.read_bytes())
     macros = subprocess.run(
         [compiler, architecture, "-dM", "-E", "-x", "c++", os.devnull], capture_output=True, text=True, check=True
@@ -83,13 +91,4 @@ def _key(compiler: str, architecture: str) -> str:
 
 
 def _compile(compiler: str, architecture: str, folder: Path) -> Path:
-    objects, library = folder / "kernels.o", folder / "kernels.so"
-    # Wheels of torch contain their own OpenMP, in some versions under a special name.
-    brought = sorted(str(path) for path in (Path(torch.__file__).parent / "lib").glob("libgomp*"))
-    link = [*(brought or ["-lgomp"]), "-lm"]
-    for command in (
-        [compiler, *FLAGS, architecture, "-c", str(SOURCES / "kernels.cpp"), "-o", str(objects)],
-        [compiler, "-shared", str(objects), *link, "-o", str(library)],
-    ):
-        subprocess.run(command, capture_output=True, text=True, check=True)
-    return library
+    return compile_kernels(compiler, (*FLAGS, architecture), folder / "kernels.so")

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from qvtune.amounts import format_bytes
 from qvtune.errors import OutOfMemoryError
-from qvtune.fast.cpu.native.build import compiled_kernels
+from qvtune.fast.cpu.native.build import find_kernels
 
 # Suffixes of the kernels' names by the type of their tensors.
 SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -81,9 +82,10 @@ def has_tiles() -> bool:
 @cache
 def load_kernels() -> dict[str, Callable[..., Any]] | None:
     """Return the compiled kernels by name, or None if they are not available."""
-    path = compiled_kernels()
+    path = find_kernels()
     if path is None:
         return None
+    _share_openmp()
     library = ctypes.CDLL(str(path))
     signatures = {f"{name}_{suffix}": types for name, types in _SIGNATURES.items() for suffix in SUFFIXES.values()}
     signatures |= {f"{name}_{SUFFIXES[torch.bfloat16]}": types for name, types in _BF16_SIGNATURES.items()}
@@ -94,3 +96,9 @@ def load_kernels() -> dict[str, Callable[..., Any]] | None:
         kernels[name].restype = ctypes.c_int64 if name in signatures else None
     kernels["may_use_tiles"].restype = ctypes.c_int32
     return kernels
+
+
+def _share_openmp() -> None:
+    """Let the kernels use the OpenMP of torch: wheels of torch contain one, in some versions under a special name."""
+    brought = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*"))
+    ctypes.CDLL(str(brought[0]) if brought else "libgomp.so.1", mode=ctypes.RTLD_GLOBAL)
