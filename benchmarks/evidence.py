@@ -71,7 +71,9 @@ def train(glue_dir: Path, store: Path, only: Sequence[str], execution: Execution
         put_rows(pd.concat(curve(outcome) for outcome in outcomes), out / "curves.csv")
     if "heatmap" in only:
         rates = {"lr": RATES, "value_lr": RATES, "seed": SEEDS}
-        write_csv(sweep(options | HEATMAP, rates, out=store / "heatmap", execution=execution), out / "heatmap.csv")
+        write_csv(
+            sweep(options | HEATMAP, rates, out=store / "heatmap", execution=execution).table, out / "heatmap.csv"
+        )
 
 
 def curve(outcome: Outcome) -> pd.DataFrame:

@@ -52,7 +52,7 @@ def train(glue_dir: Path, store: Path, tasks: list[str], execution: Execution, o
     for task in tasks:
         options = SHARED | TASKS[task] | {"task": task, "glue_dir": str(glue_dir)}
         grid = {"lr": GRIDS[task], "value_lr": GRIDS[task], "seed": SEEDS}
-        table = sweep(options, grid, out=store / task / GRID, execution=execution)
+        table = sweep(options, grid, out=store / task / GRID, execution=execution).table
         frames.append(asked(table, GRIDS[task], GRIDS[task]).assign(kind=GRID, task=task))
         suggestion = suggest(options, budget=BUDGET, out=store / task / "search")
         found[task] = suggestion.to_dict()
@@ -62,7 +62,7 @@ def train(glue_dir: Path, store: Path, tasks: list[str], execution: Execution, o
         value_lr = suggestion.lr * suggestion.lr_ratio
         for kind, lr, value in ((SUGGESTED, suggestion.lr, value_lr), (DEFAULT, DEFAULT_LR, DEFAULT_LR)):
             runs = [{"lr": lr, "value_lr": value, "seed": seed} for seed in SEEDS]
-            table = sweep(options, runs, out=store / task / kind, execution=execution)
+            table = sweep(options, runs, out=store / task / kind, execution=execution).table
             frames.append(asked(table, [lr], [value]).assign(kind=kind, task=task))
     columns = ["task", "kind", "lr", "value_lr", "seed", "status", "metric", "metric_name", "steps", "seconds"]
     put_tasks(pd.concat(frames)[columns], found, out)

@@ -1,5 +1,6 @@
 """Progress: a bar on a terminal, or else a line from time to time."""
 
+import importlib.util
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -48,7 +49,7 @@ class Meter:
         self._started = self._printed = time.monotonic()
         self._warm: tuple[float, float] | None = None  # time and count of the first progress
         self._bar: Progress | None = None
-        if has_bar and console.is_terminal:
+        if has_bar and (console.is_terminal or _has_widgets(console)):
             columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[notes]}"))
             self._bar = Progress(*columns, TimeRemainingColumn(), console=console)
             self._task = self._bar.add_task("", total=total, notes="")
@@ -87,6 +88,11 @@ class Meter:
         """Remove the progress bar, also after an error."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def _has_widgets(console: Console) -> bool:
+    """Whether a notebook can show a bar that moves."""
+    return console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
 
 
 def track(parts: Iterable[T], total: int, what: str, console: Console, *, size: int = 1, unit: str = "") -> Iterator[T]:

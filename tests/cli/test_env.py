@@ -33,4 +33,6 @@ def test_json_is_what_python_returns(capsys: pytest.CaptureFixture) -> None:
 def test_instructions_are_those_of_the_processor() -> None:
     found = qvtune.environment()["instructions"]
     assert ("avx2" in found) == (platform.system() == "Linux" and torch.cpu._is_avx2_supported())
-    assert ("avx512f" in found) == (platform.system() == "Linux" and torch.cpu.get_capabilities().get("avx512_f", False))
+    assert ("avx512f" in found) == (
+        platform.system() == "Linux" and torch.cpu.get_capabilities().get("avx512_f", False)
+    )

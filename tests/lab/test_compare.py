@@ -47,7 +47,7 @@ def results_of(store: Path) -> dict[tuple[str, int], dict]:
 
 
 def test_table_holds_what_the_run_folders_say(compared: Path) -> None:
-    table = pd.read_csv(compared / "table.csv").set_index("method")
+    table = pd.read_csv(compared / "table.csv").table.set_index("method")
     results = results_of(compared)
     assert list(table.index) == ["lora", "full:lr=1e-3"]
     for method in table.index:
@@ -110,7 +110,7 @@ def test_a_run_that_fails_is_counted_and_the_others_go_on(place: Path, tmp_path:
         seeds=1,
         options={"model": str(place / "bert"), "data": str(place / "reviews.csv"), "max_steps": 2},
         console=QUIET,
-    ).set_index("method")
+    ).table.set_index("method")
     assert list(summary["failed"]) == [0, 0, 1]
     assert list(summary["n"]) == [1, 1, 0]
     assert list(summary["task"].unique()) == ["reviews"]
@@ -133,7 +133,7 @@ def test_seeds_tasks_and_methods_can_be_added(place: Path, tmp_path: Path) -> No
     options = {"model": str(place / "bert"), "glue_dir": place / "glue", "max_steps": 2, "batch_size": 8}
 
     def again(methods: str, tasks: str, seeds: object) -> pd.DataFrame:
-        return compare(methods, out=tmp_path / "store", tasks=tasks, seeds=seeds, options=options, console=QUIET)
+        return compare(methods, out=tmp_path / "store", tasks=tasks, seeds=seeds, options=options, console=QUIET).table
 
     first = again("lora", "sst2", 1)
     assert len(first) == 1
@@ -152,7 +152,7 @@ def test_glue_named_as_data_keeps_its_name_and_a_file_gives_the_shared_options(p
     words = "compare --methods lora,full --data glue/rte --seeds 1 --baseline full --lr 2e-3"
     out = tmp_path / "store"
     assert main([*words.split(), "--config", str(tmp_path / "shared.yaml"), "--out", str(out)]) == 0
-    table = pd.read_csv(out / "table.csv").set_index("method")
+    table = pd.read_csv(out / "table.csv").table.set_index("method")
     assert list(table["task"]) == ["rte", "rte"]
     assert table.loc["full", "note"] == "the baseline"
     assert {outcome.folder.read_config().lr for outcome in Store(out).outcomes()} == {2e-3}

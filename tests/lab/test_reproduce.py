@@ -164,7 +164,7 @@ def test_before_training_is_measured_once(place: Path, reproduced: Path, monkeyp
 def test_rows_can_be_added_one_after_another(place: Path, tmp_path: Path) -> None:
     def again(rows: str) -> pd.DataFrame:
         options = {"model": str(place / "bert"), "glue_dir": str(place / "glue"), "max_steps": 1, "alpha": 16}
-        return reproduce("table2", out=tmp_path / "store", tasks="rte", rows=rows, options=options, console=QUIET)
+        return reproduce("table2", out=tmp_path / "store", tasks="rte", rows=rows, options=options, console=QUIET).table
 
     assert list(again("full qv lr_ratio=2")["row"]) == ["full qv lr_ratio=2"]
     assert list(again("before")["row"]) == ["before", "full qv lr_ratio=2"]

@@ -97,7 +97,7 @@ def test_a_comparison_of_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         options={"model": str(tmp_path / "bert"), "data": str(tmp_path / "reviews.csv"), "max_steps": 4}
         | {"batch_size": 8, "rank": 12},
     )  # which finds all runs
-    assert summary["mean"].tolist() == pytest.approx(table["mean"].tolist())
+    assert summary.table["mean"].tolist() == pytest.approx(table["mean"].tolist())
 
 
 def test_sets_or_methods(tmp_path: Path) -> None:

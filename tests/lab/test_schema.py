@@ -76,9 +76,7 @@ def test_the_forms_that_a_file_may_use(value: dict[str, Any], validator: Draft20
         ({"runs": [{"lrr": 1}]}, "'lrr' was unexpected"),
     ],
 )
-def test_what_a_run_refuses_is_not_valid(
-    value: dict[str, Any], expected: str, validator: Draft202012Validator
-) -> None:
+def test_what_a_run_refuses_is_not_valid(value: dict[str, Any], expected: str, validator: Draft202012Validator) -> None:
     (problem,) = problems(validator, value)
     assert expected in problem
 

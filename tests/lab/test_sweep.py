@@ -51,7 +51,7 @@ def done(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, p
     out = tmp_path_factory.mktemp("done") / "sweep"
     options = {"model": str(place / "bert"), "data": str(place / "reviews.csv"), "batch_size": 8, "epochs": 2}
     options |= {"head_lr": 1e-2, "precision": "fp32", "logging_steps": 2}
-    return out, sweep(options, AXES, out=out, console=QUIET)
+    return out, sweep(options, AXES, out=out, console=QUIET).table
 
 
 def losses(out: Path) -> dict[str, list[float]]:
@@ -95,14 +95,14 @@ config.LATER["novel"] = 3
 from qvtune.lab.sweep import sweep
 
 options, axes, out = json.loads(sys.argv[1])
-table = sweep(options, axes, out=out)
+table = sweep(options, axes, out=out).table
 print(json.dumps(table[["run", "status"]].to_dict("records")))
 """
 
 
 def test_a_store_goes_on_after_an_option_was_added(options: dict, tmp_path: Path) -> None:
     options = options | {"max_steps": 2}
-    before = sweep(options, {"lr": [1e-3]}, out=tmp_path, console=QUIET)
+    before = sweep(options, {"lr": [1e-3]}, out=tmp_path, console=QUIET).table
     trained = run_files(tmp_path)
 
     def later(options: dict, axes: dict) -> dict:
@@ -123,7 +123,7 @@ def test_a_store_goes_on_after_an_option_was_added(options: dict, tmp_path: Path
 def test_a_second_call_trains_nothing(done: tuple[Path, pd.DataFrame], options: dict) -> None:
     out, table = done
     before = run_files(out)
-    again = sweep(options, AXES, out=out, console=QUIET)
+    again = sweep(options, AXES, out=out, console=QUIET).table
     assert run_files(out) == before
     pd.testing.assert_frame_equal(again, table)
 
@@ -131,7 +131,7 @@ def test_a_second_call_trains_nothing(done: tuple[Path, pd.DataFrame], options: 
 def test_a_wider_grid_trains_the_new_runs_alone(options: dict, tmp_path: Path) -> None:
     sweep(options, {"lr": [1e-3]}, out=tmp_path, console=QUIET)
     before = run_files(tmp_path)
-    table = sweep(options, {"lr": [1e-3, 2e-3], "seed": [0, 1]}, out=tmp_path, console=QUIET)
+    table = sweep(options, {"lr": [1e-3, 2e-3], "seed": [0, 1]}, out=tmp_path, console=QUIET).table
     after = run_files(tmp_path)
     assert len(after) == 4
     assert before.items() <= after.items()
@@ -140,7 +140,7 @@ def test_a_wider_grid_trains_the_new_runs_alone(options: dict, tmp_path: Path) -
 
 def test_a_list_of_runs(options: dict, tmp_path: Path) -> None:
     runs = [{"lr": 1e-3, "roles": "v"}, {"lr": 2e-3, "roles": "qk"}]
-    table = sweep(options, runs, out=tmp_path, console=QUIET)
+    table = sweep(options, runs, out=tmp_path, console=QUIET).table
     assert list(table["roles"]) == ["v", "qk"]
     assert set(table["status"]) == {"finished"}
 
@@ -161,7 +161,7 @@ def test_nothing_is_written_for_data_that_cannot_be_read(options: dict, tmp_path
 def test_failed_and_diverged_runs_are_results(options: dict, tmp_path: Path) -> None:
     # Layer 7 does not exist; the rate of 1e30 makes the loss infinite.
     axes = [{"lr": 1e-3, "layers": "7"}, {"lr": 1e30, "layers": "0"}, {"lr": 1e-3, "layers": "0"}]
-    table = sweep(options, axes, out=tmp_path, console=QUIET)
+    table = sweep(options, axes, out=tmp_path, console=QUIET).table
     assert list(table["status"]) == ["failed", "diverged", "finished"]
     assert "7" in table["reason"][0]
     assert "no longer finite" in table["reason"][1]
@@ -184,7 +184,7 @@ def test_checkpoints_of_finished_runs_are_dropped_and_results_kept(done: tuple[P
 
 
 def test_workers_give_the_same_numbers(done: tuple[Path, pd.DataFrame], options: dict, tmp_path: Path) -> None:
-    table = sweep(options, AXES, out=tmp_path, execution=execution(workers=2), console=QUIET)
+    table = sweep(options, AXES, out=tmp_path, execution=execution(workers=2), console=QUIET).table
     pd.testing.assert_frame_equal(numbers(table), numbers(done[1]))
     assert losses(tmp_path) == losses(done[0])
     peaks = table["peak_memory_bytes"]
@@ -194,7 +194,7 @@ def test_workers_give_the_same_numbers(done: tuple[Path, pd.DataFrame], options:
 @pytest.mark.slow
 def test_ray_gives_the_same_numbers(done: tuple[Path, pd.DataFrame], options: dict, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    table = sweep(options, AXES, out=tmp_path, execution=execution(executor="ray", workers=2), console=QUIET)
+    table = sweep(options, AXES, out=tmp_path, execution=execution(executor="ray", workers=2), console=QUIET).table
     pd.testing.assert_frame_equal(numbers(table), numbers(done[1]))
     assert losses(tmp_path) == losses(done[0])
 
@@ -204,7 +204,7 @@ def test_submitit_gives_the_same_numbers(done: tuple[Path, pd.DataFrame], option
     """By submitit's own stand-in for a cluster, which starts the jobs as processes here."""
     pytest.importorskip("submitit")
     plan = execution(executor="slurm", slurm=["cluster=local"])
-    table = sweep(options, {"lr": [1e-3], "lr_ratio": [1, 4]}, out=tmp_path, execution=plan, console=QUIET)
+    table = sweep(options, {"lr": [1e-3], "lr_ratio": [1, 4]}, out=tmp_path, execution=plan, console=QUIET).table
     pd.testing.assert_frame_equal(numbers(table), numbers(done[1]).head(2))
 
 
@@ -240,7 +240,7 @@ def test_a_killed_worker_costs_its_own_run(options: dict, tmp_path: Path, capsys
     assert status.pop(killed[0]) == "pending"
     assert list(status.values()) == ["finished"]
     before = run_files(tmp_path)
-    again = sweep(slow, axes, out=tmp_path, execution=execution(workers=2), console=QUIET)
+    again = sweep(slow, axes, out=tmp_path, execution=execution(workers=2), console=QUIET).table
     assert set(again["status"]) == {"finished"}
     assert before.items() <= run_files(tmp_path).items()
 
@@ -307,7 +307,7 @@ def test_halving_gives_hopeless_runs_up(options: dict, tmp_path: Path) -> None:
     runs = [{"lr": lr, "head_lr": lr} for lr in (1e-2, 1e-9, 1e-10, 1e-11)]
     learning = {name: value for name, value in options.items() if name != "head_lr"}
     learning |= {"epochs": 8, "head_start": "random", "data": str(write_reviews(tmp_path.parent / "more.csv", 240))}
-    table = sweep(learning, runs, out=tmp_path, execution=execution(halving=True), console=QUIET)
+    table = sweep(learning, runs, out=tmp_path, execution=execution(halving=True), console=QUIET).table
     assert table["status"][0] == "finished"
     stopped = table[table["status"] == "stopped"]
     assert len(stopped) >= 2

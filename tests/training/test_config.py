@@ -106,7 +106,9 @@ def test_every_option_has_help_text() -> None:
 def test_unknown_keys_name_file_and_nearest(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("modle: m\nepoch: 3\n")
-    with pytest.raises(ConfigError, match=r"(?s)run.yaml, line 1: unknown option 'modle'.*'model'.*line 2: .*'epoch'.*'epochs'"):
+    with pytest.raises(
+        ConfigError, match=r"(?s)run.yaml, line 1: unknown option 'modle'.*'model'.*line 2: .*'epoch'.*'epochs'"
+    ):
         read_config(path)
 
 

@@ -66,8 +66,8 @@ def execute(args: argparse.Namespace) -> None:
     if args.dry_run:
         show_estimate(store, cells, execution)
         return
-    table = sweep(options, axes, out=out, execution=execution)
-    show_results(store, table)
+    results = sweep(options, axes, out=out, execution=execution)
+    show_results(store, results.table)
     check_ended(store, cells)
 
 

@@ -24,6 +24,7 @@ from qvtune.lab.choices import (
 )
 from qvtune.lab.execution import DEFAULT_EXECUTION, Execution
 from qvtune.lab.formats import write_tables
+from qvtune.lab.results import Results
 from qvtune.lab.roles_sets import RolesSets, best_of_sets
 from qvtune.lab.roles_sets import roles_sets as roles_sets_of
 from qvtune.lab.store import COMPARISON, Store
@@ -59,7 +60,7 @@ def compare(
     axes: Axes | None = None,
     execution: Execution | None = None,
     console: Console | None = None,
-) -> pd.DataFrame:
+) -> Results:
     """Train every method on every task with every seed, write the tables, and return the summary.
 
     Runs that the folder already holds are not trained again, so more methods, tasks or seeds cost only the new runs. A
@@ -81,7 +82,7 @@ def compare(
         console: where progress goes; standard error when None.
 
     Returns:
-        The table that `qvtune.lab.summary.summarize` returns, a row per method and task.
+        The summary: its table is that of `qvtune.lab.summary.summarize`, a row per method and task.
 
     Raises:
         ConfigError: for methods, tasks, seeds or options that make no sense, before anything is trained.
@@ -100,7 +101,8 @@ def compare(
         equal_parameters=equal_parameters,
         axes=axes,
     )
-    return run_comparison(comparison, Store(Path(out)), execution or DEFAULT_EXECUTION, console)
+    store = Store(Path(out))
+    return Results(run_comparison(comparison, store, execution or DEFAULT_EXECUTION, console), store.path)
 
 
 def plan_comparison(

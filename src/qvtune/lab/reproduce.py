@@ -26,6 +26,7 @@ from qvtune.lab.presets import (
     published_numbers,
     row_name,
 )
+from qvtune.lab.results import Results
 from qvtune.lab.store import REPRODUCTION, Store
 from qvtune.lab.summary import AVERAGE, summarize
 from qvtune.lab.sweep import train_cells, write_results
@@ -70,7 +71,7 @@ def reproduce(
     options: Mapping[str, Any] | None = None,
     execution: Execution | None = None,
     console: Console | None = None,
-) -> pd.DataFrame:
+) -> Results:
     """Run an experiment of the paper, write `table.csv` and `table.md`, and return the table.
 
     Args:
@@ -96,7 +97,8 @@ def reproduce(
         Interrupted: after SIGINT or SIGTERM, when the running work has been saved.
     """
     plan = plan_reproduction(experiment, out=out, family=family, tasks=tasks, rows=rows, seeds=seeds, options=options)
-    return run_reproduction(plan, Store(Path(out)), execution or DEFAULT_EXECUTION, console)
+    store = Store(Path(out))
+    return Results(run_reproduction(plan, store, execution or DEFAULT_EXECUTION, console), store.path)
 
 
 def plan_reproduction(

@@ -17,6 +17,7 @@ from qvtune.lab.execution import DEFAULT_EXECUTION, Execution
 from qvtune.lab.executors import EXECUTORS, POLL_SECONDS, threads_of
 from qvtune.lab.meter import RunsProgress
 from qvtune.lab.outcome import FINISHED, PENDING, Outcome, read_outcome, results_table
+from qvtune.lab.results import Results
 from qvtune.lab.store import SWEEP, Store
 from qvtune.lab.work import BUSY, LOST, make_job
 
@@ -28,8 +29,8 @@ def sweep(
     out: str | Path,
     execution: Execution | None = None,
     console: Console | None = None,
-) -> pd.DataFrame:
-    """Train every combination of the axes' values, and return a row per run of the store.
+) -> Results:
+    """Train every combination of the axes' values, and return the results of the store, a row for every run.
 
     Runs that the store already holds are not trained again. So an interrupted sweep goes on, and a sweep with more
     values trains only the new runs. `results.csv` in the store has the same rows.
@@ -51,7 +52,7 @@ def sweep(
     store = Store(Path(out))
     cells = sweep_cells(store, options, axes)
     train_cells(store, SWEEP, cells, given_options(options, cells), {}, execution or DEFAULT_EXECUTION, console)
-    return write_results(store)
+    return Results(write_results(store), store.path)
 
 
 def sweep_cells(

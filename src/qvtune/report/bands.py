@@ -7,7 +7,7 @@ from qvtune.amounts import count
 from qvtune.lab.outcome import Outcome
 from qvtune.report.chart import Chart, Series
 from qvtune.report.labels import ALL_RUNS, SEED, describe, finished, grouped, mean_sd, varied
-from qvtune.report.records import read_records
+from qvtune.training.records import read_records
 
 # More lines than this cannot be distinguished.
 MOST_SERIES = 8

@@ -21,7 +21,7 @@ from qvtune.report.labels import (
     value_ratio,
     varied,
 )
-from qvtune.report.records import read_records
+from qvtune.training.records import read_records
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from qvtune.report.class_parts import class_parts, mistakes_table
 from qvtune.report.curves import run_charts
 from qvtune.report.document import Details, Entry, Page, Pictures, Table
 from qvtune.report.lines import draw_chart
-from qvtune.report.records import read_mistakes, read_records
 from qvtune.training.balance import list_warnings
 from qvtune.training.folder import RunFolder
+from qvtune.training.records import read_mistakes, read_records
 
 
 def read_run(folder: RunFolder, name: str) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def run_page(folder: RunFolder) -> Page:
             text = "Over the steps of training. " + " ".join(chart.caption for chart in charts)
             parts.append(Pictures("Curves", [draw_chart(chart) for chart in charts], text.strip(), "curves"))
         parts += mistakes_table(read_mistakes(folder)) if result else []
-        parts += [_trained(plan)] if plan else []
+        parts += [trained_table(plan)] if plan else []
         parts += [_cost(result)] if result else []
         parts += [_made_with(environment)] if environment else []
         sentences = [_checkpoint(result) if result else _unfinished(records)]
@@ -73,7 +73,8 @@ def _value(value: float | None) -> Entry:
     return Entry("" if value is None else f"{value:.4f}", value)
 
 
-def _trained(plan: dict[str, Any]) -> Table:
+def trained_table(plan: dict[str, Any]) -> Table:
+    """Return the parameters and the rate of every role, from a plan as a dictionary."""
     counts = plan["parameters_by_role"] | ({"head": plan["parameters_head"]} if plan["parameters_head"] else {})
     rates = plan["learning_rates"]
     rows = [

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+
+from qvtune.notebook import ShownInNotebooks
 from qvtune.search.ranges import RangeTest
 from qvtune.search.trials import Trial
 
@@ -25,8 +28,8 @@ class Confidence:
 
 
 @dataclass(frozen=True)
-class Suggestion:
-    """Learning rates for a model, data and a method.
+class Suggestion(ShownInNotebooks):
+    """Learning rates for a model, data and a method. A notebook shows the page of the search.
 
     Attributes:
         lr: η_QK; the rate of the value if no other role trains, the head's if no role does.
@@ -55,6 +58,12 @@ class Suggestion:
     ranges: tuple[RangeTest, ...] = field(repr=False)
     trials: tuple[Trial, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for every trial, in order: its rates, `steps`, `loss`, `again` and `diverged`."""
+        found = [trial.to_dict() for trial in self.trials]
+        return pd.DataFrame([trial.pop("rates") | trial for trial in found])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and dictionaries that JSON can hold."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from qvtune.errors import ConfigError, DataError, ModelError, RunError
 from qvtune.fast.fast_path import make_fast
 from qvtune.files import file_digest, write_text
 from qvtune.methods.table import METHODS
+from qvtune.notebook import ShownInNotebooks
 from qvtune.roles.unwrap import unwrap
 from qvtune.tasks.examples import TextData
 from qvtune.tasks.files import changed_file, file_digests
@@ -37,6 +39,7 @@ from qvtune.training.folder import RunFolder
 from qvtune.training.model import ModelSource, find_model, load_config, load_model, load_tokenizer, text_length
 from qvtune.training.predictions import format_predictions
 from qvtune.training.readable import check_ends
+from qvtune.training.records import read_records
 from qvtune.training.verdict import Predictions, judge_run
 from qvtune.training.writing import shown_as, written_metrics
 
@@ -44,8 +47,8 @@ FORMATS = (".jsonl", ".csv")
 
 
 @dataclass(frozen=True)
-class TrainedRun:
-    """A finished run. Its tokenizer and model are loaded when they are first needed.
+class TrainedRun(ShownInNotebooks):
+    """A finished run. Its tokenizer and model are loaded when they are first needed. A notebook shows its page.
 
     All other checks of a request come first, since loading a model takes long.
     """
@@ -61,6 +64,11 @@ class TrainedRun:
     def result(self) -> dict[str, Any]:
         """The result of the run, from `result.json`: `metrics`, `warnings`, `seconds` and others."""
         return self.folder.read_result()
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """What the run logged: a row for every entry of `metrics.jsonl`, a column for every number."""
+        return pd.DataFrame(read_records(self.folder))
 
     @cached_property
     def model_config(self) -> Any:

@@ -4,6 +4,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pandas as pd
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -12,6 +13,7 @@ from qvtune.errors import ModelError
 from qvtune.groups import check_trains
 from qvtune.methods.method import Adaptation, Batches
 from qvtune.methods.table import METHODS
+from qvtune.notebook import ShownInNotebooks
 from qvtune.rates import parse_rates
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.declare import declare_attention, read_declaration
@@ -32,8 +34,8 @@ ADAM_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a run trains and what a step costs.
+class Plan(ShownInNotebooks):
+    """What a run trains and what a step costs. A notebook shows it as tables.
 
     `attention_layers` and `feed_forward_layers` count those that `layers` names, whether they train or not.
     `parameters_by_role` counts trainable ones; `memory_bytes` is an estimate by part, `step_operations` floating
@@ -59,6 +61,13 @@ class Plan:
     step_operations: int
     adapter_bytes: int
     attention: AttentionMap
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for every role that trains, and the head: `role`, `parameters` and `learning_rate`."""
+        counts = self.parameters_by_role | ({"head": self.parameters_head} if self.parameters_head else {})
+        rows = [(role, count, self.learning_rates.get(role)) for role, count in counts.items()]
+        return pd.DataFrame(rows, columns=["role", "parameters", "learning_rate"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and dictionaries that JSON can hold."""
