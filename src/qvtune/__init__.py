@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from qvtune.training.inference import evaluate_run as evaluate
     from qvtune.training.inference import predict_file as predict
     from qvtune.training.merging import merge_run as merge
+    from qvtune.training.sharing import push_to_hub
     from qvtune.training.trainer import Trainer, TrainingArguments
 
     __version__: str
@@ -91,6 +92,7 @@ _HOMES = {
     "param_groups": "qvtune.groups",
     "plan": "qvtune.calls",
     "predict": "qvtune.training.inference:predict_file",
+    "push_to_hub": "qvtune.training.sharing",
     "register_method": "qvtune.methods.table:register",
     "register_task": "qvtune.tasks.table:register",
     "reproduce": "qvtune.lab.reproduce",
@@ -149,6 +151,7 @@ __all__ = [
     "param_groups",
     "plan",
     "predict",
+    "push_to_hub",
     "register_method",
     "register_task",
     "reproduce",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.cli.evaluate import add_run_options, check_paths
+from qvtune.cli.push import add_push_options, check_push_options, push
 
 
 def add_command(commands: Any) -> None:
@@ -23,12 +24,14 @@ def add_command(commands: Any) -> None:
         metavar="TYPE",
         help="Type of the weights: float32, bfloat16 or float16; that of the base model's files when left out.",
     )
+    add_push_options(parser)
     parser.set_defaults(execute=execute)
 
 
 def execute(args: argparse.Namespace) -> None:
     """Merge and say where the checkpoint is."""
     check_paths(args)
+    check_push_options(args)
     from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
@@ -37,3 +40,4 @@ def execute(args: argparse.Namespace) -> None:
 
     merge_run(load_run(args.run, model=args.model, device="cpu"), args.out, dtype=args.dtype)
     print(f"Wrote the merged model to {args.out}")
+    push(args, args.out)

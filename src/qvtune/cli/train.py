@@ -6,6 +6,7 @@ from typing import Any
 
 from qvtune.cli.auto import find_auto
 from qvtune.cli.parser import add_options, add_words, given, given_words
+from qvtune.cli.push import add_push_options, check_push_options, push
 from qvtune.errors import ConfigError
 from qvtune.training.config import TrainConfig, make_config
 
@@ -29,6 +30,7 @@ def add_command(commands: Any) -> None:
         metavar="STEPS_OR_PERCENT",
         help="What the search for rates that are auto may spend: steps, or a part of the run, as in 25%%.",
     )
+    add_push_options(parser)
     parser.set_defaults(execute=execute)
 
 
@@ -36,12 +38,20 @@ def execute(args: argparse.Namespace) -> None:
     """Train and print the result."""
     config = _config(args)
     _check_paths(config)
+    check_push_options(args)
+    if args.push_to_hub is not None:
+        from qvtune.training.sharing import check_base
+
+        check_base(config)
     from qvtune.training.quiet import quiet_libraries
 
     quiet_libraries()
     from qvtune.cli.output import train_and_show
+    from qvtune.training.environment import is_main_process
 
     train_and_show(config)
+    if is_main_process():
+        push(args, config.out)
 
 
 def _check_paths(config: TrainConfig) -> None:

@@ -7,8 +7,9 @@ import torch
 
 from qvtune.adaptation import restore
 from qvtune.errors import ConfigError, RunError
-from qvtune.files import staged_folder
+from qvtune.files import staged_folder, write_text
 from qvtune.methods.table import METHODS
+from qvtune.training.card import model_card
 from qvtune.training.inference import TrainedRun, opened_run
 
 # The types of weights, by the names that transformers gives them and by those of `--precision`.
@@ -48,6 +49,8 @@ def merge_run(run: TrainedRun | str | Path, out: str | Path, *, dtype: str | tor
     with staged_folder(out) as staging:
         model.save_pretrained(str(staging))
         run.tokenizer.save_pretrained(str(staging))
+        rates = run.folder.read_plan()["learning_rates"]
+        write_text(staging / "README.md", model_card(run.config, run.task, rates, run.result["metrics"]))
 
 
 def _dtype(value: str | torch.dtype) -> torch.dtype:

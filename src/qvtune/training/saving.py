@@ -23,7 +23,7 @@ from qvtune.training.prepare import Prepared
 def save_trained(
     model: nn.Module, task: Task, tokenizer: PreTrainedTokenizerBase, folder: RunFolder, card: str
 ) -> Path:
-    """Save the adapter with `card` as its README, or the whole model of a full training, and return the folder.
+    """Save the adapter, or the whole model of a full training, with `card` as its README, and return the folder.
 
     The whole model is restored to its original shape first, and is no longer adapted afterwards.
     """
@@ -42,6 +42,7 @@ def save_trained(
             task.finish(whole, tokenizer)
             whole.save_pretrained(str(staging))
             write_json(staging / ADAPTATION_FILE, adaptation.to_dict())
+            write_text(staging / "README.md", card)
         tokenizer.save_pretrained(str(staging))
     return target
 
