@@ -21,7 +21,14 @@ def test_it_names_every_command_and_option(shell: str, capsys: pytest.CaptureFix
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")
 @pytest.mark.parametrize(
     ("typed", "expected"),
-    [("qvtune tr", "train"), ("qvtune train --lr-r", "--lr-ratio"), ("qvtune train --schedule co", "cosine")],
+    [
+        ("qvtune tr", "train"),
+        ("qvtune theory b", "bound"),
+        ("qvtune train --lr-r", "--lr-ratio"),
+        ("qvtune train --schedule co", "cosine"),
+        ("qvtune sweep --method do", "dora"),
+        ("qvtune train --data rev", "reviews.csv"),
+    ],
 )
 def test_bash_completes(typed: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["completion", "bash"]) == 0
@@ -33,7 +40,8 @@ def test_bash_completes(typed: str, expected: str, tmp_path: Path, capsys: pytes
         f"COMP_POINT={len(typed)}; _shtab_qvtune qvtune {words[-1]} {words[-2]}; "
         'printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=False)
+    (tmp_path / "reviews.csv").touch()
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert expected in done.stdout.split(), done.stderr
 
 

@@ -108,7 +108,7 @@ def _upload(folder: Path, name: str, private: bool) -> str:
 
     api = HfApi(library_name="qvtune")
     try:
-        url: Any = api.create_repo(name, private=private, exist_ok=True)
+        url: Any = api.create_repo(name, private=private or None, exist_ok=True)
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, commit_message="Upload by qvtune")
     except QVTuneError:
         raise
