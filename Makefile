@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-narrow bench gpu lint format install clean
+.PHONY: demo test test-narrow check-wheel wheel bench gpu lint format install clean
 
 demo: install
 	$(BIN)/qvtune demo --out runs/demo
@@ -19,6 +19,14 @@ test: install lint
 ISA ?= avx2
 test-narrow: install lint
 	QVTUNE_ISA=$(ISA) $(PYTEST)
+
+# The sdist and the wheel, built, installed into a fresh environment without a compiler, and tested there.
+check-wheel: install
+	$(BIN)/python tools/check_wheel.py
+
+# What a release publishes, in build/dist/.
+wheel: install
+	$(BIN)/python tools/check_wheel.py --build-alone
 
 # Half an hour and more, on a machine that does nothing else. GLUE=DIR says where GLUE is.
 GLUE ?= glue
@@ -50,4 +58,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
