@@ -205,8 +205,7 @@ def page(found: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> st
         "answers right, by seed |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for way in ("before", *WAYS):
-        runs = found[way]
+    for way, runs in found.items():
         losses = [curve(runs, slice(FIRST)), curve(runs, slice(-LAST, None))] if way in WAYS else ["", ""]
         held = ", ".join(f"{run['held_out_loss']:.4f}" for run in runs)
         right = ", ".join(f"{run['answer_accuracy']:.1%}" for run in runs if "answer_accuracy" in run)
@@ -214,9 +213,10 @@ def page(found: dict[str, list[dict[str, Any]]], args: argparse.Namespace) -> st
     lines += ["", "| | seconds of the median step | peak memory, MiB |", "| --- | --- | --- |"]
     lines += [
         f"| {way} | {mean_of(found[way], 'step_seconds'):.2f} | {mean_of(found[way], 'peak_mib'):,.0f} |"
-        for way in WAYS
+        for way in found
+        if way in WAYS
     ]
-    lines += [ratio(found, rival) for rival in (TRL, SAME)]
+    lines += [ratio(found, rival) for rival in (TRL, SAME) if rival in found]
     pairs = list(zip(found[SAME][0]["losses"], found[OWN][0]["losses"], strict=True))
     apart = [abs(rival - own) for rival, own in pairs]
     lines += [
@@ -242,16 +242,17 @@ def main() -> None:
     parser.add_argument("--pattern", default=None, help="as --answer-pattern of train")
     parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--same-alone", action="store_true", help="leave out TRL with an order of its own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--measure", default=None)
     args = parser.parse_args()
     if args.measure is not None:
         print(json.dumps(measure(args)))
         return
-    words = sys.argv[1:]
-    found: dict[str, list[dict[str, Any]]] = {"before": [run_apart("before", 0, words)], **{way: [] for way in WAYS}}
+    words, ways = sys.argv[1:], WAYS[1:] if args.same_alone else WAYS
+    found: dict[str, list[dict[str, Any]]] = {"before": [run_apart("before", 0, words)], **{way: [] for way in ways}}
     for seed in map(int, args.seeds.split(",")):
-        for way in WAYS:
+        for way in ways:
             if way == SAME and found[SAME]:
                 continue
             found[way].append(run_apart(way, seed, words))

@@ -116,8 +116,8 @@ def main() -> None:
             f"LoRA of rank {RANK} on qv and its equals in parameters; alpha moves with the rank, λ has its default. "
             f"Rates tried by seed {seeds[0]}: {', '.join(f'{rate:g}' for rate in RATES)}. GLUE: "
             f"{GLUE['max_train_samples']:,} texts at most, {GLUE['epochs']} epochs, the development set. "
-            f"ARC-Easy: {ARC['max_steps']} steps of {ARC['batch_size']} questions, and the mean log-likelihood of the answers' tokens in nats, on "
-            f"{ARC['max_eval_samples']} test questions.",
+            f"ARC-Easy: {ARC['max_steps']} steps of {ARC['batch_size']} questions, and "
+            f"the mean log-likelihood of the answers' tokens in nats, on {ARC['max_eval_samples']} test questions.",
             "PEFT's own benchmark says, for Llama-3.2-3B on MetaMathQA, tested on GSM8K, at one rate for all and with "
             "one seed:",
             f"| what | accuracy |\n| --- | --- |\n{published}",

@@ -215,6 +215,7 @@ class Loop:
             self.accelerator.native_amp, evaluation = False, None  # no step comes after this
             widen(self.model)
         evaluation = evaluation or self.evaluate(self.model, step)
+        self.log.conclude(evaluation.metrics)
         samples = (self.progress.epoch - self.first_epoch) * len(self.prepared.train)
         speed = samples / own_seconds if samples and own_seconds > 0 else None
         return Fitted(self.progress, self.selection, self.best_step, evaluation, seconds, speed)

@@ -13,9 +13,8 @@ from qvtune.training.callbacks import Progress
 from qvtune.training.config import TrainConfig
 from qvtune.training.evaluate import Evaluation
 from qvtune.training.folder import RunFolder
+from qvtune.training.trackers import Trackers
 from qvtune.training.verdict import Predictions, early_warning
-
-PROJECT = "qvtune"
 
 
 class RunLog:
@@ -39,6 +38,7 @@ class RunLog:
     ) -> None:
         self.folder, self.progress, self.config = folder, progress, config
         self.console, self.accelerator = console, accelerator
+        self.trackers = Trackers(accelerator, config)
         self._started = time.perf_counter()
         self._before = 0.0
 
@@ -52,16 +52,15 @@ class RunLog:
         if self.accelerator.is_main_process:
             lines = (json.dumps(record) + "\n" for record in self.progress.records)
             write_text(self.folder.metrics, "".join(lines))
-        if self.config.report_to:
-            self.accelerator.init_trackers(PROJECT)
-            for tracker in self.accelerator.trackers:
-                if tracker.name != "tensorboard":  # it would open a second event file
-                    tracker.store_init_configuration(self.config.model_dump(mode="json"))
+        self.trackers.begin()
+
+    def conclude(self, metrics: dict[str, float]) -> None:
+        """Give the trackers the metrics of the weights that the run keeps."""
+        self.trackers.conclude(metrics, self.progress.step)
 
     def end(self) -> None:
         """Close the trackers."""
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
+        self.trackers.end()
 
     @property
     def seconds(self) -> float:
@@ -96,8 +95,7 @@ class RunLog:
                 self.console.out(text, highlight=False)
             with writing(self.folder.metrics), open(self.folder.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
-        if self.accelerator.trackers:
-            self.accelerator.log({_tracked(name): value for name, value in values.items()}, step=progress.step)
+        self.trackers.log(values, progress.step)
         return record
 
     def _warnings(self, evaluation: Evaluation | None) -> dict[str, str]:
@@ -110,8 +108,3 @@ class RunLog:
             where = f"the validation set at step {self.progress.step:,}"
             return early_warning(Predictions(evaluation.task, *evaluation.reported, where), self.config, records, told)
         return side_warnings(records, self.config, self.progress.steps, told)
-
-
-def _tracked(name: str) -> str:
-    """Return a value's name in the form by which trackers group values."""
-    return f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
