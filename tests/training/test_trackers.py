@@ -1,7 +1,8 @@
 """Each tracker's stored run, read back by its own reader."""
 
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,14 +44,11 @@ def wandb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Stored]
 
     def read() -> Stored:
         from wandb.proto import wandb_internal_pb2
-        from wandb.sdk.internal.datastore import DataStore
 
         (path,) = folder.rglob("run-*.wandb")
-        store = DataStore()
-        store.open_for_scan(str(path))
         values: dict[str, dict[int, float]] = {}
         config: dict[str, Any] = {}
-        while (data := store.scan_data()) is not None:
+        for data in leveldb_records(path.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
             for item in record.config.update if record.HasField("config") else record.run.config.update:
@@ -62,6 +60,21 @@ def wandb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Stored]
         return Stored(values, config)
 
     return read
+
+
+def leveldb_records(file: bytes) -> Iterator[bytes]:
+    """Yield the records of a log in LevelDB's format, in which W&B writes, after its header of 7 bytes."""
+    place, kept, block = 7, b"", 2**15
+    while place + 7 <= len(file):
+        if block - place % block < 7:  # no room for the start of a part
+            place += block - place % block
+            continue
+        length, kind = struct.unpack_from("<HB", file, place + 4)
+        kept += file[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield kept
+            kept = b""
 
 
 def mlflow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Stored]:

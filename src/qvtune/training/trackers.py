@@ -62,6 +62,7 @@ def _keep_mlflow_in(folder: Path) -> None:
     import mlflow
 
     if "MLFLOW_TRACKING_URI" not in os.environ and not mlflow.is_tracking_uri_set():
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # files need no database
         folder.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(folder.absolute().as_uri())
 
