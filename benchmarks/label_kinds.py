@@ -214,14 +214,12 @@ def spread(values: list[float]) -> str:
 def table(case: Case, runs: dict[str, list[dict[str, Any]]], rivals: dict[str, dict[str, float]]) -> str:
     """Return the metrics on a test file as a table in Markdown."""
     names = [metric.replace("_", " ") for metric in case.metrics]
-    lines = [f"| {case.name} | {' | '.join(names)} | training seconds |", "| --- " * (len(names) + 2) + "|"]
+    lines = [f"| {case.name} | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
     for name, found in runs.items():
         cells = [spread([run["metrics"][metric] for run in found]) for metric in case.metrics]
-        lines.append(
-            f"| qvtune, {name} | {' | '.join(cells)} | {statistics.mean(run['seconds'] for run in found):.0f} |"
-        )
+        lines.append(f"| qvtune, {name} | {' | '.join(cells)} |")
     for name, metrics in rivals.items():
-        lines.append(f"| {name} | {' | '.join(f'{metrics[metric]:.3f}' for metric in case.metrics)} | |")
+        lines.append(f"| {name} | {' | '.join(f'{metrics[metric]:.3f}' for metric in case.metrics)} |")
     return "\n".join(lines)
 
 
