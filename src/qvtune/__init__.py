@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from qvtune.lab.compare import compare
     from qvtune.lab.gap import measure_bound
     from qvtune.lab.reproduce import reproduce
-    from qvtune.lab.schema import config_schema
     from qvtune.lab.sweep import sweep
     from qvtune.methods.adapted import method_of
     from qvtune.methods.method import Method
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from qvtune.training.inference import evaluate_run as evaluate
     from qvtune.training.inference import predict_file as predict
     from qvtune.training.merging import merge_run as merge
+    from qvtune.training.schema import config_schema
     from qvtune.training.sharing import push_to_hub
     from qvtune.training.trainer import Trainer, TrainingArguments
 
@@ -73,7 +73,7 @@ _HOMES = {
     "adaptation_of": "qvtune.adaptation",
     "chat": "qvtune.training.chatting",
     "compare": "qvtune.lab.compare",
-    "config_schema": "qvtune.lab.schema",
+    "config_schema": "qvtune.training.schema",
     "count_parameters": "qvtune.adaptation",
     "declare_attention": "qvtune.roles.declare",
     "environment": "qvtune.training.environment:describe_environment",

@@ -7,8 +7,8 @@ from typing import Any
 from qvtune.errors import ConfigError, RunError
 from qvtune.methods.table import METHODS
 from qvtune.options import option_name
-from qvtune.search.given import AUTO, SEARCHED, without_auto
-from qvtune.training.config import TrainConfig, make_config, read_config
+from qvtune.search.given import without_auto
+from qvtune.training.config import AUTO, SEARCHED, TrainConfig, make_config, read_config
 from qvtune.training.folder import SUGGESTION, RunFolder
 
 

@@ -19,6 +19,6 @@ def add_command(commands: Any) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Print it."""
-    from qvtune.lab.schema import config_schema
+    from qvtune.training.schema import config_schema
 
     print(json.dumps(config_schema(), indent=2, ensure_ascii=False))

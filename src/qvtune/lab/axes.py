@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from qvtune.errors import ConfigError, nearest
-from qvtune.training.config import NOT_IN_FINGERPRINT, PATHS, TrainConfig
+from qvtune.training.config import NOT_IN_FINGERPRINT, PATHS, WORDS, TrainConfig
 
 # Options whose values may contain commas, so semicolons separate their values.
 LISTS = ("layers", "text_column", "target")
-# Words of the command line for other options.
-WORDS = {"task": "data", "target": "roles"}
 # Pairs of options that set the same thing, and then also the words for options.
 ALTERNATIVES = (("lr_ratio", "value_lr"), ("batch_size", "batch_tokens"))
 RIVALS = (*ALTERNATIVES, *((option, word) for word, option in WORDS.items()))

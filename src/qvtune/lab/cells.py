@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from qvtune.errors import ConfigError
-from qvtune.lab.axes import WORDS
 from qvtune.lab.store import Store
-from qvtune.training.config import PATHS, TrainConfig, make_config
+from qvtune.training.config import PATHS, WORDS, TrainConfig, make_config
 
 
 @dataclass(frozen=True)

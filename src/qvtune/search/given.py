@@ -6,13 +6,11 @@ from typing import Any
 from qvtune.errors import ConfigError
 from qvtune.methods.table import METHODS
 from qvtune.options import option_name
-from qvtune.training.config import TrainConfig
+from qvtune.training.config import AUTO, SEARCHED, TrainConfig
 
 # The names of rates in a search; the options of a run have the same names.
 LR, VALUE_LR, HEAD_LR = "lr", "value_lr", "head_lr"
-# In place of a number, it says that the rate is searched.
-AUTO = "auto"
-SEARCHED = ("lr", "lr_ratio", "head_lr")
+
 ROLE_RATES = ("query_lr", "key_lr", "output_lr", "rate")
 
 

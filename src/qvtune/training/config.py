@@ -24,6 +24,10 @@ from qvtune.tasks.options import BALANCED, DataOptions
 MethodName = Annotated[str, OneOf(METHODS)]
 
 LORA: Any = METHODS["lora"]
+# The paper's words for two options.
+WORDS = {"task": "data", "target": "roles"}
+# Rates that may be searched for before a run, and the word that asks for it.
+AUTO, SEARCHED = "auto", ("lr", "lr_ratio", "head_lr")
 
 # Options that change where results go or how they are shown, but not the results.
 NOT_IN_FINGERPRINT = {
@@ -386,7 +390,7 @@ def read_config(path: Path, also: Collection[str] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML for options: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold one option a line, as in 'lr: 4e-4'.")
-    known = {*TrainConfig.model_fields, "task", "target", *also}
+    known = {*TrainConfig.model_fields, *WORDS, *also}
     if unknown := [key for key in values if key not in known]:
         lines = key_lines(read_document(path))
         raise ConfigError(

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from qvtune.lab.axes import WORDS
 from qvtune.options import is_list_of_text
-from qvtune.search.given import AUTO, SEARCHED
-from qvtune.training.config import TrainConfig
+from qvtune.training.config import AUTO, SEARCHED, WORDS, TrainConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # PyYAML reads 1e-4 as text, and so do some editors; a run reads both.
