@@ -6,12 +6,12 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 import qvtune
 from qvtune.cli import theory
@@ -26,8 +26,8 @@ from qvtune.training.config import TrainConfig, read_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
-# Pages whose examples train many runs.
-MANY_RUNS = ("suggest", "sweep", "compare")
+# Pages whose examples train many runs, or load a larger model many times: they get the first two layers of it.
+MANY_RUNS = {"suggest": "minilm", "sweep": "minilm", "compare": "minilm", "conversations": "smollm2"}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -40,14 +40,24 @@ def _methods() -> Iterator[None]:
     METHODS.update(before)
 
 
-@pytest.fixture(scope="session")
-def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """MiniLM's first two layers, for pages whose examples train many runs."""
-    folder, _ = packaged.locate_model("minilm")
-    kept = tmp_path_factory.mktemp("models") / "two-layers"
-    AutoModel.from_pretrained(folder, num_hidden_layers=2).save_pretrained(kept)
-    AutoTokenizer.from_pretrained(folder).save_pretrained(kept)
-    return kept
+@pytest.fixture
+def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Saves the first two layers of a packaged model."""
+
+    def save(name: str) -> Path:
+        folder, gguf = packaged.locate_model(name)
+        kept = tmp_path_factory.mktemp("models") / "two-layers"
+        settings = {"gguf_file": gguf} if gguf else {}
+        if gguf:
+            whole = {"quantization_config": GgufConfig(dequantize=True)}
+            small = AutoModelForCausalLM.from_pretrained(folder, num_hidden_layers=2, **settings, **whole)
+        else:
+            small = AutoModel.from_pretrained(folder, num_hidden_layers=2)
+        small.save_pretrained(kept)
+        AutoTokenizer.from_pretrained(folder, **settings).save_pretrained(kept)
+        return kept
+
+    return save
 
 
 @pytest.fixture
@@ -96,9 +106,12 @@ def write_csv(path: Path, rows: list[list[str]]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_examples_run(page: Path, place: Path, two_layers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run(
+    page: Path, place: Path, two_layers: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     if page.stem in MANY_RUNS:
-        monkeypatch.setattr(model, "locate_model", lambda name: (two_layers, None))
+        small = two_layers(MANY_RUNS[page.stem])
+        monkeypatch.setattr(model, "locate_model", lambda name: (small, None))
     for language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         if language == "bash":
             for line in text.replace("\\\n", " ").splitlines():
