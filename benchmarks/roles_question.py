@@ -21,7 +21,7 @@ SETS, RATES, RANK = ("qv", "gud", "all"), (3e-4, 1e-3, 3e-3), 8
 TASKS = ("sst2", "cola", "mrpc", "rte")
 GLUE = {"model": "pkg:minilm", "max_train_samples": 2500, "epochs": 3, "log_updates": False, "keep_best": False}
 ARC = {
-    "model": "pkg:smollm2", "task_type": "completion", "max_steps": 80, "batch_size": 8, "max_eval_samples": 200,
+    "model": "pkg:smollm2", "task_type": "completion", "max_steps": 60, "batch_size": 8, "max_eval_samples": 100,
     "log_updates": False, "keep_best": False, "eval_batch_size": 16,
 }  # fmt: skip
 # PEFT's benchmark of methods, Llama-3.2-3B on MetaMathQA, tested on GSM8K: one rate for all, one seed.
