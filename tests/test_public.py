@@ -13,8 +13,10 @@ FUNCTIONS = [
     "adaptation_of",
     "chat",
     "compare",
+    "config_schema",
     "count_parameters",
     "declare_attention",
+    "environment",
     "evaluate",
     "find_attention",
     "generalization_bound",
@@ -30,6 +32,7 @@ FUNCTIONS = [
     "param_groups",
     "plan",
     "predict",
+    "push_to_hub",
     "register_method",
     "register_task",
     "reproduce",
@@ -49,6 +52,8 @@ TWO_SUBJECTS = {"declare_attention": "roles", "load_adapter": "folder", "save_ad
 # Functions that do not start from a model.
 OTHER_SUBJECTS = {
     "chat": ["run", "messages"],
+    "config_schema": [],
+    "environment": ["device"],
     "evaluate": ["run"],
     "kept_memory": [],
     "list_runs": ["paths"],
@@ -58,6 +63,7 @@ OTHER_SUBJECTS = {
     "merge": ["run", "out"],
     "plan": ["options"],
     "predict": ["run", "data", "out"],
+    "push_to_hub": ["source", "name"],
     "register_method": ["method"],
     "register_task": ["kind"],
     "train": ["options"],
@@ -72,6 +78,7 @@ OTHER_SUBJECTS = {
 }
 # What they are called in their own modules, where that says what they are of.
 OWN_NAMES = {
+    "environment": "describe_environment",
     "evaluate": "evaluate_run",
     "merge": "merge_run",
     "predict": "predict_file",

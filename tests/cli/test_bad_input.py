@@ -212,7 +212,10 @@ CASES = {
         "plan --model @bert --max-length 129",
         "this model reads 128 tokens at most",
     ),
-    "truth for a number": (f"{GOOD} --config @yes.yaml", "yes.yaml: seed is 'True'; it should be a valid integer"),
+    "truth for a number": (
+        f"{GOOD} --config @yes.yaml",
+        "yes.yaml, line 1: seed is 'True'; it should be a valid integer",
+    ),
     "required option misspelled": ("evaluate --runs @out", "unknown option '--runs'. Did you mean '--run'?"),
     "required option left out": ("evaluate", "--run is required."),
     "batch size below 1": (
@@ -222,7 +225,7 @@ CASES = {
     "range backwards": (f"{GOOD} --layers 1-0", "the range '1-0' runs backwards. Write 0-1"),
     "bad value in a configuration": (
         f"{GOOD} --config @badrate.yaml",
-        "badrate.yaml: lr is -1; it should be greater than 0",
+        "badrate.yaml, line 1: lr is -1; it should be greater than 0",
     ),
     "key twice in a configuration": (
         f"{GOOD} --config @twice.yaml",
@@ -236,7 +239,7 @@ CASES = {
     "unknown command": ("trian --model x", "unknown command 'trian'. Did you mean 'train'?"),
     "unknown configuration key": (
         f"{GOOD} --config @unknown.yaml",
-        "unknown option 'lr_ration'. Did you mean 'lr_ratio'?",
+        "unknown.yaml, line 1: unknown option 'lr_ration'. Did you mean 'lr_ratio'?",
     ),
     "configuration is a list": (f"{GOOD} --config @list.yaml", "must hold one option a line"),
     "configuration is no YAML": (f"{GOOD} --config @broken.yaml", "not YAML"),
@@ -285,8 +288,14 @@ CASES = {
     "empty column": (f"{GOOD} --text-column=", "--text-column is ['']; it is empty."),
     "bytes in a path": (f"{TRAIN} --data @caf\udce9.csv", "caf\\udce9.csv' holds bytes that are not UTF-8"),
     "bytes in the path of a run": ("evaluate --run @caf\udce9", "holds bytes that are not UTF-8. Rename the file"),
-    "NUL in a path": (f"{TRAIN} --config @nul.yaml", "nul.yaml: data is 'a\\x00.csv'; it holds '\\x00', which no name"),
-    "half a character in a path": (f"{TRAIN} --config @half.yaml", "half.yaml: data is 'a\\ud83d.csv'; it holds"),
+    "NUL in a path": (
+        f"{TRAIN} --config @nul.yaml",
+        "nul.yaml, line 1: data is 'a\\x00.csv'; it holds '\\x00', which no name",
+    ),
+    "half a character in a path": (
+        f"{TRAIN} --config @half.yaml",
+        "half.yaml, line 1: data is 'a\\ud83d.csv'; it holds",
+    ),
     "digits in a configuration": (
         f"{GOOD} --config @digits.yaml",
         "digits.yaml: not YAML for options: Exceeds the limit",

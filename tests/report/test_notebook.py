@@ -34,7 +34,7 @@ class Frame(HTMLParser):
 def options(tmp_path_factory: pytest.TempPathFactory) -> dict:
     place = tmp_path_factory.mktemp("notebook")
     save_tiny_bert(place / "<b>bert")
-    write_reviews(place / "reviews.csv", 60)
+    write_reviews(place / "reviews.csv", 360)
     return {"model": str(place / "<b>bert"), "data": str(place / "reviews.csv"), "batch_size": 8, "max_steps": 4}
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -227,7 +228,8 @@ def test_what_is_not_registered_is_named(
         assert main(command) == 2
         *others, last = [repr(kind) for kind in TASKS]
         expected = f"task_type is 'ordinal'; it should be {', '.join(others)} or {last}"
-        assert f"{trained}/config.yaml: {expected}" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert re.search(rf"{re.escape(str(trained))}/config.yaml, line \d+: {re.escape(expected)}", error)
     monkeypatch.setitem(TASKS, "ordinal", Ordinal)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qvtune.fast.cpu.native import build
+from qvtune.fast.cpu.native import build, compiler
 from qvtune.fast.cpu.native.compiler import VARIANTS
 from qvtune.fast.cpu.native.library import has_kernels
 
@@ -18,7 +18,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "empty" / "kernels"
 
 
-@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.usefixtures("with_compiler")
 def test_compiled_once(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = build.find_kernels()
     assert path is not None
@@ -27,16 +27,16 @@ def test_compiled_once(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert build.find_kernels() == path
 
 
-@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.usefixtures("with_compiler")
 def test_other_flags_are_another_library(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = build.find_compiler()
-    assert compiler is not None
-    key = build._key(compiler, "-march=native")
+    gcc = build.find_compiler()
+    assert gcc is not None
+    key = build._key(gcc, "-march=native")
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DX"))
-    assert build._key(compiler, "-march=native") != key
+    assert build._key(gcc, "-march=native") != key
 
 
-@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.usefixtures("with_compiler")
 def test_a_compiler_that_fails_is_told_of(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -48,7 +48,7 @@ def test_a_compiler_that_fails_is_told_of(
     assert not list(empty_cache.iterdir())
 
 
-@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.usefixtures("with_compiler")
 def test_where_nothing_can_be_cached_they_go_with_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     undo: list[Callable[[], None]] = []
     monkeypatch.setattr(build, "cached_file", lambda *_: None)
@@ -60,14 +60,15 @@ def test_where_nothing_can_be_cached_they_go_with_the_process(monkeypatch: pytes
     assert not path.parent.exists()
 
 
-def test_without_a_compiler_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+def test_without_a_compiler_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "SHIPPED", tmp_path / "none")
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
     assert build.find_kernels() is None
 
 
 def test_other_compilers_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(build.shutil, "which", lambda name: asked.append(name))
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: asked.append(name))
     gcc = "/usr/bin/x86_64-linux-gnu-g++-12"
     for named, wanted in (("", ["g++"]), ("clang++", ["g++"]), (gcc, [gcc, "g++"])):
         monkeypatch.setenv("CXX", named)

@@ -48,7 +48,7 @@ def starved(kernels_folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.usefixtures("with_compiler")
 @pytest.mark.parametrize("case", ALLOCATIONS)
 def test_every_allocation_is_checked(case: str, starved: dict[str, dict[str, Any]]) -> None:
     if case == "product" and not has_tiles():
@@ -60,7 +60,7 @@ def test_every_allocation_is_checked(case: str, starved: dict[str, dict[str, Any
     assert found["recovers"], "a computation after the failure gives other numbers"
 
 
-@pytest.mark.usefixtures("with_kernels")
+@pytest.mark.usefixtures("with_compiler")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of the address space are Linux's")
 def test_a_limit_of_the_system_is_told() -> None:
     done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
