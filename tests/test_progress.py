@@ -101,3 +101,15 @@ def test_training_and_its_evaluations(terminal: bool, now: SimpleNamespace) -> N
     assert "epoch 0.50, step 5: accuracy 0.7500" in lines
     assert ("step 5/20, loss 0.2500, 2.0 examples/s, 30 s left" in lines) is not terminal
     assert any("step" in line and "loss 0.2500, 2.0 examples/s" in line for line in lines)
+
+
+@pytest.mark.parametrize(("settings", "shows"), [({}, True), ({"quiet": True}, False)])
+def test_a_notebook_shows_a_bar_unless_it_is_to_be_quiet(
+    settings: dict, shows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Console(force_jupyter=True, file=StringIO(), **settings)
+    started: list[bool] = []
+    monkeypatch.setattr("rich.progress.Progress.start", lambda bar: started.append(bar.live.transient))
+    with Meter("scoring", 3, out):
+        pass
+    assert started == ([True] if shows else [])  # which leaves its place when it is done

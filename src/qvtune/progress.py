@@ -51,7 +51,8 @@ class Meter:
         self._bar: Progress | None = None
         if has_bar and (console.is_terminal or _has_widgets(console)):
             columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[notes]}"))
-            self._bar = Progress(*columns, TimeRemainingColumn(), console=console)
+            # In a notebook every bar has a place of its own, which is left empty afterwards.
+            self._bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=console.is_jupyter)
             self._task = self._bar.add_task("", total=total, notes="")
             self._bar.update(self._task, completed=done)
             self._bar.start()
@@ -92,7 +93,7 @@ class Meter:
 
 def _has_widgets(console: Console) -> bool:
     """Whether a notebook can show a bar that moves."""
-    return console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+    return console.is_jupyter and not console.quiet and importlib.util.find_spec("ipywidgets") is not None
 
 
 def track(parts: Iterable[T], total: int, what: str, console: Console, *, size: int = 1, unit: str = "") -> Iterator[T]:
