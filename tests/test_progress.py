@@ -107,7 +107,7 @@ def test_training_and_its_evaluations(terminal: bool, now: SimpleNamespace) -> N
 def test_a_notebook_shows_a_bar_unless_it_is_to_be_quiet(
     settings: dict, shows: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = Console(force_jupyter=True, file=StringIO(), **settings)
+    out = Console(force_jupyter=True, file=io.StringIO(), **settings)
     started: list[bool] = []
     monkeypatch.setattr("rich.progress.Progress.start", lambda bar: started.append(bar.live.transient))
     with Meter("scoring", 3, out):
