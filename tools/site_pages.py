@@ -27,13 +27,15 @@ MOVED = {
     "CHANGELOG.md": "changelog.md",
     "docs/index.md": "questions.md",
 }
-LINK = re.compile(r"\]\(([^)#:\s]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"\[([^\[\]]*)\]\(([^)#:\s]+)(#[^)\s]*)?\)")
 OPTION = re.compile(r"(?<![\w`-])(--[a-z][a-z0-9-]*)")
 SPECIAL = re.compile(r"([\\*_<>\[\]|`])")
 
 
 def with_links(text: str, source: str) -> str:
     """Return a page of the repository with its links as the site has them.
+
+    A link whose words are the name of a file gets the title of that page for its words.
 
     Args:
         text: the page.
@@ -42,10 +44,18 @@ def with_links(text: str, source: str) -> str:
     here = posixpath.dirname(_on_site(source))
 
     def moved(link: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link[1]))
-        return f"]({posixpath.relpath(_on_site(target), here or '.')}{link[2] or ''})"
+        words, path, anchor = link.groups()
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+        if words.endswith(".md"):
+            words = _title(target)
+        return f"[{words}]({posixpath.relpath(_on_site(target), here or '.')}{anchor or ''})"
 
     return LINK.sub(moved, text)
+
+
+def _title(path: str) -> str:
+    """Return the heading of a page of the repository."""
+    return (REPOSITORY / path).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
 def _on_site(path: str) -> str:
@@ -164,4 +174,6 @@ def on_page_markdown(text: str, page: Any, config: Any, files: Any) -> str:
     if path.startswith("reference/"):
         return text
     source = {there: here for here, there in MOVED.items()}.get(path, f"docs/{path}")
+    if path == "index.md":
+        page.meta["hide"] = ["navigation"]
     return with_links(text, source)

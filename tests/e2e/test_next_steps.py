@@ -156,6 +156,7 @@ def test_a_merged_model_in_onnx_has_the_same_logits(
     merge_run(load_run(tmp_path / "run", device="cpu"), tmp_path / "merged")
 
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    model.config.use_cache = False
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     inputs = dict(tokenizer(["a good film", "the plot was dull and the cast was bad"], padding=True, return_tensors="pt"))
     length = torch.export.Dim("length", max=model.config.max_position_embeddings)
