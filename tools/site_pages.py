@@ -1,7 +1,7 @@
 """Pages of the site that no file of docs/ holds, and links that lead to the same places as in the repository.
 
-mkdocs.yml names this file as a hook. README.md is the front page, and the reference is made from the docstrings of the public
-names and from the parser of the command line.
+mkdocs.yml names this file as a hook. README.md is the front page, and the reference is made from the docstrings of the
+public names and from the parser of the command line.
 """
 
 import argparse
@@ -81,10 +81,12 @@ def command_page(name: str, parser: argparse.ArgumentParser) -> str:
 
     Options that are the same as those of `train` are named, with a link to them there.
     """
-    usage = parser.format_usage().removeprefix("usage: ") if parser.usage else f"qvtune {name} [option ...]"
-    parts = [f"# qvtune {name}", _text(parser.description or ""), f"```text\n{' '.join(usage.split())}\n```"]
+    usage = " ".join(parser.format_usage().removeprefix("usage: ").replace("[-h] ", "").split())
+    parts = [f"# qvtune {name}", _text(parser.description or ""), _block(usage)]
     if parser.epilog:
-        parts.append(_text(parser.epilog % {"prog": "qvtune"}))
+        example, _, rest = parser.epilog.replace("%%", "%").removeprefix("Example: ").partition(". ")
+        parts += ["For example:", _block(example)] if parser.epilog.startswith("Example: ") else [_text(example)]
+        parts += [_text(rest)] if rest else []
     of_train = {} if name == "train" else _groups(dict(commands())["train"])
     for title, actions in _groups(parser).items():
         shown = title[:1].upper() + title[1:]
@@ -99,9 +101,16 @@ def command_page(name: str, parser: argparse.ArgumentParser) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _block(words: str) -> str:
+    return f"```text\n{words}\n```"
+
+
 def _groups(parser: argparse.ArgumentParser) -> dict[str, list[argparse.Action]]:
-    groups = {group.title or "": group._group_actions for group in parser._action_groups if group._group_actions}
-    return {title: [action for action in actions if action.dest != "help"] for title, actions in groups.items()}
+    groups = {
+        (group.title or "").removeprefix("positional "): [each for each in group._group_actions if each.dest != "help"]
+        for group in parser._action_groups
+    }
+    return {title: actions for title, actions in groups.items() if actions}
 
 
 def _slug(title: str) -> str:

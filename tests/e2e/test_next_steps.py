@@ -14,7 +14,13 @@ from rounding import assert_near
 from safetensors.torch import load_file
 from tiny import DECODER_WORDS, save_tiny_bert, save_tiny_llama, tiny_llama_config, write_reviews
 from torch import nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+)
 from transformers.pytorch_utils import Conv1D
 
 import qvtune
@@ -37,7 +43,9 @@ def llama() -> nn.Module:
 def gpt2() -> nn.Module:
     torch.manual_seed(0)
     words = len(DECODER_WORDS)
-    config = GPT2Config(vocab_size=words, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2)
+    config = GPT2Config(
+        vocab_size=words, n_embd=32, n_layer=2, n_head=4, n_positions=64, bos_token_id=1, eos_token_id=2
+    )
     return GPT2LMHeadModel(config).eval()
 
 
@@ -158,7 +166,9 @@ def test_a_merged_model_in_onnx_has_the_same_logits(
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     model.config.use_cache = False
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
-    inputs = dict(tokenizer(["a good film", "the plot was dull and the cast was bad"], padding=True, return_tensors="pt"))
+    inputs = dict(
+        tokenizer(["a good film", "the plot was dull and the cast was bad"], padding=True, return_tensors="pt")
+    )
     length = torch.export.Dim("length", max=model.config.max_position_embeddings)
     axes = {0: torch.export.Dim("rows"), 1: length}
     torch.onnx.export(
@@ -168,7 +178,7 @@ def test_a_merged_model_in_onnx_has_the_same_logits(
         dynamo=True,
         input_names=list(inputs),
         output_names=["logits"],
-        dynamic_shapes={name: axes for name in inputs},
+        dynamic_shapes=dict.fromkeys(inputs, axes),
     )
     session = onnxruntime.InferenceSession(tmp_path / "merged.onnx")
     for texts in (["good"], ["a bad film", "bright music and a warm cast", "dull " * 30]):
