@@ -102,7 +102,7 @@ def command_page(name: str, parser: argparse.ArgumentParser) -> str:
 
 
 def _block(words: str) -> str:
-    return f"```text\n{words}\n```"
+    return f"```bash\n{words}\n```"
 
 
 def _groups(parser: argparse.ArgumentParser) -> dict[str, list[argparse.Action]]:
