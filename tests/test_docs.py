@@ -172,5 +172,6 @@ def test_every_option_named_in_the_documentation_exists(capsys: pytest.CaptureFi
             main([*words, "--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
     foreign = {"--nproc-per-node", "--no-deps", "--page", "--store", "--force-reinstall", "--index-url"}
+    foreign |= {"--enable-lora", "--max-lora-rank", "--lora-modules"}  # vLLM's
     named = {o for page in PAGES for o in re.findall(r"(?<!-)--[a-z][a-z-]+", page.read_text(encoding="utf-8"))}
     assert named - known - foreign == set()
