@@ -4,8 +4,8 @@
     python tools/check_versions.py newest
 
 uv resolves them and installs them into build/lowest or build/newest; the versions are in build/lowest.txt or
-build/newest.txt. Packages that qvtune does not name are the newest that fit. torch from PyPI for Linux is built for CUDA
-and large: where pytorch.org is reached, UV_TORCH_BACKEND=cpu takes a small one. Other variables of uv work too.
+build/newest.txt. Packages that qvtune does not name are the newest that fit. torch from PyPI for Linux is built for
+CUDA and large: where pytorch.org is reached, UV_TORCH_BACKEND=cpu takes a small one. Other variables of uv work too.
 """
 
 import argparse
