@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-narrow check-wheel wheel bench gpu lint format install clean
+.PHONY: demo test test-narrow check-wheel wheel site lowest newest bench gpu lint format install clean
 
 demo: install
 	$(BIN)/qvtune demo --out runs/demo
@@ -27,6 +27,15 @@ check-wheel: install
 # What a release publishes, in build/dist/.
 wheel: install
 	$(BIN)/python tools/check_wheel.py --build-alone
+
+# The tests' fast part with the lowest versions that pyproject.toml names, and with the newest that the registry has. Each
+# installs an environment of some gigabytes in build/.
+lowest newest: install
+	$(BIN)/python tools/check_versions.py $@
+
+# The documentation as a site, in build/site/. A warning, such as a link that leads nowhere, is an error.
+site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Half an hour and more, on a machine that does nothing else. GLUE=DIR says where GLUE is.
 GLUE ?= glue

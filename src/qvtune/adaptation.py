@@ -71,7 +71,7 @@ def adapt(
         AdaptError: for an unknown method, an option that it does not take or lacks, a bad number, a rank above a
             projection's own, a model adapted already, or a head that cannot be trained.
 
-    Example:
+    Examples:
         >>> from transformers import BertConfig, BertForSequenceClassification
         >>> model = BertForSequenceClassification(BertConfig(hidden_size=32, num_hidden_layers=2,
         ...     num_attention_heads=4, intermediate_size=64, vocab_size=100))

@@ -150,7 +150,7 @@ def parse_rates(given: Mapping[str, float | str] | Iterable[str]) -> dict[str, s
     Raises:
         RateError: for an unknown role, a role that is named twice, or what is neither a rate nor a multiple.
 
-    Example:
+    Examples:
         >>> parse_rates(["down=4X", "v=2e-3"])
         {'value': '0.002', 'down': '4x'}
     """

@@ -82,7 +82,11 @@ class Method:
         summary: what it trains, for `--help`.
         lr: default learning rate of query and key.
         lr_ratio: default λ; None if no role trains, so that neither roles nor λ mean anything.
-        rank, alpha, dropout, density, b_lr_ratio: default of the option; None if the method has no such option.
+        rank: default of the option; None if the method has no such option, here and below.
+        alpha: default of the option.
+        dropout: default of the option.
+        density: default of the option.
+        b_lr_ratio: default of the option.
         saves: the adapter, or the whole model.
         checkpoint: who writes the weights of a checkpoint: PEFT, transformers (the whole model), or qvtune, which
             writes what trains, with the method's own state.

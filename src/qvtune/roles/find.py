@@ -55,7 +55,7 @@ def find_attention(
         RoleError: if nothing is found, if some modules look like attention but are not understood, or if the probe
             contradicts the structure. The text names the modules.
 
-    Example:
+    Examples:
         >>> from transformers import BertConfig, BertModel
         >>> model = BertModel(BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
         ...                              intermediate_size=64, vocab_size=100))

@@ -127,7 +127,7 @@ def generalization_bound(
         ConfigError: for `examples` or `bits` below 1 or not whole, or `sub_gaussian` that is not above 0 and finite.
         RoleError: for an unknown role, or a layer that does not exist.
 
-    Example:
+    Examples:
         >>> from transformers import BertConfig, BertModel
         >>> from qvtune.roles.find import find_attention
         >>> model = BertModel(BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4,

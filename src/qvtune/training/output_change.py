@@ -44,7 +44,7 @@ class OutputMeter:
         layers: how many of the adapted layers of each of the two kinds are measured, spread over the model.
         sequences: how many sequences of a batch are measured.
 
-    Example:
+    Examples:
         >>> from transformers import BertConfig, BertForSequenceClassification
         >>> import qvtune
         >>> model = qvtune.adapt(BertForSequenceClassification(BertConfig(hidden_size=32, num_hidden_layers=2,
