@@ -18,7 +18,7 @@ sys.path.insert(0, str(REPOSITORY / "src"))
 
 import qvtune  # noqa: E402
 from qvtune.cli.main import build_parser  # noqa: E402
-from qvtune.lab.schema import config_schema  # noqa: E402
+from qvtune.training.schema import config_schema  # noqa: E402
 
 # Files of the repository that the site has under another name; a file of docs/ keeps its own.
 MOVED = {
