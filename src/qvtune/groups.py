@@ -44,8 +44,8 @@ def param_groups(
 
     Args:
         model: what `adapt` returned, or any model in which only projections with a role and a head require gradients;
-            also inside DistributedDataParallel or `torch.compile`. `fully_shard` replaces parameters, so call this after
-            it, and before `deepspeed.initialize`.
+            also inside DistributedDataParallel or `torch.compile`. `fully_shard` replaces parameters, so call this
+            after it, but before `deepspeed.initialize`.
         lr: learning rate of every role but the value, above 0.
         lr_ratio: λ, above 0; 1 when None.
         b_lr_ratio: η_B / η_A, above 0; when None, 16 for a model adapted by "loraplus", and 1 for others.

@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="Device of launched processes.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="Also write JSON to this file.")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="Write JSON to this file and print nothing.")
     return parser
 
 
@@ -50,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_main_process():
         if args.report is not None:
             args.report.write_text(json.dumps(report.to_dict(), ensure_ascii=False), encoding="utf-8")
-        print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if args.json else report)
+        else:
+            print(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if args.json else report)
     return FAILURE if report.failed else 0
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,10 @@ STEPS, SAVED_AT = 6, 3
 SCHEDULE = 0.9
 # Below the gradient's norm, so that every step is clipped.
 CLIP = 0.05
-# Factors of the loss: Adam forgets the size of equal gradients, so that only unequal ones show whether they are clipped.
+# Factors of the loss: Adam forgets the size of equal gradients, so only unequal ones show whether they are clipped.
 FACTORS = (1.0, 100.0, 0.01)
+# Factor of the loss of the step that shows the rates, so that beside its gradients Adam's epsilon is nothing.
+LOUD = 1000.0
 LEFT_OVER = 3
 
 
@@ -65,7 +68,7 @@ class Trial:
         """A training after one step without decay: itself, the parameters before and after, the gradient's norm."""
         session = self.session(weight_decay=0.0)
         before = session.values()
-        norm = session.step([self.share.of(self.batch(0))], self.rows)[1]
+        norm = session.step([self.share.of(self.batch(0))], self.rows, factor=LOUD)[1]
         return session, before, session.values(), norm
 
     @cached_property
@@ -144,9 +147,11 @@ def weight_decay(trial: Trial) -> str:
 
 def no_empty_group(trial: Trial) -> str:
     """Every group of the optimizer has a parameter; DeepSpeed from 0.18 breaks on one without."""
-    session = trial.first[0]
-    groups = session.optimizer.param_groups
-    empty = [str(group.get("name", number)) for number, group in enumerate(groups) if not group["params"]]
+    optimizer: Any = trial.first[0].optimizer
+    groups = optimizer.param_groups
+    # ZeRO 3 takes the parameters out of the groups between steps, and keeps them here.
+    members = getattr(optimizer, "fp16_groups", None) or [group["params"] for group in groups]
+    empty = [str(group.get("name", number)) for number, group in enumerate(groups) if not members[number]]
     if empty:
         raise Failed(f"empty: {', '.join(empty)}")
     return f"{len(groups)} groups"
@@ -156,7 +161,7 @@ def gradient_norm(trial: Trial) -> str:
     """The norm of the whole gradient, over all shards."""
 
     def norm(dtype: torch.dtype) -> list[float]:
-        return [Session.alone(dtype, weight_decay=0.0).step([trial.batch(0)], trial.rows)[1]]
+        return [Session.alone(dtype, weight_decay=0.0).step([trial.batch(0)], trial.rows, factor=LOUD)[1]]
 
     return Both.of(norm, list).check([trial.first[3]])
 

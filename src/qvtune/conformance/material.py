@@ -1,5 +1,7 @@
 """What the suite trains: a tiny random BERT with LoRA on query and value, made-up batches, and the rates it expects."""
 
+import copy
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,6 +18,11 @@ Batch = dict[str, Tensor]
 
 def make_model(seed: int = 0) -> nn.Module:
     """Return an adapted model on the CPU, in float32, none of whose trained parameters is zero."""
+    return copy.deepcopy(_model(seed))
+
+
+@cache
+def _model(seed: int) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
     with torch.random.fork_rng(devices=[]):

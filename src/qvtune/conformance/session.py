@@ -52,9 +52,7 @@ class Session:
     ) -> None:
         self.share, self.max_grad_norm, self.accumulation = share, max_grad_norm, accumulation
         self.adapted = make_model(seed).to(dtype)
-        setup = Setup(
-            lambda model: make_groups(model, weight_decay), share.device, ROWS, accumulation, max_grad_norm
-        )
+        setup = Setup(lambda model: make_groups(model, weight_decay), share.device, ROWS, accumulation, max_grad_norm)
         self.model: Any
         self.model, self.optimizer = wrap(self.adapted, setup)
         self.is_engine = hasattr(self.model, "backward") and hasattr(self.model, "step")
@@ -144,9 +142,7 @@ class Session:
 
         options = StateDictOptions(full_state_dict=True)
         model, optimizer = state
-        set_state_dict(
-            self.model, self.optimizer, model_state_dict=model, optim_state_dict=optimizer, options=options
-        )
+        set_state_dict(self.model, self.optimizer, model_state_dict=model, optim_state_dict=optimizer, options=options)
 
     def _sum(self, batch: Batch) -> Tensor:
         logits = self._logits(batch)
