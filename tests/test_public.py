@@ -12,6 +12,7 @@ FUNCTIONS = [
     "adapt",
     "adaptation_of",
     "chat",
+    "check_conformance",
     "compare",
     "count_parameters",
     "declare_attention",
@@ -49,6 +50,7 @@ TWO_SUBJECTS = {"declare_attention": "roles", "load_adapter": "folder", "save_ad
 # Functions that do not start from a model.
 OTHER_SUBJECTS = {
     "chat": ["run", "messages"],
+    "check_conformance": ["ways"],
     "evaluate": ["run"],
     "kept_memory": [],
     "list_runs": ["paths"],

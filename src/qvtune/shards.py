@@ -36,6 +36,7 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
     No forward pass may run inside.
     """
     with ExitStack() as stack:
+        module: Any
         for module in model.modules():
             if hasattr(module, "reshard") and hasattr(module, "unshard"):
                 module.reshard()  # after an evaluation, FSDP2 has some of them whole until the next backward pass

@@ -40,14 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.insert(0, "")  # for a --wrapper beside the caller
     try:
         with redirect_stdout(sys.stderr):  # libraries print
+            from qvtune.conformance.group import is_first
             from qvtune.conformance.suite import check_conformance
-            from qvtune.training.environment import is_main_process
 
             report = check_conformance(args.ways, wrapper=args.wrapper, device=args.device)
     except QVTuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    if is_main_process():
+    if is_first():
         if args.report is not None:
             args.report.write_text(json.dumps(report.to_dict(), ensure_ascii=False), encoding="utf-8")
         else:

@@ -23,6 +23,11 @@ def is_launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def is_first() -> bool:
+    """Whether this process prints for all that were launched with it."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def joined(device: str = "auto") -> Iterator[Share]:
     """Join the processes that were launched together, or make a group of this process alone; leave it at the end.

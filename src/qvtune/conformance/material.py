@@ -25,6 +25,7 @@ def make_model(seed: int = 0) -> nn.Module:
 def _model(seed: int) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
+    others: dict[str, Any] = {"num_labels": 3, "attn_implementation": "eager"}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = BertConfig(
@@ -36,8 +37,7 @@ def _model(seed: int) -> nn.Module:
             max_position_embeddings=2 * LENGTH,
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
-            num_labels=3,
-            attn_implementation="eager",
+            **others,
         )
         adapted = adapt(BertForSequenceClassification(config), roles="qv", rank=4, alpha=4, dropout=0.0)
         with torch.no_grad():
