@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GgufCon
 import qvtune
 from qvtune.cli import theory
 from qvtune.cli.main import VERBS, main
+from qvtune.conformance import __main__ as conformance
 from qvtune.data import packaged
 from qvtune.methods.table import METHODS
 from qvtune.roles.declare import read_declaration
@@ -186,6 +187,7 @@ def test_every_option_named_in_the_documentation_exists(capsys: pytest.CaptureFi
         with pytest.raises(SystemExit):
             main([*words, "--help"])
         known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    known |= set(re.findall(r"--[a-z][a-z-]+", conformance.build_parser().format_help()))
     foreign = {"--nproc-per-node", "--no-deps", "--page", "--store", "--force-reinstall", "--index-url"}
     foreign |= {"--enable-lora", "--max-lora-rank", "--lora-modules"}  # vLLM's
     named = {o for page in PAGES for o in re.findall(r"(?<!-)--[a-z][a-z-]+", page.read_text(encoding="utf-8"))}

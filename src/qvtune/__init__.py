@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from qvtune.adaptation import Adaptation, ParameterCounts, adapt, adaptation_of, count_parameters, restore
     from qvtune.adapters import load_adapter, save_adapter
     from qvtune.calls import plan, train
+    from qvtune.conformance.suite import check_conformance
     from qvtune.data.packaged import locate_model
     from qvtune.errors import QVTuneError
     from qvtune.fast.cpu.memory import kept_memory
@@ -72,6 +73,7 @@ _HOMES = {
     "adapt": "qvtune.adaptation",
     "adaptation_of": "qvtune.adaptation",
     "chat": "qvtune.training.chatting",
+    "check_conformance": "qvtune.conformance.suite",
     "compare": "qvtune.lab.compare",
     "config_schema": "qvtune.training.schema",
     "count_parameters": "qvtune.adaptation",
@@ -131,6 +133,7 @@ __all__ = [
     "adapt",
     "adaptation_of",
     "chat",
+    "check_conformance",
     "compare",
     "config_schema",
     "count_parameters",

@@ -19,6 +19,7 @@ from qvtune.roles.attention import AttentionMap
 from qvtune.roles.fused import misfit
 from qvtune.roles.locate import locate
 from qvtune.roles.unwrap import unwrap
+from qvtune.shards import is_sharded, whole_parameters, writes_here
 from qvtune.stored import read_stored
 
 ADAPTATION_FILE = "qvtune.json"
@@ -43,10 +44,12 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
     stays. A LoRA that did not start at zero ("pissa", "olora") is saved with twice the rank, as B A minus its first
     product, which fits the original model. For XLNet's raw parameters PEFT has no low-rank form, so the saved change of
     each is as large as the parameter. What plain PEFT cannot load (`loads_in_peft`) is saved in its own form, for
-    `load_adapter`. `qvtune.json` beside it tells `load_adapter` what trained.
+    `load_adapter`. `qvtune.json` beside it tells `load_adapter` what trained. Of a model that FSDP2 or ZeRO 3 has
+    divided among processes, every process has to call this: all gather, and the first writes. Of any other model, let
+    one process call it.
 
     Args:
-        model: what `adapt` returned, for a method that does not save the whole model.
+        model: what `adapt` returned, for a method that does not save the whole model; also inside a wrapper.
         folder: where to write; created if it does not exist.
 
     Raises:
@@ -58,6 +61,15 @@ def save_adapter(model: nn.Module, folder: str | Path) -> None:
             "only a model that qvtune.adapt gave LoRA or another adapter has an adapter to save. Save this one with "
             "model.save_pretrained."
         )
+    sharded = is_sharded(model)
+    with whole_parameters(model):
+        if not sharded or writes_here():
+            _write(model, adaptation, folder)
+    if sharded and torch.distributed.is_initialized():
+        torch.distributed.barrier()  # the files are there when any process goes on
+
+
+def _write(model: nn.Module, adaptation: Adaptation, folder: Path) -> None:
     METHODS[adaptation.method].save(model, adaptation, folder)
     if not loads_in_peft(model):
         (folder / "README.md").write_text(UNLOADABLE.format(method=adaptation.method), encoding="utf-8")

@@ -15,6 +15,7 @@ from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.unwrap import unwrap
+from qvtune.shards import dimensions
 
 
 def param_groups(
@@ -43,7 +44,8 @@ def param_groups(
 
     Args:
         model: what `adapt` returned, or any model in which only projections with a role and a head require gradients;
-            also inside DistributedDataParallel or `torch.compile`.
+            also inside DistributedDataParallel or `torch.compile`. `fully_shard` replaces parameters, so call this
+            after it, but before `deepspeed.initialize`.
         lr: learning rate of every role but the value, above 0.
         lr_ratio: λ, above 0; 1 when None.
         b_lr_ratio: η_B / η_A, above 0; when None, 16 for a model adapted by "loraplus", and 1 for others.
@@ -95,7 +97,7 @@ def group_parameters(
         raise RateError(f"weight_decay is {weight_decay}; it must be a finite number, at least 0.")
     groups: dict[str, dict[str, Any]] = {}
     for name, (owner, parameter) in _owners(model, attention).items():
-        spared = parameter.ndim < 2 or (method is not None and not method.decays and owner != HEAD)
+        spared = dimensions(parameter) < 2 or (method is not None and not method.decays and owner != HEAD)
         is_b = rates.b_lr_ratio != 1.0 and owner != HEAD and ".lora_B." in name
         group_name = owner + B_FACTORS * is_b + NO_DECAY * spared
         settings = {

@@ -139,6 +139,41 @@ def test_accumulated_batches_give_the_gradient_of_the_whole(tmp_path: Path) -> N
         assert loss == pytest.approx(losses[0], rel=1e-5)
 
 
+@pytest.mark.parametrize("problem", ["single_label_classification", "regression", "multi_label_classification"])
+def test_uneven_micro_batches_give_the_gradient_of_the_whole(problem: str, tmp_path: Path) -> None:
+    """Of 22 examples, the last step of an epoch has passes of 4 and 2 after one of 16."""
+    data = make_data(22)
+    if problem != "single_label_classification":
+        data = data.map(lambda row: {"labels": [float(row["labels"]), float(row["input_ids"][1] % 2)]})
+    found = []
+    for size, accumulation in ((16, 1), (4, 4)):
+        torch.manual_seed(11)
+        model = make_model(dropout=0.0)
+        model.config.problem_type = problem
+        model = qvtune.adapt(model, rank=4, dropout=0.0)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation, "fast": False}
+        args = arguments(tmp_path, **options, optim="sgd", max_grad_norm=0.0, weight_decay=0.0)
+        trainer = qvtune.Trainer(model, args, train_dataset=data)
+        trainer.train()
+        change = torch.cat([(p - before[n]).double().flatten() for n, p in model.named_parameters() if p.requires_grad])
+        found.append((logged(trainer, "loss"), change))
+    (losses, whole), (other_losses, accumulated) = found
+    assert len(losses) == 4  # two steps an epoch
+    assert other_losses == pytest.approx(losses, rel=1e-5)
+    assert (accumulated - whole).norm() < 1e-4 * whole.norm()
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed"])
+def test_sharding_that_would_not_happen_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = arguments(tmp_path)
+    monkeypatch.setenv(f"ACCELERATE_USE_{name.upper()}", "true")
+    model = make_model()
+    with pytest.raises(ConfigError, match=f"{name} is asked for, and on CPUs Accelerate would train plainly"):
+        qvtune.Trainer(model, args, train_dataset=make_data())
+    assert qvtune.adaptation_of(model) is None
+
+
 def test_gradient_checkpointing_gives_the_same_losses(tmp_path: Path) -> None:
     losses = []
     for checkpointing in (False, True):

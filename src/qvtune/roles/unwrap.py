@@ -23,6 +23,8 @@ def unwrap_once(model: Any) -> nn.Module | None:
         return model._orig_mod  # torch.compile
     if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
         return model.module
+    if any(kind.__name__ == "DeepSpeedEngine" for kind in type(model).__mro__):  # without importing DeepSpeed
+        return model.module
     return None
 
 

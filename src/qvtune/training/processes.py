@@ -4,9 +4,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from qvtune.device import launched_with
@@ -87,3 +88,30 @@ def check_unsharded() -> None:
             f"the launch asks for {name.replace('_', '-')}, and qvtune train copies the model to every process "
             "(data parallel). Launch it without, or train by qvtune.Trainer in a script of your own."
         )
+
+
+def check_sharding(args: Any) -> None:
+    """Check that FSDP or DeepSpeed is done where transformers' arguments or the launch ask for it.
+
+    Accelerate leaves both out on CPUs without a word.
+
+    Raises:
+        ConfigError: if it would not be done.
+    """
+    asked = {
+        "DeepSpeed": bool(args.deepspeed) or launched_with("DEEPSPEED") is not None,
+        "FSDP": bool(args.fsdp) or launched_with("FSDP") is not None,
+    }
+    _ = args.device  # sets the processes up
+    alone = args.distributed_state is None or args.distributed_state.distributed_type is DistributedType.NO
+    for name, wanted in asked.items():
+        if wanted and args.device.type == "cpu":
+            raise ConfigError(
+                f"{name} is asked for, and on CPUs Accelerate would train plainly data-parallel instead. Launch "
+                "without it, or shard in a loop of your own, as docs/many-processes.md shows."
+            )
+        if wanted and name == "FSDP" and alone:
+            raise ConfigError(
+                "FSDP is asked for, and this is one process, where Accelerate leaves it out. Launch several, or "
+                "leave it out."
+            )

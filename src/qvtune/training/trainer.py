@@ -33,7 +33,9 @@ from qvtune.methods.table import METHODS
 from qvtune.rates import Rates
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.unwrap import unwrap
+from qvtune.shards import is_sharded
 from qvtune.training.config import TrainConfig
+from qvtune.training.processes import check_sharding
 from qvtune.training.state import check_groups, group_summaries, rates_by_group
 
 
@@ -84,7 +86,8 @@ class Trainer(transformers.Trainer):
 
     Raises:
         ConfigError: if `args` are not qvtune's, or ask for both the fast path and torch.compile on a CPU, or if a given
-            optimizer holds parameters that do not train in this model.
+            optimizer holds parameters that do not train in this model, or if FSDP or DeepSpeed is asked for and would
+            not be done here.
         RoleError, AdaptError: if the model cannot be adapted.
         RunError: on resuming from a checkpoint with other groups or rates.
     """
@@ -105,6 +108,7 @@ class Trainer(transformers.Trainer):
                 "torch_compile is given, and on a CPU the fast path is compiled already, in another way. Give "
                 "fast=False for it, or leave torch_compile out."
             )
+        check_sharding(args)
         if model is not None:
             model = _prepared(model, args)
         super().__init__(model=model, args=args, **kwargs)
@@ -114,10 +118,10 @@ class Trainer(transformers.Trainer):
         self._role_rates: dict[str, float] = {}
         self.add_callback(RoleRates(self._role_rates))
         # transformers assumes that every model with **kwargs divides its loss by the accumulated number of examples.
-        # But heads for sequence classification average over their own batch, so N accumulated losses would add up to N
-        # times their mean.
-        if type(unwrap(self.model)).__name__.endswith("ForSequenceClassification"):
-            self.model_accepts_loss_kwargs = False
+        # But heads for sequence classification average over their own batch. `compute_loss` divides in their place.
+        self._averages = type(unwrap(self.model)).__name__.endswith("ForSequenceClassification")
+        if self._averages and self.compute_loss_func is None:
+            self.model_accepts_loss_kwargs = True  # so that the examples are counted
 
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """Make the model and adapt it."""
@@ -130,7 +134,7 @@ class Trainer(transformers.Trainer):
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the loss, in training with the method's penalty; PEFT adds that to the model's own loss."""
-        result = super().compute_loss(model, inputs, *args, **kwargs)
+        result = self._loss(model, inputs, *args, **kwargs)
         if self._method is None or not model.training:
             return result
         if self._method.penalised_by_forward and not self.compute_loss_func:
@@ -140,6 +144,29 @@ class Trainer(transformers.Trainer):
             return result
         penalty = penalty / self.current_gradient_accumulation_steps
         return (result[0] + penalty, result[1]) if isinstance(result, tuple) else result + penalty
+
+    def _loss(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Return transformers' loss; of a head that averages over its batch, that batch's part of the step's mean."""
+        if not (self._averages and self.compute_loss_func is None):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels, counts = inputs.get("labels"), self.model_accepts_loss_kwargs
+        self.model_accepts_loss_kwargs = False  # the head takes no number of examples
+        try:
+            result = super().compute_loss(model, inputs, return_outputs)
+        finally:
+            self.model_accepts_loss_kwargs = counts
+        if not model.training or num_items_in_batch is None or labels is None:
+            return result
+        part = labels.ne(-100).sum() / num_items_in_batch
+        if self.args.average_tokens_across_devices:
+            part = part * self.accelerator.num_processes  # whose gradients are averaged
+        return (result[0] * part, result[1]) if return_outputs else result * part
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer that `args.optim` names over qvtune's parameter groups."""
@@ -187,7 +214,9 @@ class Trainer(transformers.Trainer):
         """Save the model; if it has an adapter, save what `save_adapter` saves."""
         super().save_model(output_dir, _internal_call)
         has_adapter = self._method is not None and self._method.saves == "adapter"
-        if not _internal_call and self.args.should_save and has_adapter:
+        # Of a sharded model every process gathers, and the first writes.
+        takes_part = self.args.should_save or is_sharded(self.model)
+        if not _internal_call and takes_part and has_adapter:
             save_adapter(self.model, output_dir or str(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

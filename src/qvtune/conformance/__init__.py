@@ -1,0 +1,1 @@
+"""Whether groups, rates and adapters survive data parallel and sharding: `python -m qvtune.conformance`."""
