@@ -239,7 +239,7 @@ CASES = {
     "unknown command": ("trian --model x", "unknown command 'trian'. Did you mean 'train'?"),
     "unknown configuration key": (
         f"{GOOD} --config @unknown.yaml",
-        "unknown.yaml, line 1: unknown option 'lr_ration'. Did you mean 'lr_ratio'?",
+        "unknown.yaml, line 3: unknown option 'lr_ration'. Did you mean 'lr_ratio'?",
     ),
     "configuration is a list": (f"{GOOD} --config @list.yaml", "must hold one option a line"),
     "configuration is no YAML": (f"{GOOD} --config @broken.yaml", "not YAML"),

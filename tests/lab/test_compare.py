@@ -47,7 +47,7 @@ def results_of(store: Path) -> dict[tuple[str, int], dict]:
 
 
 def test_table_holds_what_the_run_folders_say(compared: Path) -> None:
-    table = pd.read_csv(compared / "table.csv").table.set_index("method")
+    table = pd.read_csv(compared / "table.csv").set_index("method")
     results = results_of(compared)
     assert list(table.index) == ["lora", "full:lr=1e-3"]
     for method in table.index:
@@ -152,7 +152,7 @@ def test_glue_named_as_data_keeps_its_name_and_a_file_gives_the_shared_options(p
     words = "compare --methods lora,full --data glue/rte --seeds 1 --baseline full --lr 2e-3"
     out = tmp_path / "store"
     assert main([*words.split(), "--config", str(tmp_path / "shared.yaml"), "--out", str(out)]) == 0
-    table = pd.read_csv(out / "table.csv").table.set_index("method")
+    table = pd.read_csv(out / "table.csv").set_index("method")
     assert list(table["task"]) == ["rte", "rte"]
     assert table.loc["full", "note"] == "the baseline"
     assert {outcome.folder.read_config().lr for outcome in Store(out).outcomes()} == {2e-3}
