@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from qvtune.errors import DataError, ModelError
@@ -65,10 +65,16 @@ def write_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], place
         asks: end with what the template puts before an answer.
 
     Raises:
-        DataError: if the template refuses the turns, such as a system turn, or the same role twice in a row.
+        DataError: if the template has a mistake in its form, or refuses the turns, such as a system turn, or the same
+            role twice in a row.
     """
     try:
         return str(tokenizer.apply_chat_template(messages_of(turns), tokenize=False, add_generation_prompt=asks))
+    except TemplateSyntaxError as error:
+        raise DataError(
+            f"the chat template is no Jinja template: line {error.lineno}: {error.message}. Mend the file that "
+            "--chat-template names, or leave it out."
+        ) from error
     except (TemplateError, TypeError, ValueError, KeyError, IndexError) as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise DataError(
