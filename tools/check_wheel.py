@@ -17,10 +17,11 @@ import venv
 import zipfile
 from pathlib import Path
 
+from qvtune.fast.cpu.native.compiler import VARIANTS
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 BUILT, DIST = REPOSITORY / "build" / "wheel", REPOSITORY / "build" / "dist"
 COMPILERS = ("g++", "gcc", "c++", "cc", "clang", "clang++")
-KERNELS = ("amx", "avx512_bf16", "avx512", "avx2")
 # Tests of tiny models; those of pages, commands and whole runs are for `make test`.
 FAST_PART = ("tests/fast", "tests/methods", "tests/roles", "tests/test_public.py", "tests/test_processor.py")
 REPORT = """
@@ -49,8 +50,8 @@ def build() -> Path:
         run(sys.executable, "-m", "auditwheel", "repair", "--wheel-dir", DIST, wheel, env={**os.environ, "PATH": here})
         (wheel,) = DIST.glob("*.whl")
         have = {Path(name).stem for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")}
-        if have != set(KERNELS):
-            raise SystemExit(f"{wheel.name} has the kernels {sorted(have)}, and should have {sorted(KERNELS)}.")
+        if have != set(VARIANTS):
+            raise SystemExit(f"{wheel.name} has the kernels {sorted(have)}, and should have {sorted(VARIANTS)}.")
     else:
         shutil.copy(wheel, DIST)
         wheel = DIST / wheel.name

@@ -289,6 +289,11 @@ class TrainConfig(MachineOptions, SelectionOptions, OptimizationOptions, RateOpt
         return own | {name: f"--rate {name} (now {text})" for name, text in parse_rates(self.rate).items()}
 
     @property
+    def saves_adapter(self) -> bool:
+        """Whether a run saves an adapter, and not a whole model."""
+        return METHODS[self.method].saves == "adapter"
+
+    @property
     def useless_options(self) -> tuple[str, ...]:
         """Options that the method does not use."""
         return _useless(METHODS[self.method])

@@ -21,7 +21,6 @@ from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, ModelError, RunError
 from qvtune.fast.fast_path import make_fast
 from qvtune.files import file_digest, write_text
-from qvtune.methods.table import METHODS
 from qvtune.notebook import ShownInNotebooks
 from qvtune.roles.unwrap import unwrap
 from qvtune.tasks.examples import TextData
@@ -78,7 +77,7 @@ class TrainedRun(ShownInNotebooks):
     @cached_property
     def base_dtype(self) -> torch.dtype:
         """The type of the base model's weights in its files, as its configuration names it; float32 if it does not."""
-        is_adapter = METHODS[self.config.method].saves == "adapter"
+        is_adapter = self.config.saves_adapter
         try:
             base = self.source if is_adapter else find_model(self.config.model, self.config.trust_remote_code)
             named = getattr(load_config(base), "dtype", None)
@@ -105,7 +104,7 @@ class TrainedRun(ShownInNotebooks):
         Raises:
             ModelError: if the base model cannot be loaded or the adapter does not fit it.
         """
-        is_adapter = METHODS[self.config.method].saves == "adapter"
+        is_adapter = self.config.saves_adapter
         new_head = self.config.new_head and is_adapter
         loaded = load_model(self.source, self.model_config, self.task, self.tokenizer, new_head=new_head)
         loaded = place(loaded, self.device)
@@ -136,7 +135,7 @@ def load_run(path: str | Path, *, model: str | None = None, device: str = "auto"
     if settings := folder.read_result().get("task_settings"):  # fitted during the run
         stored |= {"settings": settings}
     task = task_from_dict(stored)
-    is_adapter = METHODS[config.method].saves == "adapter"
+    is_adapter = config.saves_adapter
     saved = folder.adapter if is_adapter else folder.model
     if not saved.is_dir():
         raise RunError(f"{saved}: what the run trained is gone. Put the folder back, or train again in a new --out.")

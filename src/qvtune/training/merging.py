@@ -8,7 +8,6 @@ import torch
 from qvtune.adaptation import restore
 from qvtune.errors import ConfigError, RunError
 from qvtune.files import staged_folder, write_text
-from qvtune.methods.table import METHODS
 from qvtune.training.card import model_card
 from qvtune.training.inference import TrainedRun, opened_run
 
@@ -35,7 +34,7 @@ def merge_run(run: TrainedRun | str | Path, out: str | Path, *, dtype: str | tor
     run, out = opened_run(run), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out}: exists already. Give --out a new folder.")
-    model: Any = restore(run.model) if METHODS[run.config.method].saves == "adapter" else run.model
+    model: Any = restore(run.model) if run.config.saves_adapter else run.model
     run.task.finish(model, run.tokenizer)
     chosen = given or run.base_dtype
     model.to(chosen)

@@ -9,7 +9,6 @@ from rich.console import Console
 from qvtune.adapters import loads_in_peft
 from qvtune.files import write_json, write_text
 from qvtune.interrupts import Stop
-from qvtune.methods.table import METHODS
 from qvtune.tasks.files import file_digests
 from qvtune.training.callbacks import Callback, check_callbacks
 from qvtune.training.card import adapter_card, model_card
@@ -102,8 +101,7 @@ def _end_folder(
     result |= found.to_result()
     rates, is_plain = prepared.plan.learning_rates, loads_in_peft(prepared.model)
     about = (config, fitted.evaluation.task, rates, result["metrics"])
-    is_adapter = METHODS[config.method].saves == "adapter"
-    card = adapter_card(*about, is_plain) if is_adapter else model_card(*about)
+    card = adapter_card(*about, is_plain) if config.saves_adapter else model_card(*about)
     saved = save_trained(prepared.model, prepared.data.task, prepared.tokenizer, folder, card)
     result["saved_bytes"] = sum(file.stat().st_size for file in saved.glob("*.safetensors"))
     write_text(folder.mistakes, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.mistakes))

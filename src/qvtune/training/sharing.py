@@ -8,7 +8,6 @@ from typing import Any
 
 from qvtune.errors import ConfigError, QVTuneError, RunError
 from qvtune.files import write_json, write_text
-from qvtune.methods.table import METHODS
 from qvtune.network import hub_is_reachable
 from qvtune.training.card import adapter_card, is_local
 from qvtune.training.config import TrainConfig
@@ -44,7 +43,7 @@ def push_to_hub(
             raise RunError(f"{folder}: holds neither a run nor a model. Give the --out of train or of merge.")
         return _upload(folder, name, private)
     run = opened_run(source)
-    if METHODS[run.config.method].saves != "adapter":
+    if not run.config.saves_adapter:
         return _upload(run.saved, name, private)
     config = run.config.model_copy(update={"model": base_model}) if base_model is not None else run.config
     check_base(config)
@@ -87,7 +86,7 @@ def check_base(config: TrainConfig) -> None:
     Raises:
         ConfigError: if it is a folder or a package of this machine.
     """
-    if METHODS[config.method].saves == "adapter" and is_local(config.model):
+    if config.saves_adapter and is_local(config.model):
         raise ConfigError(
             f"{OPTION}: the adapter belongs to {config.model}, which others do not have. Push the merged model: "
             f"qvtune merge {OPTION} NAME. Or give its name on the hub: qvtune.push_to_hub(run, NAME, base_model=...)."
