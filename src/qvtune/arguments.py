@@ -1,12 +1,12 @@
 """Checks of the arguments of public calls: an argument of a wrong type is named at once."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from qvtune.errors import AdaptError
+from qvtune.errors import AdaptError, ConfigError
 
 
 def check_model(model: Any, error: type[Exception] = AdaptError) -> None:
@@ -51,3 +51,14 @@ def checked_folder(folder: Any) -> Path:
     if not isinstance(folder, (str, os.PathLike)):
         raise AdaptError(f"folder is {folder!r}, a {type(folder).__name__}; it must be a path.")
     return Path(folder)
+
+
+def as_options(options: Any) -> dict[str, Any]:
+    """Return the options of a call as a dictionary.
+
+    Raises:
+        ConfigError: if they are something else.
+    """
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"options is {options!r}; it should be a dictionary of options of train.")
+    return dict(options)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qvtune.errors import ConfigError
+from qvtune.arguments import as_options
 
 if TYPE_CHECKING:  # these take seconds to import
     from rich.console import Console
@@ -39,12 +39,13 @@ def train(
         QVTuneError: for anything wrong with options, data, model or folder; DivergedError if the loss stops being
             finite; Interrupted after `stop` was asked for.
     """
+    from qvtune.report.drawn import draw_run
     from qvtune.training.config import make_config
     from qvtune.training.inference import load_run
     from qvtune.training.run import run
 
     config = make_config(as_options(options))
-    run(config, console, callbacks=callbacks, stop=stop)
+    run(config, console, callbacks=callbacks, stop=stop, draw=draw_run)
     return load_run(config.out, device=config.device)
 
 
@@ -61,14 +62,3 @@ def plan(options: Mapping[str, Any]) -> "Plan":
     from qvtune.training.plan import UNNAMED, plan_without_weights
 
     return plan_without_weights(make_config(UNNAMED | as_options(options)), with_data="data" in options)
-
-
-def as_options(options: Any) -> dict[str, Any]:
-    """Return the options of a call as a dictionary.
-
-    Raises:
-        ConfigError: if they are something else.
-    """
-    if not isinstance(options, Mapping):
-        raise ConfigError(f"options is {options!r}; it should be a dictionary of options of train.")
-    return dict(options)

@@ -1,6 +1,8 @@
 """Read small YAML files that a user writes, without waiting for a pipe and with a limit on their expanded size."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +24,46 @@ def read_document(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """Return the value of a YAML text.
-
-    Raises:
-        YAMLError: if it is not YAML, is nested too deeply, expands to too much, or has a number with too many digits.
-    """
+@contextmanager
+def _said_plainly() -> Iterator[None]:
+    """Turn what PyYAML raises into a `YAMLError` whose text is for a user."""
     try:
-        _count(yaml.compose(text, loader), {})
-        return yaml.load(text, loader)  # a kind of SafeLoader
+        yield
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        what = ", ".join(str(part) for part in (error.context, error.problem) if part)
+        raise yaml.YAMLError(f"{where}{what}.") from None
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply.") from None
     except ValueError as error:  # int() refuses more than 4,300 digits
         raise yaml.YAMLError(str(error)) from None
 
 
+def load_yaml(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        YAMLError: if it is not YAML, is nested too deeply, expands to too much, or has a number with too many digits.
+    """
+    with _said_plainly():
+        _count(yaml.compose(text, loader), {})
+        return yaml.load(text, loader)  # a kind of SafeLoader
+
+
+def compose_yaml(text: str) -> yaml.Node | None:
+    """Return the nodes of a YAML text, whose scalars are texts as they are written, or None for an empty one.
+
+    Raises:
+        YAMLError: if it is not YAML, or is nested too deeply.
+    """
+    with _said_plainly():
+        return yaml.compose(text, yaml.SafeLoader)
+
+
 def key_lines(text: str) -> dict[str, int]:
     """Return the line, counted from 1, of every key of the mapping that a YAML text is."""
-    node = yaml.compose(text, yaml.SafeLoader)
+    node = compose_yaml(text)
     keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
     return {str(key.value): key.start_mark.line + 1 for key in keys}
 

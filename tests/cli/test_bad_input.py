@@ -242,7 +242,10 @@ CASES = {
         "unknown.yaml, line 3: unknown option 'lr_ration'. Did you mean 'lr_ratio'?",
     ),
     "configuration is a list": (f"{GOOD} --config @list.yaml", "must hold one option a line"),
-    "configuration is no YAML": (f"{GOOD} --config @broken.yaml", "not YAML"),
+    "configuration is no YAML": (
+        f"{GOOD} --config @broken.yaml",
+        "broken.yaml: not YAML for options: line 2, column 1: while parsing a flow sequence, expected ',' or ']'",
+    ),
     "configuration missing": (f"{GOOD} --config @nowhere.yaml", "cannot be read"),
     "required option": ("train --model @bert --data @good.csv", "--out is required"),
     "negative rate": (f"{GOOD} --lr -1e-4", "--lr is '-1e-4'; it should be greater than 0"),

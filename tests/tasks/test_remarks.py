@@ -35,12 +35,14 @@ def test_whole_numbers_may_be_classes() -> None:
 
 def test_what_looks_like_a_mistake_is_told() -> None:
     train = examples(["a", "b", " ", "d"], [0, 1, 2, 3])
-    said = "\n".join(remarks(task("Good", "good", "NA", "bad", "ugly"), train, {"validation": examples(["b"], [1])}))
+    held_out = {"validation": examples(["b"], [1]), "tuning": examples(["c"], [1])}
+    said = "\n".join(remarks(task("Good", "good", "NA", "bad", "ugly"), train, held_out))
     assert "it cannot learn ugly, of which none is left for training" in said
     assert "The labels 'Good', 'good' differ in capitals alone" in said
     assert "The label 'NA' is a class of its own" in said
     assert "1 of 1 validation examples have the text of a training example" in said
-    assert "The validation set is small (1)" in said
+    assert "The validation set is small (1): its metrics are coarse. Give more by --validation or" in said
+    assert "The tuning set is small (1): its metrics are coarse. Give more by --tune-fraction." in said
     assert "1 of 4 training texts are empty" in said
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +133,15 @@ def test_an_unknown_tag_is_refused_with_its_word() -> None:
         TASK.examples(TASK.read(read)[0])
 
 
+def test_a_word_with_its_own_line_is_named_by_it(tmp_path: Path) -> None:
+    (tmp_path / "m.conll").write_text("# id = 1\nin\tO\nRome\tB-place\n\nso\tO\n# a comment\nfar\tI-place\n")
+    with pytest.raises(DataError, match=r"m\.conll, line 7: the tag I-place follows O"):
+        task_of(read_table(tmp_path / "m.conll"))
+    (tmp_path / "m.conll").write_text("in\tO\n\nso\tO\nfar\tB-plce\n")
+    with pytest.raises(DataError, match=r"m\.conll, line 4: the tag 'B-plce' does not occur"):
+        TASK.examples(TASK.read(read_table(tmp_path / "m.conll"))[0])
+
+
 def test_the_scheme_follows_from_the_tags() -> None:
     assert task_of(table((["a", "b"], ["S-x", "O"]), (["a", "b"], ["B-x", "E-x"]))).scheme == "IOBES"
     assert task_of(table((["a", "b"], ["DET", "NOUN"]))).scheme == "plain"
@@ -187,6 +195,9 @@ def test_a_text_longer_than_the_model_loses_no_word(tokenizer, words: int) -> No
     labels = generator.integers(0, 2, words).tolist()
     rows = task.encode(data.add_column("label", [labels]), tokenizer, 32)
     assert task.joined(task.label_array(rows["labels"][:]), rows)[0].tolist() == labels
+    (said,) = task.describe_tokens(rows, tokenizer)
+    assert said.startswith("1 of 1 training texts have more tokens than are read at once")
+    assert task.describe_tokens(task.encode(text_dataset([["so"]]), tokenizer, 32), tokenizer) == []
 
 
 def test_a_word_without_tokens_keeps_its_place(tokenizer) -> None:
@@ -256,6 +267,7 @@ def test_predictions_have_places_in_the_text() -> None:
     data = text_dataset([["The", "new", "York", "man"], "Rome!  Paris"])
     ids = [[0, 1, 2, 0], [1, 0, 1]]
     rows = TASK.predictions(ragged([np.eye(5)[row] for row in ids]), data)
+    assert [row["words"] for row in rows] == [["The", "new", "York", "man"], ["Rome", "!", "Paris"]]
     assert rows[0]["entities"] == [{"type": "place", "start": 4, "end": 12, "text": "new York"}]
     assert [(e["start"], e["end"], e["text"]) for e in rows[1]["entities"]] == [(0, 4, "Rome"), (7, 12, "Paris")]
     assert rows[1]["tags"] == ["B-place", "O", "B-place"]
@@ -361,4 +373,5 @@ def test_a_run_from_training_to_predictions(tmp_path: Path, capsys: pytest.Captu
     bad = (tmp_path / "new.conll").read_text().replace("B-blame", "B-other")
     (tmp_path / "bad.conll").write_text(bad)
     assert main(f"evaluate --run {tmp_path}/run --data {tmp_path}/bad.conll".split()) == 2
-    assert re.search(r"bad\.conll, line \d+, word \d+: the tag 'B-other' does not occur", capsys.readouterr().err)
+    line = bad[: bad.index("B-other")].count("\n") + 1
+    assert f"bad.conll, line {line}: the tag 'B-other' does not occur" in capsys.readouterr().err

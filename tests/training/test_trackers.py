@@ -1,5 +1,6 @@
 """Each tracker's stored run, read back by its own reader."""
 
+import io
 import json
 import struct
 from collections.abc import Callable, Iterator
@@ -7,18 +8,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from PIL import Image
 from rich.console import Console
 from tiny import save_tiny_bert, write_reviews
 
+from qvtune.report.drawn import draw_run
 from qvtune.training.config import make_config
 from qvtune.training.run import run
 
 
 class Stored(NamedTuple):
-    """What a tracker has of a run: every value by name and step, and the configuration."""
+    """What a tracker has of a run: every value by name and step, the configuration, and pictures as files by name."""
 
     values: dict[str, dict[int, float]]
     config: dict[str, Any]
+    pictures: dict[str, bytes]
+
+
+GROUP = "pictures/"
 
 
 def tensorboard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Stored]:
@@ -32,7 +39,8 @@ def tensorboard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], S
         found = EventAccumulator(str(events.parent)).Reload()
         values = {n: {e.step: e.value for e in found.Scalars(n)} for n in found.Tags()["scalars"]}
         text = found.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
-        return Stored(values, yaml.safe_load(text.strip("`").removeprefix("yaml\n")))
+        pictures = {n.removeprefix(GROUP): found.Images(n)[0].encoded_image_string for n in found.Tags()["images"]}
+        return Stored(values, yaml.safe_load(text.strip("`").removeprefix("yaml\n")), pictures)
 
     return read
 
@@ -48,6 +56,7 @@ def wandb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Stored]
         (path,) = folder.rglob("run-*.wandb")
         values: dict[str, dict[int, float]] = {}
         config: dict[str, Any] = {}
+        pictures: dict[str, bytes] = {}
         for data in leveldb_records(path.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
@@ -55,9 +64,13 @@ def wandb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Stored]
                 config[item.key or item.nested_key[0]] = json.loads(item.value_json)
             row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             for name, value in row.items():
-                if not name.startswith("_"):
+                if name.startswith(GROUP):
+                    if name.endswith("/path"):
+                        picture = name.removeprefix(GROUP).removesuffix("/path")
+                        pictures[picture] = (path.parent / "files" / value).read_bytes()
+                elif not name.startswith("_"):
                     values.setdefault(name, {})[row["_step"]] = value
-        return Stored(values, config)
+        return Stored(values, config, pictures)
 
     return read
 
@@ -91,27 +104,38 @@ def mlflow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Stored
         assert found.info.run_name == "run"
         history = {name: client.get_metric_history(found.info.run_id, name) for name in found.data.metrics}
         values = {name: {point.step: point.value for point in points} for name, points in history.items()}
-        return Stored(values, dict(found.data.params))
+        files = [Path(file.path) for file in client.list_artifacts(found.info.run_id, GROUP.strip("/"))]
+        pictures = {
+            f.stem: Path(client.download_artifacts(found.info.run_id, f.as_posix())).read_bytes() for f in files
+        }
+        return Stored(values, dict(found.data.params), pictures)
 
     return read
 
 
 def trackio(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Stored]:
     pytest.importorskip("trackio")
-    from trackio import utils
+    from trackio import sqlite_storage, utils
+    from trackio.media import media
+    from trackio.media import utils as media_utils
     from trackio.sqlite_storage import SQLiteStorage
 
-    for module in (utils, __import__("trackio.sqlite_storage", fromlist=["x"])):
+    for module in (utils, sqlite_storage, media, media_utils):
         monkeypatch.setattr(module, "TRACKIO_DIR", folder / "trackio", raising=False)
+        monkeypatch.setattr(module, "MEDIA_DIR", folder / "trackio" / "media", raising=False)
     monkeypatch.setenv("TRACKIO_DIR", str(folder / "trackio"))
 
     def read() -> Stored:
         values: dict[str, dict[int, float]] = {}
+        pictures: dict[str, bytes] = {}
         for row in SQLiteStorage.get_logs("qvtune", "run"):
             for name, value in row.items():
-                if "/" in name:
+                if name.startswith(GROUP):
+                    path = folder / "trackio" / "media" / value["file_path"]
+                    pictures[name.removeprefix(GROUP)] = path.read_bytes()
+                elif "/" in name:
                     values.setdefault(name, {})[row["step"]] = value
-        return Stored(values, SQLiteStorage.get_run_config("qvtune", "run"))
+        return Stored(values, SQLiteStorage.get_run_config("qvtune", "run"), pictures)
 
     return read
 
@@ -126,7 +150,8 @@ def test_it_has_every_rate_what_the_roles_did_the_options_and_the_end(
     write_reviews(tmp_path / "reviews.csv", 40)
     settings = {"model": str(tmp_path / "bert"), "data": str(tmp_path / "reviews.csv"), "out": str(tmp_path / "run")}
     settings |= {"max_steps": 4, "logging_steps": 1, "eval_steps": 2, "lr_ratio": 3}
-    result = run(make_config(settings | {"report_to": [tracker.__name__]}), Console(quiet=True))
+    config = make_config(settings | {"report_to": [tracker.__name__]})
+    result = run(config, Console(quiet=True), draw=draw_run)
     stored = read()
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     for name in ("loss", "lr/query", "lr/value", "lr/head"):
@@ -140,3 +165,9 @@ def test_it_has_every_rate_what_the_roles_did_the_options_and_the_end(
     assert final == {name: [pytest.approx(value, rel=1e-6)] for name, value in result["metrics"].items()}
     assert float(stored.config["lr_ratio"]) == 3
     assert stored.config["method"] == "lora"
+    drawn = draw_run(lines, "accuracy")
+    assert {"loss", "accuracy", "learning-rate", "change-of-the-weights"} <= set(drawn)
+    assert set(stored.pictures) == set(drawn)
+    for name, content in drawn.items():
+        same, wanted = (Image.open(io.BytesIO(file)).convert("RGB") for file in (stored.pictures[name], content))
+        assert (same.size, same.tobytes()) == (wanted.size, wanted.tobytes()), name

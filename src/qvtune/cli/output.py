@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 def train_and_show(config: TrainConfig) -> dict[str, Any]:
     """Train; print what trains, the progress and the result; make the report; return the result."""
+    from qvtune.report.drawn import draw_run
     from qvtune.report.page import write_report
     from qvtune.training.prepare import Prepared
     from qvtune.training.run import run
@@ -38,7 +39,7 @@ def train_and_show(config: TrainConfig) -> dict[str, Any]:
             print_head_start(console, prepared.head_start, prepared.data.task.main_metric)
 
     with stopping_on_signals(progress) as stop:
-        result = run(config, progress, show, stop=stop)
+        result = run(config, progress, show, stop=stop, draw=draw_run)
     folder = RunFolder(config.out)
     if main:
         write_report(folder.path)

@@ -16,6 +16,7 @@ from typing import Any
 from qvtune.amounts import count
 from qvtune.data.columns import check_separator
 from qvtune.data.foreign import foreign_task
+from qvtune.data.places import PlaceOfLines
 from qvtune.errors import DataError
 
 # A JSON escape such as \ud83d without its second half. Neither UTF-8 nor Arrow can hold it.
@@ -33,7 +34,7 @@ class Table:
     source: str
     columns: tuple[str, ...]
     rows: list[tuple[Any, ...]]
-    places: list[str]
+    places: Sequence[str]
 
     def column(self, name: str) -> list[Any]:
         """Return the cells of one column."""
@@ -222,7 +223,7 @@ def _read_jsonl(path: Path) -> Table:
 def _read_conll(path: Path) -> Table:
     """Read a word and its tag from the first and the last column of every line; blank lines end sentences."""
     rows: list[tuple[list[str], list[str]]] = []
-    places: list[str] = []
+    lines: list[list[int]] = []
     width, is_open = 0, False
     for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), 1):
         fields = line.split("\t") if "\t" in line else line.split()
@@ -240,11 +241,12 @@ def _read_conll(path: Path) -> Table:
             )
         if not is_open:
             rows.append(([], []))
-            places.append(f"{path}, line {number}")
+            lines.append([])
             is_open = True
         rows[-1][0].append(fields[0])
         rows[-1][1].append(fields[-1])
-    return Table(str(path), ("tokens", "tags"), list(rows), places)
+        lines[-1].append(number)
+    return Table(str(path), ("tokens", "tags"), list(rows), [PlaceOfLines(str(path), row) for row in lines])
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Any:

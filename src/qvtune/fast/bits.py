@@ -81,7 +81,9 @@ def is_drawn(rate: float) -> bool:
 def apply_mask(values: Tensor, keep: Tensor) -> Tensor:
     """Return floating-point `values` with exact zeros where `keep` is 0, also in place of infinities and NaN."""
     integer = INTEGERS[values.element_size()]
-    return (values.view(integer) & (keep if integer == keep.dtype else keep.to(integer))).view(values.dtype)
+    out = torch.empty_like(values)  # no view, which a caller could not change in place
+    torch.bitwise_and(values.view(integer), keep if integer == keep.dtype else keep.to(integer), out=out.view(integer))
+    return out
 
 
 def random_words(key: int, count: int) -> NDArray[np.uint64]:

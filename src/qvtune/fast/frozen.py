@@ -76,7 +76,18 @@ class Reordered:
 
     def multiply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return x (rows, d) times the weight's transpose plus a bias, without a gradient."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, "none", [], "")
+        rows = x.reshape(-1, x.shape[-1])
+        out = torch.ops.mkldnn._linear_pointwise(rows, self.weight, bias, "none", [], "")
+        return shaped(out, x.shape)
+
+
+def shaped(out: Tensor, like: torch.Size) -> Tensor:
+    """Return rows (n, d) that nobody else holds as (..., d), with the first sizes of `like`.
+
+    Autograd takes the result for no view, as with the output of `torch.nn.functional.linear`: a view that a `Function`
+    returns could not be changed in place, and models and PEFT do so.
+    """
+    return torch.ops.aten._unsafe_view(out, [*like[:-1], out.shape[-1]])
 
 
 def computing_dtype(x: Tensor) -> torch.dtype:

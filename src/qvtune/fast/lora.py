@@ -9,7 +9,7 @@ from torch.autograd import Function
 
 from qvtune.fast.bits import apply_mask, draw, is_drawn, keep_mask
 from qvtune.fast.cpu.native.library import call, has_kernels
-from qvtune.fast.frozen import FastFrozenLinear, Packed, can_pack, computing_dtype, packed_weights
+from qvtune.fast.frozen import FastFrozenLinear, Packed, can_pack, computing_dtype, packed_weights, shaped
 
 # Up to this rank the kernels are faster than products of the library, which need a copy of the input with dropout.
 SMALL = 32
@@ -81,7 +81,7 @@ class Adapted(Function):
         ctx.save_for_backward(inputs, weight, a, b, down, keep)
         ctx.shape, ctx.dtype = x.shape, x.dtype
         ctx.packed = packed
-        return out.view(*x.shape[:-1], -1)
+        return shaped(out, x.shape)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

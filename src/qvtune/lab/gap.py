@@ -14,7 +14,8 @@ from qvtune.errors import RunError
 from qvtune.methods.table import METHODS
 from qvtune.roles.attention import AttentionMap
 from qvtune.stored import first_problem
-from qvtune.tasks.load import TUNING, limit
+from qvtune.tasks.examples import TUNING
+from qvtune.tasks.load import limit
 from qvtune.theory.bound import Bound, generalization_bound
 from qvtune.training.evaluate import labels_of
 from qvtune.training.folder import AGAIN, RunFolder

@@ -43,7 +43,7 @@ def read_untrained(store: Store) -> list[dict[str, Any]]:
 
 def _measure(config: TrainConfig, console: Console) -> dict[str, float]:
     from qvtune.fast.fast_path import undo_fast
-    from qvtune.tasks.load import TUNING
+    from qvtune.tasks.examples import TUNING
     from qvtune.training.batches import EvaluationBatches
     from qvtune.training.evaluate import evaluate_set, labels_of, measure
     from qvtune.training.prepare import prepare

@@ -84,16 +84,26 @@ def save_plots(stem: Path, plots: Sequence[Plot], columns: int) -> list[Path]:
 
 def save_spec(path: Path, spec: dict[str, Any]) -> Path:
     """Write a picture in Vega-Lite as PNG or SVG, by the suffix, and return the path."""
+    write_bytes(path, _to_svg(spec).encode() if path.suffix == ".svg" else to_png(spec))
+    return path
+
+
+def to_png(spec: dict[str, Any]) -> bytes:
+    """Return a picture in Vega-Lite as a PNG file."""
     import vl_convert
 
+    return vl_convert.vegalite_to_png(spec, scale=SCALE, **_drawing())
+
+
+def _to_svg(spec: dict[str, Any]) -> str:
+    import vl_convert
+
+    return _numbered(vl_convert.vegalite_to_svg(spec, **_drawing()))
+
+
+def _drawing() -> dict[str, Any]:
     # Nothing in a picture has an address; since none is allowed, nothing can be fetched.
-    options: dict[str, Any] = {"vl_version": _version(), "config": file_config(), "allowed_base_urls": []}
-    if path.suffix == ".svg":
-        content = _numbered(vl_convert.vegalite_to_svg(spec, **options)).encode()
-    else:
-        content = vl_convert.vegalite_to_png(spec, scale=SCALE, **options)
-    write_bytes(path, content)
-    return path
+    return {"vl_version": _version(), "config": file_config(), "allowed_base_urls": []}
 
 
 def _numbered(svg: str) -> str:

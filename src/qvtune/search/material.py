@@ -10,7 +10,7 @@ from torch import nn
 
 from qvtune.errors import DataError
 from qvtune.fast.batches import longest_first, token_lengths
-from qvtune.tasks.load import TUNING
+from qvtune.tasks.examples import TUNING
 from qvtune.tasks.task import Task
 from qvtune.training.batches import Collate, collate_rows, training_order
 from qvtune.training.config import TrainConfig

@@ -14,8 +14,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from qvtune.adaptation import adaptation_of
+from qvtune.arguments import as_options
 from qvtune.cache import writable_cache
-from qvtune.calls import as_options
 from qvtune.device import choose_device, device_of
 from qvtune.errors import ConfigError, Interrupted
 from qvtune.files import write_json
@@ -31,8 +31,8 @@ from qvtune.search.recipe import Recipe
 from qvtune.search.runner import FORWARD_SHARE, Cost, TrialRunner, borrowed
 from qvtune.search.suggestion import Suggestion
 from qvtune.search.trials import MOST, RateByName
+from qvtune.tasks.examples import TUNING
 from qvtune.tasks.files import file_digests
-from qvtune.tasks.load import TUNING
 from qvtune.training.config import TrainConfig, make_config
 from qvtune.training.folder import check_free
 from qvtune.training.objective import Batch, Loss, MeanLoss

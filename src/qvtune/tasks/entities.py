@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from qvtune.data.places import place_of_word
 from qvtune.errors import DataError
 
 OUTSIDE = "O"
@@ -45,8 +46,8 @@ def check_sequence(tags: Sequence[str], scheme: str, place: str) -> None:
         is_open = before_prefix in ("B", "I") and before_kind == kind
         if scheme != PLAIN and prefix in ("I", "E") and not is_open:
             raise DataError(
-                f"{place}, word {number}: the tag {tag} follows {before}, and goes on an entity that has not begun. An "
-                f"entity begins with {'B- or S-' if scheme == IOBES else 'B-'}, as in B-{kind}."
+                f"{place_of_word(place, number)}: the tag {tag} follows {before}, and goes on an entity that has not "
+                f"begun. An entity begins with {'B- or S-' if scheme == IOBES else 'B-'}, as in B-{kind}."
             )
         before = tag
 

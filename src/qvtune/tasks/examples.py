@@ -8,6 +8,9 @@ from datasets import Dataset
 from qvtune.errors import DataError
 from qvtune.tasks.task import Task
 
+# The split that chooses the checkpoint and fits what a kind of task fits; no result is reported on it.
+TUNING = "tuning"
+
 
 @dataclass(frozen=True)
 class TextData:

@@ -16,14 +16,13 @@ from qvtune.data.tables import READERS, Table, data_name, read_table, table_suff
 from qvtune.errors import DataError
 from qvtune.tasks import glue
 from qvtune.tasks.classification import Classification
-from qvtune.tasks.examples import TextData
+from qvtune.tasks.examples import TUNING, TextData
 from qvtune.tasks.guess import read_labelled
 from qvtune.tasks.options import DataOptions
 from qvtune.tasks.remarks import remarks
 from qvtune.tasks.table import TASKS
 from qvtune.tasks.task import Task
 
-TUNING = "tuning"
 # The part of the training examples that tunes a kind of task which needs it, where no other part was asked for.
 LEAST_TUNING = 0.1
 

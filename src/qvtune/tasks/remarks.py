@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from qvtune.data.columns import is_integer
+from qvtune.tasks.examples import TUNING
 from qvtune.tasks.label_cells import SEPARATORS, joined_cells
 from qvtune.tasks.task import Task
 
@@ -26,10 +27,8 @@ def remarks(task: Task, train: Dataset, evaluation: Mapping[str, Dataset]) -> li
         if shared:
             found.append(f"{shared:,} of {len(dataset):,} {split} examples have the text of a training example.")
         if len(dataset) < FEW_EXAMPLES:
-            found.append(
-                f"The {split} set is small ({len(dataset)}): its metrics are coarse. Give more by --validation or "
-                "--validation-fraction."
-            )
+            more = "--tune-fraction" if split == TUNING else "--validation or --validation-fraction"
+            found.append(f"The {split} set is small ({len(dataset)}): its metrics are coarse. Give more by {more}.")
     empty = sum(not text.strip() for text in train["text"])
     if empty:
         found.append(f"{empty:,} of {len(train):,} training texts are empty.")

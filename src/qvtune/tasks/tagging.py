@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qvtune.data.places import place_of_word
 from qvtune.errors import DataError, nearest
 from qvtune.tasks import linear, tagged_words
 from qvtune.tasks.classes import describe_classes
@@ -95,7 +96,7 @@ class Tagging(NamedOutputs):
         for number, tag in enumerate(value, 1):
             if tag not in self.labels:
                 raise DataError(
-                    f"{place}, word {number}: the tag '{tag}' does not occur in the training data, which has "
+                    f"{place_of_word(place, number)}: the tag '{tag}' does not occur in the training data, which has "
                     f"{list_names(self.labels)}.{nearest(tag, self.labels)}"
                 )
         check_sequence(value, self.scheme, place)
@@ -159,6 +160,16 @@ class Tagging(NamedOutputs):
         spans = [[(start, end) for start, end in found] for found in dataset["spans"]]
         windows = windows_of(dataset["text"][:], spans, tokenizer, max_length)
         return window_rows(windows, dataset["label"][:] if "label" in dataset.column_names else None)
+
+    def describe_tokens(self, tokens: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
+        """Say how many training texts are read in several windows."""
+        windows = Counter(tokens["example"])
+        if not (several := sum(number > 1 for number in windows.values())):
+            return []
+        return [
+            f"{several:,} of {len(windows):,} training texts have more tokens than are read at once, and are read in "
+            "windows that overlap (--max-length)."
+        ]
 
     def collator(self, tokenizer: "PreTrainedTokenizerBase") -> Callable[[list[dict[str, Any]]], Any]:
         """Return a function that pads `positions` and `labels` of words (n, w) beside the tokens (n, s)."""
@@ -274,13 +285,14 @@ class Tagging(NamedOutputs):
         return [self.labels[int(tag)] for tag in value]
 
     def predictions(self, scores: NDArray, examples: "Dataset") -> list[dict[str, Any]]:
-        """Return the `tags` of the words of every text, and its `entities` with their place in characters.
+        """Return the `words` of every text, their `tags`, and its `entities` with their place in characters.
 
         Of a text that was given as a list of words, `text` is those with a space between.
         """
         rows = []
         for tags, text, spans in zip(self.predicted(scores), examples["text"], examples["spans"], strict=True):
-            row: dict[str, Any] = {"text": text, "tags": self.shown(tags)}
+            words = [text[start:end] for start, end in spans]
+            row: dict[str, Any] = {"text": text, "words": words, "tags": self.shown(tags)}
             if self.scheme != PLAIN:
                 row["entities"] = [
                     {"type": e.type, "start": spans[e.first][0], "end": spans[e.last][1]}

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from qvtune.data.columns import as_number
-from qvtune.documents import read_document
+from qvtune.documents import compose_yaml, read_document
 from qvtune.errors import ConfigError, DataError, nearest
 from qvtune.tasks.options import BALANCED
 from qvtune.tasks.task import Task
@@ -79,14 +79,14 @@ def _read(path: Path) -> list[tuple[str, Any]]:
             is_mapping = isinstance(pairs, tuple)
             found = list(pairs) if is_mapping else []
         else:
-            node = yaml.compose(text, yaml.SafeLoader)
+            node = compose_yaml(text)
             is_mapping = isinstance(node, yaml.MappingNode)
             found = [(str(k.value), v.value) for k, v in node.value] if isinstance(node, yaml.MappingNode) else []
     except OSError as error:
         raise ConfigError(
             f"{OPTION} {path}: cannot be read: {error.strerror}. Name a YAML or JSON file, or give {BALANCED}."
         ) from None
-    except RecursionError:
+    except RecursionError:  # JSON's
         raise ConfigError(f"{OPTION} {path}: is nested too deeply. Give a weight by the name of every class.") from None
     except (ValueError, yaml.YAMLError) as error:
         kind = "JSON" if path.suffix.lower() == ".json" else "YAML"

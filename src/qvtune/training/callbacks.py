@@ -1,10 +1,16 @@
 """`Callback`: code that watches a run while it trains."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.console import Console
+
 from qvtune.errors import ConfigError, nearest
+from qvtune.interrupts import Stop
+
+# Draws a run: its records and the name of its main metric become PNG files by name.
+Draw = Callable[[Sequence[dict[str, Any]], str], Mapping[str, bytes]]
 
 
 @dataclass
@@ -50,6 +56,23 @@ class Callback:
 
     def on_train_end(self, progress: Progress) -> None:
         """After the last step of this session, before the final measurement."""
+
+
+@dataclass(frozen=True)
+class Watchers:
+    """What is around a run: it gets to know how far the run is, and may end it.
+
+    Attributes:
+        console: where progress goes.
+        callbacks: watch the training; an exception from one ends it.
+        stop: asks the training to save and stop.
+        draw: draws the run at its end, for trackers that take pictures; they get none when None.
+    """
+
+    console: Console
+    callbacks: Sequence[Callback] = ()
+    stop: Stop = field(default_factory=Stop)
+    draw: Draw | None = None
 
 
 def check_callbacks(callbacks: Any) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from qvtune.tasks.examples import TextData
+from qvtune.tasks.examples import TUNING, TextData
 from qvtune.tasks.judging import NOTHING_LEARNED
-from qvtune.tasks.load import TUNING
 from qvtune.tasks.mistakes import KEPT, sort_mistakes, worst_mistakes
 from qvtune.tasks.task import Task
 from qvtune.training.balance import list_warnings

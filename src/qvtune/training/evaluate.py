@@ -15,7 +15,7 @@ from torch import nn
 from qvtune.device import device_of
 from qvtune.progress import track
 from qvtune.roles.modes import evaluating
-from qvtune.tasks.load import TUNING
+from qvtune.tasks.examples import TUNING
 from qvtune.tasks.metrics import combine_splits
 from qvtune.tasks.task import Task
 from qvtune.training.batches import Collate, EvaluationBatches

@@ -1,23 +1,20 @@
 """`fit`: the loop over the steps of a run, from its start or its last checkpoint to its end."""
 
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
 from torch import nn
 from transformers import set_seed
 
 from qvtune.errors import DivergedError, Interrupted
 from qvtune.fast.cpu.memory import kept_memory
 from qvtune.fast.precision import widen
-from qvtune.interrupts import Stop
 from qvtune.methods.state import load_trained
-from qvtune.training.callbacks import Callback, Progress
+from qvtune.training.callbacks import Progress, Watchers
 from qvtune.training.checkpoint import Checkpoint, Checkpoints
 from qvtune.training.config import TrainConfig
 from qvtune.training.evaluate import Evaluation, Evaluator
@@ -57,23 +54,14 @@ class Fitted:
     samples_per_second: float | None
 
 
-def fit(
-    config: TrainConfig,
-    prepared: Prepared,
-    folder: RunFolder,
-    console: Console,
-    callbacks: Sequence[Callback] = (),
-    stop: Stop | None = None,
-) -> Fitted:
+def fit(config: TrainConfig, prepared: Prepared, folder: RunFolder, watchers: Watchers) -> Fitted:
     """Train a prepared run from its last checkpoint, or from the start, to its end.
 
     Args:
         config: the run's.
         prepared: its model, adapted and on its device, and its data.
         folder: where checkpoints and the log go.
-        console: where progress goes.
-        callbacks: watch the training; an exception from one ends it.
-        stop: asks the training to save and stop.
+        watchers: what gets to know its progress, and may stop it.
 
     Raises:
         DivergedError: if the loss, an output or a parameter stops being finite.
@@ -89,7 +77,7 @@ def fit(
         log_folder=folder.path / "trackers",
     )
     with machine as accelerator, kept_memory() if config.fast else nullcontext():
-        loop = Loop(config, prepared, folder, accelerator, console, callbacks, stop or Stop())
+        loop = Loop(config, prepared, folder, accelerator, watchers)
         loop.resume()
         try:
             loop.train()
@@ -109,13 +97,11 @@ class Loop:
         prepared: Prepared,
         folder: RunFolder,
         accelerator: Accelerator,
-        console: Console,
-        callbacks: Sequence[Callback],
-        stop: Stop,
+        watchers: Watchers,
     ) -> None:
         set_seed(stream_seed(config.seed, "dropout"))
         self.config, self.prepared, self.accelerator = config, prepared, accelerator
-        self.console, self.callbacks, self.stop = console, callbacks, stop
+        self.watchers, self.console = watchers, watchers.console
         task, examples = prepared.data.task, len(prepared.train)
         self.model: nn.Module = prepared.model
         self.batches = make_batches(config, prepared, accelerator)
@@ -125,8 +111,8 @@ class Loop:
         self.telemetry = RoleTelemetry(self.model, every=config.logging_steps if config.log_updates else 0)
         self.step = make_step(config, prepared, accelerator, self.timetable.steps)
         self.checkpoints = Checkpoints(folder.checkpoints)
-        self.log = RunLog(folder, self.progress, config, console, accelerator)
-        self.shown = ProgressReport(console, examples / self.batches.steps_per_epoch)
+        self.log = RunLog(folder, self.progress, config, watchers, accelerator)
+        self.shown = ProgressReport(self.console, examples / self.batches.steps_per_epoch)
         self.evaluate = Evaluator(
             task,
             prepared.splits,
@@ -215,7 +201,7 @@ class Loop:
             self.accelerator.native_amp, evaluation = False, None  # no step comes after this
             widen(self.model)
         evaluation = evaluation or self.evaluate(self.model, step)
-        self.log.conclude(evaluation.metrics)
+        self.log.conclude(evaluation)
         samples = (self.progress.epoch - self.first_epoch) * len(self.prepared.train)
         speed = samples / own_seconds if samples and own_seconds > 0 else None
         return Fitted(self.progress, self.selection, self.best_step, evaluation, seconds, speed)
@@ -223,13 +209,13 @@ class Loop:
     def _is_stopping(self) -> bool:
         """Whether to stop after this step: where there are several processes, all of them or none."""
         if self.accelerator.num_processes == 1:
-            return self.stop.requested
-        if self.stop.requested:
+            return self.watchers.stop.requested
+        if self.watchers.stop.requested:
             self.accelerator.set_trigger()
         return self.accelerator.check_trigger()
 
     def _tell(self, event: str, *values: Any) -> None:
-        for callback in self.callbacks:
+        for callback in self.watchers.callbacks:
             getattr(callback, event)(self.progress, *values)
 
     def _log(self, result: StepResult) -> None:

@@ -23,10 +23,10 @@ from qvtune.fast.fast_path import make_fast
 from qvtune.files import file_digest, write_text
 from qvtune.notebook import ShownInNotebooks
 from qvtune.roles.unwrap import unwrap
-from qvtune.tasks.examples import TextData
+from qvtune.tasks.examples import TUNING, TextData
 from qvtune.tasks.files import changed_file, file_digests
 from qvtune.tasks.glue import format_submission, make_task
-from qvtune.tasks.load import TUNING, load_data, load_glue
+from qvtune.tasks.load import load_data, load_glue
 from qvtune.tasks.matching import labelled, read_matching, same_classes
 from qvtune.tasks.table import task_from_dict
 from qvtune.tasks.task import Task

@@ -5,11 +5,10 @@ import time
 from typing import Any
 
 from accelerate import Accelerator
-from rich.console import Console
 
 from qvtune.files import write_text, writing
 from qvtune.training.balance import side_warnings
-from qvtune.training.callbacks import Progress
+from qvtune.training.callbacks import Progress, Watchers
 from qvtune.training.config import TrainConfig
 from qvtune.training.evaluate import Evaluation
 from qvtune.training.folder import RunFolder
@@ -24,7 +23,7 @@ class RunLog:
         folder: the run's.
         progress: holds the records.
         config: the run's.
-        console: where warnings go.
+        watchers: their console gets the warnings, and trackers get what they draw.
         accelerator: says which process writes, and holds the trackers.
     """
 
@@ -33,12 +32,12 @@ class RunLog:
         folder: RunFolder,
         progress: Progress,
         config: TrainConfig,
-        console: Console,
+        watchers: Watchers,
         accelerator: Accelerator,
     ) -> None:
         self.folder, self.progress, self.config = folder, progress, config
-        self.console, self.accelerator = console, accelerator
-        self.trackers = Trackers(accelerator, config)
+        self.console, self.accelerator = watchers.console, accelerator
+        self.trackers = Trackers(accelerator, config, watchers.draw)
         self._started = time.perf_counter()
         self._before = 0.0
 
@@ -54,9 +53,9 @@ class RunLog:
             write_text(self.folder.metrics, "".join(lines))
         self.trackers.begin()
 
-    def conclude(self, metrics: dict[str, float]) -> None:
-        """Give the trackers the metrics of the weights that the run keeps."""
-        self.trackers.conclude(metrics, self.progress.step)
+    def conclude(self, evaluation: Evaluation) -> None:
+        """Give the trackers the evaluation of the weights that the run keeps."""
+        self.trackers.conclude(evaluation, self.progress.records, self.progress.step)
 
     def end(self) -> None:
         """Close the trackers."""

@@ -10,7 +10,7 @@ from qvtune.adapters import loads_in_peft
 from qvtune.files import write_json, write_text
 from qvtune.interrupts import Stop
 from qvtune.tasks.files import file_digests
-from qvtune.training.callbacks import Callback, check_callbacks
+from qvtune.training.callbacks import Callback, Draw, Watchers, check_callbacks
 from qvtune.training.card import adapter_card, model_card
 from qvtune.training.checkpoint import Checkpoints
 from qvtune.training.conclusion import conclude
@@ -30,6 +30,7 @@ def run(
     on_prepared: Callable[[Prepared], None] | None = None,
     callbacks: Sequence[Callback] = (),
     stop: Stop | None = None,
+    draw: Draw | None = None,
 ) -> dict[str, Any]:
     """Train as `config` says and return the contents of `result.json`.
 
@@ -42,6 +43,7 @@ def run(
         on_prepared: called once before the first step, with what will train.
         callbacks: watch the training; an exception from one ends the run.
         stop: asks the run to save and stop after the current step.
+        draw: draws the run at its end, for trackers that take pictures; they get none when None.
 
     Raises:
         QVTuneError: for anything wrong with options, data, model or folder; DivergedError if the loss stops being
@@ -60,17 +62,18 @@ def run(
         return result
     Checkpoints(folder.checkpoints).newest()  # refused before model and data are read, which takes a while
     reset_peak_memory()
+    watchers = Watchers(console, callbacks, stop or Stop(), draw)
     prepared = prepare(config, console)
     if on_prepared is not None:
         on_prepared(prepared)
     if not is_main_process():
-        return describe_result(config, prepared, fit(config, prepared, folder, console, callbacks, stop))
+        return describe_result(config, prepared, fit(config, prepared, folder, watchers))
     with folder.locked():
         folder.claim(config)
         folder.compare_task(prepared.data.task.to_dict())
         folder.remove_unfinished()
         _start_folder(folder, config, prepared)
-        fitted = fit(config, prepared, folder, console, callbacks, stop)
+        fitted = fit(config, prepared, folder, watchers)
         return _end_folder(folder, config, prepared, fitted, console)
 
 

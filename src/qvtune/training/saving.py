@@ -10,7 +10,7 @@ from qvtune.adaptation import adaptation_of, count_parameters, restore
 from qvtune.adapters import ADAPTATION_FILE, save_adapter
 from qvtune.files import staged_folder, write_json, write_text
 from qvtune.methods.table import METHODS
-from qvtune.tasks.load import TUNING
+from qvtune.tasks.examples import TUNING
 from qvtune.tasks.task import Task
 from qvtune.training.config import TrainConfig
 from qvtune.training.environment import peak_memory

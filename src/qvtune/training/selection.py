@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qvtune.tasks.load import TUNING
+from qvtune.tasks.examples import TUNING
 from qvtune.tasks.metrics import standard_error
 
 # Two checkpoints count as equal if their metrics differ by no more than this, in standard errors of one metric. Both

@@ -10,7 +10,8 @@ from qvtune.errors import ConfigError
 from qvtune.fast.batches import token_lengths
 from qvtune.groups import group_parameters
 from qvtune.methods.table import METHODS
-from qvtune.tasks.load import TUNING, limit
+from qvtune.tasks.examples import TUNING
+from qvtune.tasks.load import limit
 from qvtune.training.batches import TrainingBatches, training_order
 from qvtune.training.config import TrainConfig
 from qvtune.training.objective import TaskObjective

@@ -1,28 +1,32 @@
 """Trackers: programs that show the log of runs. They are Accelerate's."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
+from qvtune.training.callbacks import Draw
 from qvtune.training.config import TrainConfig
+from qvtune.training.evaluate import Evaluation
+from qvtune.training.pictures import SENDERS, takes_pictures
 
 PROJECT = "qvtune"
 TENSORBOARD, MLFLOW = "tensorboard", "mlflow"
 
 
 class Trackers:
-    """The trackers of a run, if it has any: they get its configuration, every record, and its final metrics.
+    """The trackers of a run, if it has any: they get its options, every record, its final metrics, and pictures.
 
     Args:
         accelerator: holds them; its main process alone writes.
         config: the run's.
+        draw: draws the run at its end, for trackers that take pictures; nothing is drawn when None.
     """
 
-    def __init__(self, accelerator: Accelerator, config: TrainConfig) -> None:
-        self.accelerator, self.config = accelerator, config
+    def __init__(self, accelerator: Accelerator, config: TrainConfig, draw: Draw | None) -> None:
+        self.accelerator, self.config, self.draw = accelerator, config, draw
 
     def begin(self) -> None:
         """Start them, named after the run's folder, and give them the configuration."""
@@ -44,10 +48,15 @@ class Trackers:
         if self.accelerator.trackers:
             self.accelerator.log({_grouped(name): value for name, value in values.items()}, step=step)
 
-    def conclude(self, metrics: Mapping[str, float], step: int) -> None:
-        """Give them the metrics of the weights that the run keeps."""
+    def conclude(self, evaluation: Evaluation, records: Sequence[dict[str, Any]], step: int) -> None:
+        """Give them the metrics of the weights that the run keeps, and its pictures."""
         if self.accelerator.trackers:
-            self.accelerator.log({f"final/{name}": value for name, value in metrics.items()}, step=step)
+            self.accelerator.log({f"final/{name}": value for name, value in evaluation.metrics.items()}, step=step)
+        takers = [tracker for tracker in self.accelerator.trackers if takes_pictures(tracker.name)]
+        if self.draw is not None and takers and self.accelerator.is_main_process:
+            pictures = self.draw(records, evaluation.task.main_metric)
+            for tracker in takers:
+                SENDERS[tracker.name](tracker.tracker, pictures, step)
 
     def end(self) -> None:
         """Close them."""

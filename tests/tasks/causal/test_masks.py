@@ -195,8 +195,9 @@ def test_raw_prompts_and_completions() -> None:
          r"--chat-template FILE"),
         (GEMMA_2, (TALK[0], TALK[0], TALK[1]), "roles must alternate"),
         (MISTRAL_LAST, (BRIEF, *TALK), r"line 3: the chat template leaves out what the system says \('Be brief\.'\)"),
-        ("{{ 'x' }}", (TALK[1],), "does not show where the words of turn 1, the assistant's"),
+        ("{{ messages[0]['content'] | length }}", (TALK[1],), "show where the words of turn 1, the assistant's"),
         ("{{ 1 }}\n{% if %}", TALK, "the chat template is no Jinja template: line 2: Expected an expression"),
+        ("{{ bos_token }}", TALK, r"the chat template writes none of the words .*message\['content'\]"),
         ("{{ nothing.at.all }}", TALK, "refuses this conversation .*: 'nothing' is undefined"),
     ],
 )  # fmt: skip

@@ -93,7 +93,7 @@ def write_conversation(
     """
     turns = conversation.turns
     whole = write_turns(tokenizer, turns, place)
-    _check_said(turns, whole, place)
+    _check_said(tokenizer, turns, whole, place)
     spans: list[Span] = []
     for number, turn in enumerate(turns):
         if turn.is_answer:
@@ -181,13 +181,21 @@ def _marks(texts: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)) or r"(?!)")
 
 
-def _check_said(turns: Sequence[Turn], whole: str, place: str) -> None:
+def _check_said(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], whole: str, place: str) -> None:
     """Check that the words of all turns but the assistant's are there; some templates drop a system turn in silence.
 
     The assistant's words may lack the thinking of earlier turns.
     """
     for turn in turns:
-        if turn.role != ASSISTANT and turn.content.strip() not in whole:
+        if turn.content.strip() not in whole:
+            if whole == write_turns(tokenizer, [replace(turn, content=MARK) for turn in turns], place):
+                raise DataError(
+                    f"the chat template writes none of the words of a conversation (the first is {place}). It has to "
+                    "write message['content'] of every message. Mend the file that --chat-template names, or leave it "
+                    "out."
+                )
+            if turn.role == ASSISTANT:
+                continue
             raise DataError(
                 f"{place}: the chat template leaves out what the {turn.role} says ('{turn.content.strip()[:60]}'). "
                 "Put it into another turn, or give another template by --chat-template FILE."
