@@ -66,6 +66,14 @@ def galore_adamw(groups: list[dict[str, Any]], **options: Any) -> Any:
     class GaLore(galore.GaLoreAdamW):  # type: ignore[name-defined]
         """Stores the projection of a parameter as a tensor in its state dict, which loads without pickle."""
 
+        def step(self, closure: Any = None) -> Any:
+            loss = super().step(closure)
+            # LAPACK's matrices run down the columns, and loaded ones along the rows: products with them round otherwise.
+            for state in self.state.values():
+                if "projector" in state:
+                    state["projector"].ortho_matrix = state["projector"].ortho_matrix.contiguous()
+            return loss
+
         def state_dict(self) -> dict[str, Any]:
             saved = super().state_dict()
             saved["state"] = {key: _plain(state) for key, state in saved["state"].items()}
