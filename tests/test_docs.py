@@ -7,18 +7,17 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from shallow import two_layers
 
 import qvtune
 from qvtune.cli import theory
 from qvtune.cli.main import VERBS, main
 from qvtune.conformance import __main__ as conformance
-from qvtune.data import packaged
 from qvtune.methods.table import METHODS
 from qvtune.roles.declare import read_declaration
 from qvtune.tasks.load import load_data
@@ -29,9 +28,9 @@ from qvtune.training.config import TrainConfig, read_config
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
 # Pages whose examples train many runs, or load a larger model many times: they get the first two layers of it.
-MANY_RUNS = {
-    **dict.fromkeys(("suggest", "sweep", "compare", "tutorial-grid"), "minilm"), "conversations": "smollm2"
-}  # fmt: skip
+MANY_RUNS = dict.fromkeys(("suggest", "sweep", "compare", "tutorial-first-run", "tutorial-grid"), "minilm") | {
+    "conversations": "smollm2"
+}
 # Packages without which an example is left out.
 OPTIONAL = ("onnxruntime", "onnxscript", "fastapi", "httpx")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -44,26 +43,6 @@ def _methods() -> Iterator[None]:
     yield
     METHODS.clear()
     METHODS.update(before)
-
-
-@pytest.fixture
-def two_layers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Saves the first two layers of a packaged model."""
-
-    def save(name: str) -> Path:
-        folder, gguf = packaged.locate_model(name)
-        kept = tmp_path_factory.mktemp("models") / "two-layers"
-        settings = {"gguf_file": gguf} if gguf else {}
-        if gguf:
-            whole = {"quantization_config": GgufConfig(dequantize=True)}
-            small = AutoModelForCausalLM.from_pretrained(folder, num_hidden_layers=2, **settings, **whole)
-        else:
-            small = AutoModel.from_pretrained(folder, num_hidden_layers=2)
-        small.save_pretrained(kept)
-        AutoTokenizer.from_pretrained(folder, **settings).save_pretrained(kept)
-        return kept
-
-    return save
 
 
 @pytest.fixture
@@ -112,11 +91,9 @@ def write_csv(path: Path, rows: list[list[str]]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_examples_run(
-    page: Path, place: Path, two_layers: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_examples_run(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page.stem in MANY_RUNS:
-        small = two_layers(MANY_RUNS[page.stem])
+        small = two_layers(MANY_RUNS[page.stem], place / "models")
         monkeypatch.setattr(model, "locate_model", lambda name: (small, None))
     monkeypatch.syspath_prepend(str(place))
     left_out = []

@@ -68,7 +68,7 @@ def galore_adamw(groups: list[dict[str, Any]], **options: Any) -> Any:
 
         def step(self, closure: Any = None) -> Any:
             loss = super().step(closure)
-            # LAPACK's matrices run down the columns, and loaded ones along the rows: products with them round otherwise.
+            # LAPACK's matrices run down the columns and loaded ones along the rows, and products with them differ.
             for state in self.state.values():
                 if "projector" in state:
                     state["projector"].ortho_matrix = state["projector"].ortho_matrix.contiguous()
