@@ -77,12 +77,13 @@ class TrainedRun(ShownInNotebooks):
     @cached_property
     def base_dtype(self) -> torch.dtype:
         """The type of the base model's weights in its files, as its configuration names it; float32 if it does not."""
-        is_adapter = self.config.saves_adapter
-        try:
-            base = self.source if is_adapter else find_model(self.config.model, self.config.trust_remote_code)
-            named = getattr(load_config(base), "dtype", None)
-        except ModelError:  # a run that saved a whole model does without its base
-            named = None
+        found = self.model_config
+        if not self.config.saves_adapter:
+            try:
+                found = load_config(find_model(self.config.model, self.config.trust_remote_code))
+            except ModelError:  # a run that saved a whole model does without its base
+                found = None
+        named = getattr(found, "dtype", None)
         return named if isinstance(named, torch.dtype) else torch.float32
 
     @cached_property
