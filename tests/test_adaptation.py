@@ -11,9 +11,10 @@ from rounding import assert_near
 from torch import nn
 from transformers import BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
-from qvtune.adaptation import adapt, adaptation_of, count_parameters, restore
+from qvtune.adaptation import adapt, count_parameters, restore
 from qvtune.errors import AdaptError, RoleError
 from qvtune.groups import param_groups
+from qvtune.methods.adapted import adaptation_of
 from qvtune.roles.find import find_attention
 
 SUBSETS = ["".join(s) for size in (1, 2, 3, 4) for s in itertools.combinations("qkvo", size)]

@@ -13,10 +13,11 @@ from models import assert_same_state, build, snapshot
 from peft import LoraConfig, get_peft_model
 from rounding import assert_near
 
-from qvtune.adaptation import adapt, adaptation_of, restore
+from qvtune.adaptation import adapt, restore
 from qvtune.adapters import load_adapter, save_adapter
 from qvtune.errors import AdaptError, ModelError
 from qvtune.groups import param_groups
+from qvtune.methods.adapted import adaptation_of
 from qvtune.roles.find import find_attention
 
 ROLES = ("qv", "k", "qkvo", "vo")

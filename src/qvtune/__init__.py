@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qvtune.adaptation import Adaptation, ParameterCounts, adapt, adaptation_of, count_parameters, restore
+    from qvtune.adaptation import adapt, count_parameters, restore
     from qvtune.adapters import load_adapter, save_adapter
     from qvtune.calls import plan, train
     from qvtune.conformance.suite import check_conformance
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from qvtune.lab.gap import measure_bound
     from qvtune.lab.reproduce import reproduce
     from qvtune.lab.sweep import sweep
-    from qvtune.methods.adapted import method_of
-    from qvtune.methods.method import Method
+    from qvtune.methods.adapted import adaptation_of, method_of
+    from qvtune.methods.method import Adaptation, Method, ParameterCounts
     from qvtune.methods.table import register as register_method
     from qvtune.rates import Rates
     from qvtune.report.listing import list_runs
@@ -52,13 +52,13 @@ if TYPE_CHECKING:
 # torch and transformers take seconds to import, so each name is imported when it is first used: from this module, under
 # the same name or the one after the colon.
 _HOMES = {
-    "Adaptation": "qvtune.adaptation",
+    "Adaptation": "qvtune.methods.method",
     "AttentionLayer": "qvtune.roles.attention",
     "AttentionMap": "qvtune.roles.attention",
     "Callback": "qvtune.training.callbacks",
     "FeedForwardLayer": "qvtune.roles.attention",
     "Method": "qvtune.methods.method",
-    "ParameterCounts": "qvtune.adaptation",
+    "ParameterCounts": "qvtune.methods.method",
     "Progress": "qvtune.training.callbacks",
     "Projection": "qvtune.roles.attention",
     "QVTuneError": "qvtune.errors",
@@ -71,7 +71,7 @@ _HOMES = {
     "Trainer": "qvtune.training.trainer",
     "TrainingArguments": "qvtune.training.trainer",
     "adapt": "qvtune.adaptation",
-    "adaptation_of": "qvtune.adaptation",
+    "adaptation_of": "qvtune.methods.adapted",
     "chat": "qvtune.training.chatting",
     "check_conformance": "qvtune.conformance.suite",
     "compare": "qvtune.lab.compare",

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from qvtune.adaptation import Adaptation, adaptation_of, dead_copies
+from qvtune.adaptation import dead_copies
 from qvtune.arguments import check_number
 from qvtune.errors import RateError
-from qvtune.methods.adapted import method_of
+from qvtune.methods.adapted import adaptation_of, method_of
+from qvtune.methods.method import Adaptation
 from qvtune.rates import B_FACTORS, GROUPS, HEAD, NO_DECAY, Rates, check_rate, owner_of, parse_rates
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention

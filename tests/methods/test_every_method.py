@@ -16,12 +16,13 @@ from rounding import Exact, assert_near
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from qvtune.adaptation import adaptation_of, count_parameters, restore
+from qvtune.adaptation import count_parameters, restore
 from qvtune.adapters import load_adapter, loads_in_peft, save_adapter
 from qvtune.errors import AdaptError, ModelError, RateError
 from qvtune.fast.fast_path import make_fast, undo_fast
 from qvtune.groups import param_groups
 from qvtune.methods.adalora import allocate
+from qvtune.methods.adapted import adaptation_of
 from qvtune.methods.galore import galore_adamw
 from qvtune.methods.table import METHODS
 from qvtune.roles.unwrap import unwrap

@@ -10,10 +10,11 @@ from models import batch, build
 from rounding import assert_near
 from torch import Tensor, nn
 
-from qvtune.adaptation import adapt, adaptation_of, count_parameters, restore
+from qvtune.adaptation import adapt, count_parameters, restore
 from qvtune.errors import AdaptError
 from qvtune.groups import param_groups
 from qvtune.methods.adalora import allocate, kept_ranks, orthogonality, plan_steps
+from qvtune.methods.adapted import adaptation_of
 from qvtune.methods.first_factors import quantised
 from qvtune.methods.galore import galore_adamw
 from qvtune.methods.sparse import increment_of

@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from tiny import save_tiny_bert, write_reviews
 from toy_method import FILE, MOST, SCALE, Scale, scales
 
-from qvtune.adaptation import adapt, adaptation_of, count_parameters, restore
+from qvtune.adaptation import adapt, count_parameters, restore
 from qvtune.adapters import load_adapter, loads_in_peft, save_adapter
 from qvtune.cli.main import main
 from qvtune.errors import AdaptError, ConfigError, ModelError
 from qvtune.groups import param_groups
+from qvtune.methods.adapted import adaptation_of
 from qvtune.methods.table import METHODS, register
 from qvtune.training.callbacks import Callback, Progress
 from qvtune.training.config import make_config

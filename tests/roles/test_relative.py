@@ -14,10 +14,11 @@ from rounding import assert_near, assert_stepped
 from torch import nn
 from transformers import XLNetConfig, XLNetForSequenceClassification, XLNetModel
 
-from qvtune.adaptation import adapt, adaptation_of, count_parameters, restore
+from qvtune.adaptation import adapt, count_parameters, restore
 from qvtune.adapters import load_adapter, save_adapter
 from qvtune.errors import AdaptError, RoleError
 from qvtune.groups import param_groups
+from qvtune.methods.adapted import adaptation_of
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.find import find_attention
 from qvtune.roles.relative import SplitRelative

@@ -101,7 +101,7 @@ class RangeTest:
         return test | read
 
 
-def _smoothed(values: NDArray) -> list[float]:
+def _smoothed(values: NDArray[Any]) -> list[float]:
     half = WINDOW // 2
     return [
         float(values[max(0, i - half) : i + half + 1].mean()) if np.isfinite(values[i]) else math.inf

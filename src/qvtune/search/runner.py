@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
-from qvtune.adaptation import adaptation_of
 from qvtune.device import device_of
 from qvtune.groups import param_groups
+from qvtune.methods.adapted import adaptation_of
 from qvtune.methods.state import load_trained, trained_state
 from qvtune.methods.table import METHODS
 from qvtune.rates import owner_of

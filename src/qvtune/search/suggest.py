@@ -13,12 +13,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from qvtune.adaptation import adaptation_of
 from qvtune.arguments import as_options
 from qvtune.cache import writable_cache
 from qvtune.device import choose_device, device_of
 from qvtune.errors import ConfigError, Interrupted
 from qvtune.files import write_json
+from qvtune.methods.adapted import adaptation_of
 from qvtune.methods.table import METHODS
 from qvtune.progress import Meter
 from qvtune.rates import Rates

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def describe_classes(names: Sequence[str], predicted: NDArray, labels: NDArray) -> dict[str, Any]:
+def describe_classes(names: Sequence[str], predicted: NDArray[Any], labels: NDArray[Any]) -> dict[str, Any]:
     """Compare predicted classes with the labels, by scikit-learn.
 
     Args:

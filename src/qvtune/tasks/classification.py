@@ -108,24 +108,24 @@ class Classification(NamedOutputs):
             return super().count(batch)
         return torch.tensor(class_weights, device=labels.device)[labels].sum()
 
-    def losses(self, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
+    def losses(self, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         """Return the cross entropy of every example in nats, (n,), from (n, classes) logits."""
         from scipy.special import log_softmax
 
         return -log_softmax(np.asarray(scores, dtype=np.float64), axis=1)[np.arange(len(labels)), labels]
 
-    def predicted(self, scores: NDArray) -> NDArray[np.int64]:
+    def predicted(self, scores: NDArray[Any]) -> NDArray[np.int64]:
         """Return the class with the largest logit, (n,)."""
         return scores.argmax(axis=-1)
 
-    def predictions(self, scores: NDArray, examples: "Dataset") -> list[dict[str, Any]]:
+    def predictions(self, scores: NDArray[Any], examples: "Dataset") -> list[dict[str, Any]]:
         """Return the `label` of every example, and the `probabilities` of all."""
         return [
             {"label": self.shown(row.argmax()), "probabilities": dict(zip(self.labels, map(float, row), strict=True))}
             for row in probabilities(scores)
         ]
 
-    def mistakes(self, scores: NDArray, labels: NDArray, most: int) -> list[tuple[int, dict[str, Any]]]:
+    def mistakes(self, scores: NDArray[Any], labels: NDArray[Any], most: int) -> list[tuple[int, dict[str, Any]]]:
         """Return the examples where the model is most certain of a wrong class.
 
         Each has the model's `probability` of that class, by which they are sorted, and its `label_probability`.
@@ -145,15 +145,15 @@ class Classification(NamedOutputs):
             for i in largest_first(sureness, np.flatnonzero(predicted != labels), most)
         ]
 
-    def class_table(self, scores: NDArray, labels: NDArray) -> dict[str, Any]:
+    def class_table(self, scores: NDArray[Any], labels: NDArray[Any]) -> dict[str, Any]:
         """Return precision, recall, F1 and support of every class, and the confusion matrix."""
         return describe_classes(self.labels, self.predicted(scores), labels)
 
-    def judge(self, predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+    def judge(self, predicted: NDArray[Any], labels: NDArray[Any], where: str) -> dict[str, str]:
         """Warn of predictions that do not distinguish classes, or in which a class never occurs."""
         return judging.judge_classes(self.labels, predicted, labels, where)
 
-    def is_unequal(self, labels: NDArray) -> bool:
+    def is_unequal(self, labels: NDArray[Any]) -> bool:
         """Return whether one class has several times the examples of another."""
         counts = np.bincount(labels, minlength=len(self.labels))
         return bool(counts.max() >= UNEQUAL * max(1, counts.min()))
@@ -162,18 +162,18 @@ class Classification(NamedOutputs):
         """Say so if there is only one class."""
         return "the training examples are of one class" if len(np.unique(labels)) < 2 else None
 
-    def example_weights(self, labels: NDArray, class_weights: NDArray) -> NDArray:
+    def example_weights(self, labels: NDArray[Any], class_weights: NDArray[Any]) -> NDArray[Any]:
         """Return the weight of the class of every example."""
         return class_weights[labels]
 
     def fit_linear(
         self,
-        features: NDArray,
-        labels: NDArray,
+        features: NDArray[Any],
+        labels: NDArray[Any],
         strengths: Sequence[float],
-        class_weights: NDArray | None,
+        class_weights: NDArray[Any] | None,
         has_bias: bool,
-    ) -> list[tuple[NDArray, NDArray]]:
+    ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """Fit multinomial logistic regressions; a class that does not occur is never predicted."""
         return linear.fit_logistic(features, labels, strengths, class_weights, has_bias, self.num_outputs)
 
@@ -202,7 +202,7 @@ def class_names(values: Sequence[Any]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def probabilities(scores: NDArray) -> NDArray[np.float64]:
+def probabilities(scores: NDArray[Any]) -> NDArray[np.float64]:
     """Return the softmax of logits, (examples, classes), in float64."""
     exponentials = np.exp((scores - scores.max(axis=-1, keepdims=True)).astype(np.float64))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)

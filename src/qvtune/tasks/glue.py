@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import DatasetDict
@@ -59,7 +60,7 @@ def load_splits(name: str, splits: DatasetDict) -> TextData:
     return TextData(task, sets.pop("train"), sets)
 
 
-def format_submission(name: str, indices: Sequence[str], scores: NDArray) -> str:
+def format_submission(name: str, indices: Sequence[str], scores: NDArray[Any]) -> str:
     """Return predictions in the format of the benchmark's server: a header, then index and prediction.
 
     STS-B's scores are clipped to [0, 5] and written with three decimals.

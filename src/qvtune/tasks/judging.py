@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ FLAT = 0.01
 LISTED = 5
 
 
-def judge_classes(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+def judge_classes(names: Sequence[str], predicted: NDArray[Any], labels: NDArray[Any], where: str) -> dict[str, str]:
     """Return the first warning about predicted classes, by its subject; nothing if they are good.
 
     Args:
@@ -45,7 +46,7 @@ def judge_classes(names: Sequence[str], predicted: NDArray, labels: NDArray, whe
     )
 
 
-def judge_labels(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+def judge_labels(names: Sequence[str], predicted: NDArray[Any], labels: NDArray[Any], where: str) -> dict[str, str]:
     """Return the first warning about several predicted labels, by its subject; nothing if they are good.
 
     Args:
@@ -91,7 +92,7 @@ def judge_tags(predicted: Sequence[Sequence[str]], labels: Sequence[Sequence[str
     return {NEVER: _never_found(missed, [wanted[kind] for kind in missed], range(len(missed)), where)} if missed else {}
 
 
-def _one_class(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+def _one_class(names: Sequence[str], predicted: NDArray[Any], labels: NDArray[Any], where: str) -> dict[str, str]:
     if np.ptp(predicted) > 0:
         return {}
     called = int(predicted[0])
@@ -102,7 +103,7 @@ def _one_class(names: Sequence[str], predicted: NDArray, labels: NDArray, where:
     }
 
 
-def _majority(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+def _majority(names: Sequence[str], predicted: NDArray[Any], labels: NDArray[Any], where: str) -> dict[str, str]:
     from sklearn.metrics import accuracy_score, f1_score
 
     majority = int(np.bincount(labels).argmax())
@@ -120,7 +121,7 @@ def _majority(names: Sequence[str], predicted: NDArray, labels: NDArray, where: 
     }
 
 
-def _chance(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+def _chance(names: Sequence[str], predicted: NDArray[Any], labels: NDArray[Any], where: str) -> dict[str, str]:
     kappa, deviation = agreement(labels, predicted, len(names))
     if len(labels) < FEWEST_TO_TEST or kappa >= CHANCE_REACHES * deviation:
         return {}
@@ -131,7 +132,7 @@ def _chance(names: Sequence[str], predicted: NDArray, labels: NDArray, where: st
     }
 
 
-def _never(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+def _never(names: Sequence[str], predicted: NDArray[Any], labels: NDArray[Any], where: str) -> dict[str, str]:
     counts = np.bincount(labels, minlength=len(names))
     missed = [i for i, count in enumerate(counts) if count >= FEWEST and not (predicted == i).any()]
     if not missed:
@@ -139,7 +140,7 @@ def _never(names: Sequence[str], predicted: NDArray, labels: NDArray, where: str
     return {NEVER: _never_found(names, counts, missed, where)}
 
 
-def _never_found(names: Sequence[str], counts: Sequence[int] | NDArray, missed: Sequence[int], where: str) -> str:
+def _never_found(names: Sequence[str], counts: Sequence[int] | NDArray[Any], missed: Sequence[int], where: str) -> str:
     found = [f"{counts[i]:,} are '{names[i]}'" for i in missed[:LISTED]]
     found += [f"others of {len(missed) - LISTED} classes more"] if len(missed) > LISTED else []
     return (
@@ -147,7 +148,7 @@ def _never_found(names: Sequence[str], counts: Sequence[int] | NDArray, missed: 
     )
 
 
-def agreement(labels: NDArray, predicted: NDArray, classes: int) -> tuple[float, float]:
+def agreement(labels: NDArray[Any], predicted: NDArray[Any], classes: int) -> tuple[float, float]:
     """Return Cohen's kappa, and its standard deviation for predictions that are independent of the labels.
 
     The deviation is that of Fleiss, Cohen and Everitt (1969): sqrt(e + e² − Σ p q (p + q)) / ((1 − e) sqrt(n)), with p
@@ -165,7 +166,7 @@ def agreement(labels: NDArray, predicted: NDArray, classes: int) -> tuple[float,
     return kappa, math.sqrt(max(variance, 0.0)) / ((1 - expected) * math.sqrt(len(labels)))
 
 
-def judge_numbers(predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+def judge_numbers(predicted: NDArray[Any], labels: NDArray[Any], where: str) -> dict[str, str]:
     """Return the warnings about predicted numbers, by subject.
 
     Args:

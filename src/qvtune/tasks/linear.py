@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,13 +12,13 @@ ENOUGH = {"maxiter": 100, "ftol": 1e-6, "gtol": 1e-5}
 
 
 def fit_logistic(
-    values: NDArray,
-    targets: NDArray,
+    values: NDArray[Any],
+    targets: NDArray[Any],
     strengths: Sequence[float],
-    weights: NDArray | None,
+    weights: NDArray[Any] | None,
     has_bias: bool,
     classes: int,
-) -> list[tuple[NDArray, NDArray]]:
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Fit logistic regressions of rising strength, each starting from the one before; return weights and biases.
 
     Args:
@@ -50,8 +51,12 @@ def fit_logistic(
 
 
 def fit_logistics(
-    values: NDArray, targets: NDArray, strengths: Sequence[float], weights: NDArray | None, has_bias: bool
-) -> list[tuple[NDArray, NDArray]]:
+    values: NDArray[Any],
+    targets: NDArray[Any],
+    strengths: Sequence[float],
+    weights: NDArray[Any] | None,
+    has_bias: bool,
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Fit a logistic regression for each of several labels, all of them at once by L-BFGS, as `fit_logistic` does one.
 
     Args:
@@ -74,7 +79,7 @@ def fit_logistics(
     by_example = np.where(targets > 0, present, 1.0)
     point = np.concatenate([np.zeros((k, d)), has_bias * logit(shares)[:, None]], axis=1)
 
-    def objective(flat: NDArray, strength: float) -> tuple[float, NDArray]:
+    def objective(flat: NDArray[Any], strength: float) -> tuple[float, NDArray[Any]]:
         found = flat.reshape(k, d + 1)
         scores = values @ found[:, :d].T + found[:, d]
         losses = by_example * (np.logaddexp(0.0, scores) - targets * scores)
@@ -93,8 +98,8 @@ def fit_logistics(
 
 
 def fit_ridge(
-    values: NDArray, targets: NDArray, strengths: Sequence[float], has_bias: bool
-) -> list[tuple[NDArray, NDArray]]:
+    values: NDArray[Any], targets: NDArray[Any], strengths: Sequence[float], has_bias: bool
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Fit ridge regressions of numbers (n,) on values (n, d), and return weights (1, d) and biases (1,)."""
     from sklearn.linear_model import Ridge
 
@@ -113,14 +118,14 @@ def standardised(scores: ArrayLike) -> NDArray[np.float64]:
     return (scores - scores.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
 
 
-def line_losses(scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
+def line_losses(scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
     """Return the squared error of every example after the line through outputs (n, k) that best fits the numbers."""
     from sklearn.linear_model import LinearRegression
 
     return (LinearRegression().fit(scores, labels).predict(scores) - labels) ** 2
 
 
-def logistic_losses(scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
+def logistic_losses(scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
     """Return the cross entropy of every example under a logistic regression of class ids on outputs (n, k)."""
     from sklearn.linear_model import LogisticRegression
 

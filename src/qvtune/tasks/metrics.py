@@ -36,55 +36,55 @@ def standard_error(name: str, value: float, examples: int) -> float:
     return max(spread, 1 / math.sqrt(examples)) / math.sqrt(examples)
 
 
-def _accuracy(labels: NDArray, predictions: NDArray) -> float:
+def _accuracy(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
     from sklearn.metrics import accuracy_score
 
     return accuracy_score(labels, predictions)
 
 
-def _f1(labels: NDArray, predictions: NDArray) -> float:
+def _f1(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
     from sklearn.metrics import f1_score
 
     return f1_score(labels, predictions, zero_division=0.0)
 
 
-def _f1_macro(labels: NDArray, predictions: NDArray) -> float:
+def _f1_macro(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
     from sklearn.metrics import f1_score
 
     return f1_score(labels, predictions, average="macro", zero_division=0.0)
 
 
-def _f1_micro(labels: NDArray, predictions: NDArray) -> float:
+def _f1_micro(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
     from sklearn.metrics import f1_score
 
     return f1_score(labels, predictions, average="micro", zero_division=0.0)
 
 
-def _matthews(labels: NDArray, predictions: NDArray) -> float:
+def _matthews(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
     from sklearn.metrics import matthews_corrcoef
 
     return matthews_corrcoef(labels, predictions)
 
 
-def _pearson(labels: NDArray, predictions: NDArray) -> float:
+def _pearson(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
     from scipy.stats import pearsonr
 
     return _correlation(pearsonr, labels, predictions)
 
 
-def _spearman(labels: NDArray, predictions: NDArray) -> float:
+def _spearman(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
     from scipy.stats import spearmanr
 
     return _correlation(spearmanr, labels, predictions)
 
 
-def _mean_squared_error(labels: NDArray, predictions: NDArray) -> float:
+def _mean_squared_error(labels: NDArray[Any], predictions: NDArray[Any]) -> float:
     from sklearn.metrics import mean_squared_error
 
     return mean_squared_error(labels, predictions)
 
 
-def _correlation(function: Callable, labels: NDArray, predictions: NDArray) -> float:
+def _correlation(function: Callable[..., Any], labels: NDArray[Any], predictions: NDArray[Any]) -> float:
     # A constant or a single example has no correlation. It counts as 0, since it explains nothing.
     if len(labels) < 2 or np.ptp(labels) == 0 or np.ptp(predictions) == 0:
         return 0.0

@@ -12,7 +12,7 @@ KEPT = 50
 LONGEST_TEXT = 1000
 
 
-def worst_mistakes(task: Task, scores: NDArray, examples: Dataset, most: int = KEPT) -> list[dict[str, Any]]:
+def worst_mistakes(task: Task, scores: NDArray[Any], examples: Dataset, most: int = KEPT) -> list[dict[str, Any]]:
     """Return the worst mistakes of a model, the worst first.
 
     Args:

@@ -164,15 +164,15 @@ class Multilabel(NamedOutputs):
         )
         return losses.mean(dim=-1).sum()
 
-    def losses(self, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
+    def losses(self, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         """Return the binary cross entropy of every example in nats, averaged over the labels: (n,)."""
         return binary_cross_entropies(scores, labels).mean(axis=1)
 
-    def predicted(self, scores: NDArray) -> NDArray[np.int64]:
+    def predicted(self, scores: NDArray[Any]) -> NDArray[np.int64]:
         """Return (n, k) of 0 and 1: whether the logit of a label is above its threshold."""
         return (np.asarray(scores) > np.array(self.thresholds or 0.0)).astype(np.int64)
 
-    def fitted(self, scores: NDArray, labels: NDArray) -> "Multilabel":
+    def fitted(self, scores: NDArray[Any], labels: NDArray[Any]) -> "Multilabel":
         """Return the task with the thresholds at which every label has its best F1 on these examples."""
         return replace(self, thresholds=tuple(fit_thresholds(scores, labels).tolist()))
 
@@ -180,7 +180,7 @@ class Multilabel(NamedOutputs):
         """Return the names of the labels of a row of 0 and 1."""
         return [self.labels[i] for i in np.flatnonzero(value)]
 
-    def predictions(self, scores: NDArray, examples: "Dataset") -> list[dict[str, Any]]:
+    def predictions(self, scores: NDArray[Any], examples: "Dataset") -> list[dict[str, Any]]:
         """Return the `labels` of every example, and the `probabilities` of all labels."""
         chances = _sigmoid(scores)
         return [
@@ -188,7 +188,7 @@ class Multilabel(NamedOutputs):
             for row, chance in zip(self.predicted(scores), chances, strict=True)
         ]
 
-    def mistakes(self, scores: NDArray, labels: NDArray, most: int) -> list[tuple[int, dict[str, Any]]]:
+    def mistakes(self, scores: NDArray[Any], labels: NDArray[Any], most: int) -> list[tuple[int, dict[str, Any]]]:
         """Return the examples with a wrong label that have the largest loss; label and prediction are joined names."""
         losses, predicted = self.losses(scores, labels), self.predicted(scores)
         wrong = np.flatnonzero((predicted != labels).any(axis=1))
@@ -204,7 +204,7 @@ class Multilabel(NamedOutputs):
             for i in largest_first(losses, wrong, most)
         ]
 
-    def class_table(self, scores: NDArray, labels: NDArray) -> dict[str, Any]:
+    def class_table(self, scores: NDArray[Any], labels: NDArray[Any]) -> dict[str, Any]:
         """Return precision, recall, F1, support and threshold of every label."""
         from sklearn.metrics import precision_recall_fscore_support
 
@@ -228,15 +228,15 @@ class Multilabel(NamedOutputs):
             ]
         }
 
-    def are_equal(self, labels: NDArray) -> bool:
+    def are_equal(self, labels: NDArray[Any]) -> bool:
         """Return whether all examples have the same labels."""
         return bool((labels == labels[0]).all())
 
-    def judge(self, predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+    def judge(self, predicted: NDArray[Any], labels: NDArray[Any], where: str) -> dict[str, str]:
         """Warn of predictions that are the same for every text, or in which a label never occurs."""
         return judging.judge_labels(self.labels, predicted, labels, where)
 
-    def is_unequal(self, labels: NDArray) -> bool:
+    def is_unequal(self, labels: NDArray[Any]) -> bool:
         """Return whether one label has several times the examples of another."""
         counts = labels.sum(axis=0)
         return bool(counts.max() >= UNEQUAL * max(1, counts.min()))
@@ -247,12 +247,12 @@ class Multilabel(NamedOutputs):
 
     def fit_linear(
         self,
-        features: NDArray,
-        labels: NDArray,
+        features: NDArray[Any],
+        labels: NDArray[Any],
         strengths: Sequence[float],
-        class_weights: NDArray | None,
+        class_weights: NDArray[Any] | None,
         has_bias: bool,
-    ) -> list[tuple[NDArray, NDArray]]:
+    ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """Fit a logistic regression for every label; a label that does not occur is never predicted."""
         return linear.fit_logistics(features, labels, strengths, class_weights, has_bias)
 
@@ -262,13 +262,13 @@ class Multilabel(NamedOutputs):
         return np.mean([linear.logistic_losses(values[:, [k]], targets[:, k]) for k in range(self.num_outputs)], axis=0)
 
 
-def binary_cross_entropies(scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
+def binary_cross_entropies(scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
     """Return the cross entropy of every logit, (n, k) float64, in nats: log(1 + e^s) - y s."""
     values = np.asarray(scores, dtype=np.float64)
     return np.logaddexp(0.0, values) - labels * values
 
 
-def _sigmoid(scores: NDArray) -> NDArray[np.float64]:
+def _sigmoid(scores: NDArray[Any]) -> NDArray[np.float64]:
     from scipy.special import expit
 
     return expit(np.asarray(scores, dtype=np.float64))

@@ -102,25 +102,25 @@ class Optional(ABC):
     # Its linear models, from scikit-learn.
 
     @abstractmethod
-    def losses(self, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
+    def losses(self, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         """Return the unweighted loss of every example, (n,) float64."""
 
     def probe_problem(self, labels: ArrayLike) -> str | None:
         """Return why `fit_linear` cannot be used for these labels, or None if it can."""
         return f"no linear probe is known for {self.noun}"
 
-    def example_weights(self, labels: NDArray, class_weights: NDArray) -> NDArray:
+    def example_weights(self, labels: NDArray[Any], class_weights: NDArray[Any]) -> NDArray[Any]:
         """Return the weight of every example in a mean of `losses`, (n,)."""
         return np.ones(len(labels))
 
     def fit_linear(
         self,
-        features: NDArray,
-        labels: NDArray,
+        features: NDArray[Any],
+        labels: NDArray[Any],
         strengths: Sequence[float],
-        class_weights: NDArray | None,
+        class_weights: NDArray[Any] | None,
         has_bias: bool,
-    ) -> list[tuple[NDArray, NDArray]]:
+    ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """Fit linear heads that minimise mean loss + ‖w‖² / (2 strength).
 
         Args:
@@ -135,7 +135,7 @@ class Optional(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} fits no linear head, and probe_problem says so")
 
-    def resting_output(self, labels: NDArray) -> float:
+    def resting_output(self, labels: NDArray[Any]) -> float:
         """Return the output of a head that knows nothing about a text; a probe's outputs shrink towards it."""
         return 0.0
 

@@ -81,19 +81,19 @@ class Regression(Task):
 
         return mse_loss(logits_of(outputs).squeeze(-1), batch["labels"].float(), reduction="sum")
 
-    def losses(self, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
+    def losses(self, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         """Return the squared error of every example, (n,)."""
         return (np.asarray(scores, dtype=np.float64).reshape(-1) - labels) ** 2
 
-    def predicted(self, scores: NDArray) -> NDArray:
+    def predicted(self, scores: NDArray[Any]) -> NDArray[Any]:
         """Return the numbers, (n,)."""
         return scores.reshape(-1)
 
-    def predictions(self, scores: NDArray, examples: "Dataset") -> list[dict[str, Any]]:
+    def predictions(self, scores: NDArray[Any], examples: "Dataset") -> list[dict[str, Any]]:
         """Return the `score` of every example."""
         return [{"score": float(score)} for score in self.predicted(scores)]
 
-    def mistakes(self, scores: NDArray, labels: NDArray, most: int) -> list[tuple[int, dict[str, Any]]]:
+    def mistakes(self, scores: NDArray[Any], labels: NDArray[Any], most: int) -> list[tuple[int, dict[str, Any]]]:
         """Return the examples with the largest absolute `error`."""
         values = self.predicted(scores).astype(np.float64)
         errors = np.abs(values - labels)
@@ -102,7 +102,7 @@ class Regression(Task):
             for i in largest_first(errors, np.flatnonzero(errors > 0), most)
         ]
 
-    def judge(self, predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+    def judge(self, predicted: NDArray[Any], labels: NDArray[Any], where: str) -> dict[str, str]:
         """Warn of predictions that are one number, are unrelated to the labels, or are worse than their mean."""
         return judging.judge_numbers(predicted, labels, where)
 
@@ -112,16 +112,16 @@ class Regression(Task):
 
     def fit_linear(
         self,
-        features: NDArray,
-        labels: NDArray,
+        features: NDArray[Any],
+        labels: NDArray[Any],
         strengths: Sequence[float],
-        class_weights: NDArray | None,
+        class_weights: NDArray[Any] | None,
         has_bias: bool,
-    ) -> list[tuple[NDArray, NDArray]]:
+    ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """Fit ridge regressions."""
         return linear.fit_ridge(features, labels, strengths, has_bias)
 
-    def resting_output(self, labels: NDArray) -> float:
+    def resting_output(self, labels: NDArray[Any]) -> float:
         """Return the mean of the labels."""
         return float(labels.mean())
 

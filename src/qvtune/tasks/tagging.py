@@ -208,11 +208,11 @@ class Tagging(NamedOutputs):
             return torch.tensor(float(len(labels)), device=labels.device)
         return torch.tensor(class_weights, device=labels.device)[labels].sum()
 
-    def scores(self, outputs: Any, batch: Mapping[str, Any]) -> NDArray:
+    def scores(self, outputs: Any, batch: Mapping[str, Any]) -> NDArray[Any]:
         """Return the logits of the words of every row: (n,) arrays of (words, k)."""
         return self.by_label(logits_of(outputs), batch)
 
-    def by_label(self, values: "Tensor", batch: Mapping[str, Any]) -> NDArray:
+    def by_label(self, values: "Tensor", batch: Mapping[str, Any]) -> NDArray[Any]:
         """Return values (n, s, d) of tokens at the words of every row: (n,) arrays of (words, d) float32."""
         there = (batch["positions"] != PADDING[1]).cpu().numpy()
         found = _at_words(values, batch).float().cpu().numpy()
@@ -220,12 +220,12 @@ class Tagging(NamedOutputs):
 
     # Results, in NumPy.
 
-    def label_array(self, labels: Sequence[Any]) -> NDArray:
+    def label_array(self, labels: Sequence[Any]) -> NDArray[Any]:
         """Return (n,) arrays of the tag ids of words."""
         rows = [np.asarray(row, dtype=np.int64) for row in labels]
         return ragged([row[row != PADDING[0]] for row in rows])
 
-    def joined(self, values: NDArray, tokens: "Dataset") -> NDArray:
+    def joined(self, values: NDArray[Any], tokens: "Dataset") -> NDArray[Any]:
         """Put the words of the windows of a text together, in their order."""
         examples, words = list(tokens["example"]), list(tokens["words"])
         rows_of: dict[int, list[int]] = {}
@@ -240,15 +240,15 @@ class Tagging(NamedOutputs):
             ]
         )
 
-    def is_finite(self, scores: NDArray) -> bool:
+    def is_finite(self, scores: NDArray[Any]) -> bool:
         """Return whether all scores are finite."""
         return all(np.isfinite(row).all() for row in scores)
 
-    def are_equal(self, labels: NDArray) -> bool:
+    def are_equal(self, labels: NDArray[Any]) -> bool:
         """Return whether all words have the same tag."""
         return len(np.unique(flat(labels))) < 2
 
-    def losses(self, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
+    def losses(self, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         """Return the loss of every text, (n,): that of its words, scaled so that the mean over texts is that of words.
 
         Of words one after the other, it is the cross entropy of each.
@@ -263,11 +263,11 @@ class Tagging(NamedOutputs):
         sums = np.array([part.sum() for part in np.split(of_words, ends[:-1])])
         return sums * len(sums) / len(of_words)
 
-    def predicted(self, scores: NDArray) -> NDArray:
+    def predicted(self, scores: NDArray[Any]) -> NDArray[Any]:
         """Return the tag with the largest logit of every word: (n,) arrays of (words,)."""
         return by_row(lambda row: row.argmax(axis=-1), scores)
 
-    def metrics(self, scores: NDArray, labels: NDArray) -> dict[str, float]:
+    def metrics(self, scores: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
         """Return precision, recall and F1 of entities by seqeval, and the share of right tags.
 
         For plain tags: the share of right tags, and macro F1.
@@ -284,7 +284,7 @@ class Tagging(NamedOutputs):
         """Return the names of tag ids."""
         return [self.labels[int(tag)] for tag in value]
 
-    def predictions(self, scores: NDArray, examples: "Dataset") -> list[dict[str, Any]]:
+    def predictions(self, scores: NDArray[Any], examples: "Dataset") -> list[dict[str, Any]]:
         """Return the `words` of every text, their `tags`, and its `entities` with their place in characters.
 
         Of a text that was given as a list of words, `text` is those with a space between.
@@ -302,7 +302,7 @@ class Tagging(NamedOutputs):
             rows.append(row)
         return rows
 
-    def mistakes(self, scores: NDArray, labels: NDArray, most: int) -> list[tuple[int, dict[str, Any]]]:
+    def mistakes(self, scores: NDArray[Any], labels: NDArray[Any], most: int) -> list[tuple[int, dict[str, Any]]]:
         """Return the texts with a wrong tag whose loss is the largest, with the tags that are wrong."""
         predicted, losses = self.predicted(scores), self.losses(scores, labels)
         wrong = [np.flatnonzero(p != y) for p, y in zip(predicted, labels, strict=True)]
@@ -319,7 +319,7 @@ class Tagging(NamedOutputs):
             for i in chosen
         ]
 
-    def class_table(self, scores: NDArray, labels: NDArray) -> dict[str, Any]:
+    def class_table(self, scores: NDArray[Any], labels: NDArray[Any]) -> dict[str, Any]:
         """Return precision, recall, F1 and support of every type of entity, or of every plain tag."""
         predicted = self.predicted(scores)
         if self.scheme == PLAIN:
@@ -343,12 +343,12 @@ class Tagging(NamedOutputs):
             ]
         }
 
-    def judge(self, predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+    def judge(self, predicted: NDArray[Any], labels: NDArray[Any], where: str) -> dict[str, str]:
         """Warn of predictions that find nothing, or never an entity of some type."""
         found, wanted = ([self._kinds(tags) for tags in rows] for rows in (predicted, labels))
         return judge_tags(found, wanted, where)
 
-    def is_unequal(self, labels: NDArray) -> bool:
+    def is_unequal(self, labels: NDArray[Any]) -> bool:
         """Return False: most words have the tag O, and that is no reason to weigh them less."""
         return False
 
@@ -358,18 +358,18 @@ class Tagging(NamedOutputs):
         """Say so if there is only one tag."""
         return "the training words are of one tag" if len(np.unique(flat(np.asarray(labels)))) < 2 else None
 
-    def example_weights(self, labels: NDArray, class_weights: NDArray) -> NDArray:
+    def example_weights(self, labels: NDArray[Any], class_weights: NDArray[Any]) -> NDArray[Any]:
         """Return the weight of the tag of every word."""
         return class_weights[labels]
 
     def fit_linear(
         self,
-        features: NDArray,
-        labels: NDArray,
+        features: NDArray[Any],
+        labels: NDArray[Any],
         strengths: Sequence[float],
-        class_weights: NDArray | None,
+        class_weights: NDArray[Any] | None,
         has_bias: bool,
-    ) -> list[tuple[NDArray, NDArray]]:
+    ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """Fit multinomial logistic regressions of words; a tag that does not occur is never predicted."""
         return linear.fit_logistic(features, labels, strengths, class_weights, has_bias, self.num_outputs)
 
@@ -382,7 +382,7 @@ def _at_words(values: "Tensor", batch: Mapping[str, Any]) -> "Tensor":
     return values[torch.arange(len(values), device=values.device)[:, None], positions]
 
 
-def _numbered(tags: Sequence[str], places: NDArray) -> str:
+def _numbered(tags: Sequence[str], places: NDArray[Any]) -> str:
     return ", ".join(f"{place + 1} {tags[place]}" for place in places[:LISTED]) + (
         " ..." if len(places) > LISTED else ""
     )

@@ -306,11 +306,11 @@ class Task(Optional):
         """Return the part of a batch that the model is given."""
         return {name: value for name, value in batch.items() if name not in ("labels", *self.beside)}
 
-    def scores(self, outputs: Any, batch: Mapping[str, Any]) -> NDArray:
+    def scores(self, outputs: Any, batch: Mapping[str, Any]) -> NDArray[Any]:
         """Return the scores from a forward pass: float32, with the rows of the batch as the first dimension."""
         return logits_of(outputs).cpu().numpy()
 
-    def by_label(self, values: "Tensor", batch: Mapping[str, Any]) -> NDArray | None:
+    def by_label(self, values: "Tensor", batch: Mapping[str, Any]) -> NDArray[Any] | None:
         """Return values (n, s, d) of tokens where the labels are, or None if a row has one label.
 
         Returns:
@@ -320,35 +320,35 @@ class Task(Optional):
 
     # Results, in NumPy.
 
-    def label_array(self, labels: Sequence[Any]) -> NDArray:
+    def label_array(self, labels: Sequence[Any]) -> NDArray[Any]:
         """Return the labels of rows, as `encode` or `examples` gives them, as an array of as many."""
         return np.asarray(labels)
 
-    def joined(self, values: NDArray, tokens: "Dataset") -> NDArray:
+    def joined(self, values: NDArray[Any], tokens: "Dataset") -> NDArray[Any]:
         """Return scores or labels by example, where `encode` made several rows of one; `tokens` are the rows."""
         return values
 
-    def fitted(self, scores: NDArray, labels: NDArray) -> "Self":
+    def fitted(self, scores: NDArray[Any], labels: NDArray[Any]) -> "Self":
         """Return the task with what is fitted on the scores of a tuning set, such as thresholds; most fit nothing."""
         return self
 
-    def is_finite(self, scores: NDArray) -> bool:
+    def is_finite(self, scores: NDArray[Any]) -> bool:
         """Return whether all scores are finite."""
         return bool(np.isfinite(scores).all())
 
-    def are_equal(self, labels: NDArray) -> bool:
+    def are_equal(self, labels: NDArray[Any]) -> bool:
         """Return whether all examples have the same label, so that predictions cannot show what was learned."""
         return bool(np.ptp(labels) == 0)
 
-    def mean_loss(self, scores: NDArray, labels: NDArray) -> float:
+    def mean_loss(self, scores: NDArray[Any], labels: NDArray[Any]) -> float:
         """Return the unweighted mean loss of a set."""
         return float(self.losses(scores, labels).mean())
 
     @abstractmethod
-    def predicted(self, scores: NDArray) -> NDArray:
+    def predicted(self, scores: NDArray[Any]) -> NDArray[Any]:
         """Return what the model predicts, (n,): class ids, or numbers."""
 
-    def metrics(self, scores: NDArray, labels: NDArray) -> dict[str, float]:
+    def metrics(self, scores: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
         """Compare a model's outputs with the labels.
 
         Returns:
@@ -363,7 +363,7 @@ class Task(Optional):
         """Return a label or a prediction for people: the name of a class, or a float."""
         return self.labels[int(value)] if self.labels else float(value)
 
-    def predictions(self, scores: NDArray, examples: "Dataset") -> list[dict[str, Any]]:
+    def predictions(self, scores: NDArray[Any], examples: "Dataset") -> list[dict[str, Any]]:
         """Return the output of `predict` for every example, by column; `probabilities` may map names to numbers.
 
         Args:
@@ -372,7 +372,7 @@ class Task(Optional):
         """
         return [{"prediction": self.shown(value)} for value in self.predicted(scores)]
 
-    def mistakes(self, scores: NDArray, labels: NDArray, most: int) -> list[tuple[int, dict[str, Any]]]:
+    def mistakes(self, scores: NDArray[Any], labels: NDArray[Any], most: int) -> list[tuple[int, dict[str, Any]]]:
         """Return at most `most` of the worst mistakes, the worst first.
 
         Returns:
@@ -384,11 +384,11 @@ class Task(Optional):
             for i in largest_first(losses, np.flatnonzero(losses > 0), most)
         ]
 
-    def class_table(self, scores: NDArray, labels: NDArray) -> dict[str, Any]:
+    def class_table(self, scores: NDArray[Any], labels: NDArray[Any]) -> dict[str, Any]:
         """Return the results of each class, as `classes.describe_classes` does; nothing if there are no classes."""
         return {}
 
-    def judge(self, predicted: NDArray, labels: NDArray, where: str) -> dict[str, str]:
+    def judge(self, predicted: NDArray[Any], labels: NDArray[Any], where: str) -> dict[str, str]:
         """Return the warnings about predictions, by subject: see `judging.py`.
 
         Args:
@@ -398,7 +398,7 @@ class Task(Optional):
         """
         return {}
 
-    def is_unequal(self, labels: NDArray) -> bool:
+    def is_unequal(self, labels: NDArray[Any]) -> bool:
         """Return whether the classes' numbers of examples are so unequal that class weights are worth a try."""
         return False
 
@@ -431,7 +431,7 @@ def logits_of(outputs: Any) -> "Tensor":
     return (outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits).float()
 
 
-def largest_first(sizes: NDArray, chosen: NDArray, most: int) -> list[int]:
+def largest_first(sizes: NDArray[Any], chosen: NDArray[Any], most: int) -> list[int]:
     """Return at most `most` of the chosen indices of `sizes`, the largest sizes first."""
     return chosen[np.argsort(-sizes[chosen], kind="stable")][:most].tolist()
 

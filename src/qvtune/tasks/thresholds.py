@@ -1,5 +1,7 @@
 """Thresholds for several labels, fitted so that each label has its best F1."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,7 +9,7 @@ from numpy.typing import NDArray
 FEWEST = 5
 
 
-def fit_thresholds(scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
+def fit_thresholds(scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
     """Return for every label the threshold on its logit with the best F1, half way between two scores: (k,).
 
     Of equal ones the nearest to 0 is taken.
@@ -20,7 +22,7 @@ def fit_thresholds(scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
     return np.array([_best(values[:, k], labels[:, k]) for k in range(values.shape[1])])
 
 
-def _best(scores: NDArray, labels: NDArray) -> float:
+def _best(scores: NDArray[Any], labels: NDArray[Any]) -> float:
     present = int(labels.sum())
     if present < FEWEST:
         return 0.0

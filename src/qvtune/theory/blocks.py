@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from qvtune.adaptation import adapt
-from qvtune.groups import NO_DECAY, param_groups
+from qvtune.groups import param_groups
+from qvtune.rates import NO_DECAY
 from qvtune.roles.find import find_attention
 from qvtune.roles.unwrap import unwrap
 from qvtune.theory.options import HEAD_DIM

@@ -138,7 +138,7 @@ class EvaluationBatches:
         loader = DataLoader(self._tokens, batch_sampler=indices, collate_fn=self.collate, generator=generator)
         return iter(loader)
 
-    def as_given(self, values: NDArray) -> NDArray:
+    def as_given(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values computed batch by batch, (examples, ...), in the order of the data."""
         result = np.empty_like(values)
         result[self._order] = values

@@ -76,7 +76,7 @@ def conclude(
 
 
 def mistakes_by_split(
-    task: Task, scores: Mapping[str, NDArray], examples: Mapping[str, Dataset], most: int = KEPT
+    task: Task, scores: Mapping[str, NDArray[Any]], examples: Mapping[str, Dataset], most: int = KEPT
 ) -> list[dict[str, Any]]:
     """Return the worst mistakes over all splits but the tuning set, with the name of the split where there are several.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +40,8 @@ class Evaluation:
     step: int
     task: Task
     metrics: dict[str, float]
-    scores: dict[str, NDArray]
-    labels: dict[str, NDArray]
+    scores: dict[str, NDArray[Any]]
+    labels: dict[str, NDArray[Any]]
 
     @property
     def task_metrics(self) -> dict[str, float]:
@@ -48,7 +49,7 @@ class Evaluation:
         return {name: value for name, value in self.metrics.items() if "loss" not in name.split("_")}
 
     @property
-    def reported(self) -> tuple[NDArray, NDArray]:
+    def reported(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Outputs and labels of the splits that are reported, one after the other."""
         splits = [split for split in self.scores if split != TUNING]
         scores, labels = ([part[split] for split in splits] for part in (self.scores, self.labels))
@@ -85,12 +86,14 @@ def evaluate_set(
     return task.joined(batches.as_given(np.concatenate(evaluate(model, task, shown))), batches.tokens)
 
 
-def labels_of(task: Task, tokens: Dataset) -> NDArray:
+def labels_of(task: Task, tokens: Dataset) -> NDArray[Any]:
     """Return the labels of tokenised examples in their order, as the task holds them."""
     return task.joined(task.label_array(list(tokens["labels"])), tokens)
 
 
-def measure(task: Task, scores: Mapping[str, NDArray], labels: Mapping[str, NDArray], step: int = 0) -> Evaluation:
+def measure(
+    task: Task, scores: Mapping[str, NDArray[Any]], labels: Mapping[str, NDArray[Any]], step: int = 0
+) -> Evaluation:
     """Compute the task's metrics and the mean loss of every split; all splits but the tuning set are also combined.
 
     What the task fits on a tuning set, such as thresholds, is fitted first.

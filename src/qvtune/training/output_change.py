@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qvtune.adaptation import adaptation_of
 from qvtune.fast.cpu.pooled import all_positions, computing_with
 from qvtune.fast.precision import in_full
+from qvtune.methods.adapted import adaptation_of
 from qvtune.roles.attention import AttentionLayer, AttentionMap, Layer
 from qvtune.roles.calls import Call
 from qvtune.roles.layouts import ROLES

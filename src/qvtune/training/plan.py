@@ -8,10 +8,11 @@ import pandas as pd
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from qvtune.adaptation import ParameterCounts, adapt, adaptation_of, count_parameters
+from qvtune.adaptation import adapt, count_parameters
 from qvtune.errors import ModelError
 from qvtune.groups import check_trains
-from qvtune.methods.method import Adaptation, Batches
+from qvtune.methods.adapted import adaptation_of
+from qvtune.methods.method import Adaptation, Batches, ParameterCounts
 from qvtune.methods.table import METHODS
 from qvtune.notebook import ShownInNotebooks
 from qvtune.rates import parse_rates

@@ -6,9 +6,10 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from qvtune.adaptation import adaptation_of, count_parameters, restore
+from qvtune.adaptation import count_parameters, restore
 from qvtune.adapters import ADAPTATION_FILE, save_adapter
 from qvtune.files import staged_folder, write_json, write_text
+from qvtune.methods.adapted import adaptation_of
 from qvtune.methods.table import METHODS
 from qvtune.tasks.examples import TUNING
 from qvtune.tasks.task import Task

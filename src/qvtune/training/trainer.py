@@ -17,7 +17,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints, set_seed
 from transformers.training_args import OptimizerNames
 
-from qvtune.adaptation import adapt, adaptation_of
+from qvtune.adaptation import adapt
 from qvtune.adapters import save_adapter
 from qvtune.device import place
 from qvtune.errors import ConfigError
@@ -25,7 +25,7 @@ from qvtune.fast.fast_path import make_fast
 from qvtune.fast.precision import full_precision
 from qvtune.files import STAGING
 from qvtune.groups import group_parameters
-from qvtune.methods.adapted import method_of
+from qvtune.methods.adapted import adaptation_of, method_of
 from qvtune.methods.files import TRAINED_FILE
 from qvtune.methods.method import Method
 from qvtune.methods.state import load_trained, save_trained_file
@@ -259,7 +259,7 @@ class Trainer(transformers.Trainer):
             else:
                 self.state.stateful_callbacks[name] = state
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         # Private to transformers: the public save_model gathers what is sharded first, and calls this for the files.
         if self._method is not None and self._method.checkpoint == "trained":
             self._save_trained(output_dir or str(self.args.output_dir))

@@ -8,8 +8,8 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from qvtune.adaptation import adaptation_of
 from qvtune.fast.precision import in_full
+from qvtune.methods.adapted import adaptation_of
 from qvtune.roles.attention import Projection
 from qvtune.roles.layouts import ROLES
 from qvtune.roles.modes import evaluating

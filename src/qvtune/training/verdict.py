@@ -35,7 +35,7 @@ class Predictions:
         where: the set in words, such as "the validation set".
     """
 
-    def __init__(self, task: Task, scores: NDArray, labels: NDArray, where: str) -> None:
+    def __init__(self, task: Task, scores: NDArray[Any], labels: NDArray[Any], where: str) -> None:
         self.task, self.labels, self.where = task, labels, where
         values = task.predicted(scores)
         self.values = values.astype(np.float64) if np.issubdtype(values.dtype, np.floating) else values

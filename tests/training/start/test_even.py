@@ -12,7 +12,7 @@ from torch import nn
 from transformers import DataCollatorWithPadding
 
 import qvtune
-from qvtune.adaptation import adaptation_of
+from qvtune.methods.adapted import adaptation_of
 from qvtune.tasks.classification import Classification
 from qvtune.training.start.even import attend_evenly, rank_one, take_back
 from qvtune.training.start.features import Reader

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qvtune.adaptation import adaptation_of
 from qvtune.fast.state import SharedHidden, fast_state, own_state
 from qvtune.fast.swap import combined
+from qvtune.methods.adapted import adaptation_of
 from qvtune.roles.attention import AttentionMap
 from qvtune.roles.inputs import candidate_inputs
 from qvtune.roles.unwrap import unwrap

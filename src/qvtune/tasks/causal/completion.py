@@ -315,7 +315,7 @@ class Completion(Task):
 
     # Results, in NumPy.
 
-    def label_array(self, labels: Sequence[Any]) -> NDArray:
+    def label_array(self, labels: Sequence[Any]) -> NDArray[Any]:
         """Return the number of trained tokens of every row of `encode`, or the answers of `examples`: (n,)."""
         from qvtune.tasks.causal.tokens import UNTRAINED
 
@@ -323,25 +323,25 @@ class Completion(Task):
             return np.array(labels, dtype=object)
         return np.array([sum(label != UNTRAINED for label in row) for row in labels])
 
-    def are_equal(self, labels: NDArray) -> bool:
+    def are_equal(self, labels: NDArray[Any]) -> bool:
         """Return false: an answer is no class."""
         return False
 
-    def losses(self, scores: NDArray, labels: NDArray) -> NDArray[np.float64]:
+    def losses(self, scores: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
         """Return the mean loss of an example's trained tokens, (n,)."""
         totals = np.asarray(scores, dtype=np.float64)
         return totals[:, 0] / np.maximum(totals[:, 1], 1)
 
-    def mean_loss(self, scores: NDArray, labels: NDArray) -> float:
+    def mean_loss(self, scores: NDArray[Any], labels: NDArray[Any]) -> float:
         """Return the mean loss of all trained tokens, whichever examples they are in."""
         loss, tokens = np.asarray(scores, dtype=np.float64).sum(axis=0)
         return float(loss / max(tokens, 1))
 
-    def predicted(self, scores: NDArray) -> NDArray[np.float64]:
+    def predicted(self, scores: NDArray[Any]) -> NDArray[np.float64]:
         """Return the mean log-likelihood of an example's trained tokens, (n,)."""
         return -self.losses(scores, scores)
 
-    def metrics(self, scores: NDArray, labels: NDArray) -> dict[str, float]:
+    def metrics(self, scores: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
         """Return the mean log-likelihood of a trained token in nats, and the perplexity."""
         loss = self.mean_loss(scores, labels)
         return {"log_likelihood": -loss, "perplexity": float(np.exp(min(loss, 700.0)))}
@@ -424,7 +424,7 @@ class Completion(Task):
         """Return text as it is."""
         return str(value)
 
-    def mistakes(self, scores: NDArray, labels: NDArray, most: int) -> list[tuple[int, dict[str, Any]]]:
+    def mistakes(self, scores: NDArray[Any], labels: NDArray[Any], most: int) -> list[tuple[int, dict[str, Any]]]:
         """Return the examples whose answers the model finds least likely: the mean `loss` of a token of each."""
         losses = self.losses(scores, labels)
         return [

@@ -93,7 +93,7 @@ class Reader:
         self.device = device_of(model)
         self._dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
-    def batches(self, tokens: Dataset) -> Iterator[tuple[NDArray, dict[str, Tensor], Any]]:
+    def batches(self, tokens: Dataset) -> Iterator[tuple[NDArray[Any], dict[str, Tensor], Any]]:
         """Yield the indices of a batch's examples, the batch, and the model's output for it; longest texts first."""
         by_length, order = longest_first(read_columns(tokens, self.task, self.tokenizer.model_input_names))
         rows = by_length.to_list()
@@ -111,7 +111,7 @@ class Reader:
         finally:
             self.model.train(was_training)
 
-    def inputs_of(self, layer: nn.Linear, output: nn.Linear, tokens: Dataset) -> NDArray:
+    def inputs_of(self, layer: nn.Linear, output: nn.Linear, tokens: Dataset) -> NDArray[Any]:
         """Return the inputs of a head's layer for every text, at the position that the head uses: (texts, features).
 
         Heads of decoders map every position and use one of them. The outputs of the last layer show which one. Where a
@@ -122,7 +122,7 @@ class Reader:
             output: the last layer of the head.
             tokens: tokenised texts.
         """
-        found: dict[int, NDArray] = {}
+        found: dict[int, NDArray[Any]] = {}
         seen: dict[str, Tensor] = {}
         with (
             watching(layer, lambda inputs, _: seen.update(inputs=inputs)),

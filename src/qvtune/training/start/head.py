@@ -12,8 +12,8 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from qvtune.adaptation import adaptation_of
 from qvtune.data.samples import stratified_sample
+from qvtune.methods.adapted import adaptation_of
 from qvtune.methods.method import Adaptation
 from qvtune.tasks.ragged import by_row, flat
 from qvtune.tasks.task import Task
@@ -183,7 +183,7 @@ def _scale(layer: nn.Linear, following: nn.Linear, output: nn.Linear, reader: Re
         _set(layer, weight, bias + ABOVE_ZERO)
 
 
-def _set(layer: nn.Linear, weight: NDArray, bias: NDArray) -> None:
+def _set(layer: nn.Linear, weight: NDArray[Any], bias: NDArray[Any]) -> None:
     layer.weight.data.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
     if layer.bias is not None:
         layer.bias.data.copy_(torch.from_numpy(np.ascontiguousarray(bias)))

@@ -33,13 +33,13 @@ class Probe:
     strength: float
     held_out_loss: float
 
-    def scores(self, features: NDArray) -> NDArray[np.float64]:
+    def scores(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """Return (examples, outputs) logits, or predictions of a regression, for (examples, features)."""
         return features @ self.weight.T + self.bias
 
 
 def fit_probe(
-    features: NDArray,
+    features: NDArray[Any],
     labels: ArrayLike,
     task: Task,
     seed: int,
@@ -79,13 +79,13 @@ def fit_probe(
     return Probe(weight / size, bias - (weight / size) @ center, STRENGTHS[best], float(losses[best]))
 
 
-def root_mean_square(features: NDArray) -> NDArray[np.float64]:
+def root_mean_square(features: NDArray[Any]) -> NDArray[np.float64]:
     """Return the root mean square of every feature: (features,) from (examples, features); 1 if always zero."""
     size = np.sqrt(np.mean(np.square(features, dtype=np.float64), axis=0))
     return np.where(size > 0, size, 1.0)
 
 
-def _parts(targets: NDArray, task: Task, seed: int) -> list[tuple[NDArray, NDArray]]:
+def _parts(targets: NDArray[Any], task: Task, seed: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
     """Return the examples to fit on and those held out, by fold; no folds if there are too few."""
     from sklearn.model_selection import KFold, ShuffleSplit, StratifiedKFold, StratifiedShuffleSplit
 
@@ -110,7 +110,7 @@ def _parts(targets: NDArray, task: Task, seed: int) -> list[tuple[NDArray, NDArr
     return [(rest, out) for rest, out in parts if task.probe_problem(targets[rest]) is None]
 
 
-def _losses(task: Task, scores: NDArray, targets: NDArray, weights: NDArray | None) -> NDArray:
+def _losses(task: Task, scores: NDArray[Any], targets: NDArray[Any], weights: NDArray[Any] | None) -> NDArray[Any]:
     """Return the loss of every example, weighted by class so that their mean is the loss in the objective."""
     losses = task.losses(scores, targets)
     if weights is None:
