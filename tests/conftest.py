@@ -21,6 +21,7 @@ os.environ.update(
     }[os.environ.get("QVTUNE_ISA", "native")]
 )
 
+import jsonschema
 import pytest
 import torch
 
@@ -73,6 +74,29 @@ def own_cache(tmp_path_factory, monkeypatch, kernels_folder):
         (folder / "kernels").symlink_to(kernels_folder)
     monkeypatch.setenv("QVTUNE_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def read_configurations_fit_the_schema():
+    """Hold every YAML file that a test writes and qvtune reads to the schema: what is read is valid."""
+    from qvtune.training import config, schema
+
+    load, parse, last = config.load_yaml, config.parse_options, {}
+
+    def loading(text, loader):
+        last["read"] = load(text, loader)
+        return last["read"]
+
+    def parsing(kind, values, places):
+        parsed = parse(kind, values, places)
+        if places:  # of values that come from the file
+            jsonschema.validate(last["read"], schema.config_schema())
+        return parsed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "load_yaml", loading)
+        patch.setattr(config, "parse_options", parsing)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ class Options(BaseModel):
         plain = {}
         for name, value in values.items():
             kind = cls.model_fields[name].annotation if name in cls.model_fields else None
-            if isinstance(value, bool) and kind is not bool and name in cls.model_fields:
+            if isinstance(value, bool) and kind is not bool and name in cls.model_fields and not is_text(kind):
                 value = str(value)  # YAML's yes and on are not numbers
             elif isinstance(value, str) and is_list_of_text(kind):
                 value = [value]  # in a file, a single value needs no brackets
@@ -115,6 +115,11 @@ def parse_options(cls: type[O], values: dict[str, Any], files: Mapping[str, str]
     except ValidationError as error:
         problems = [_problem(cls, dict(item), files or {}) for item in error.errors()]
         raise ConfigError("\n".join(problems)) from None
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a field's annotation is text or a path, or that or None."""
+    return bool({kind, *get_args(kind)} & {str, Path}) and not is_list_of_text(kind)
 
 
 def is_list_of_text(kind: Any) -> bool:

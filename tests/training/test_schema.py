@@ -85,7 +85,7 @@ def test_it_names_every_option_with_its_help_and_choices() -> None:
     properties = qvtune.config_schema()["properties"]
     for name, field in TrainConfig.model_fields.items():
         assert properties[name]["description"] == field.description
-    assert properties["method"]["enum"] == list(METHODS)
+    assert properties["method"]["enum"] == [*METHODS, None]
     assert properties["task_type"]["anyOf"][0]["enum"] == list(TASKS)
     assert properties["rank"]["default"] == TrainConfig.model_fields["rank"].default
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from PIL import Image
 from rich.console import Console
 from tiny import save_tiny_bert, write_reviews
 
 from qvtune.report.drawn import draw_run
 from qvtune.training.config import make_config
+from qvtune.training.pictures import takes_pictures
 from qvtune.training.run import run
 
 
@@ -167,7 +167,11 @@ def test_it_has_every_rate_what_the_roles_did_the_options_and_the_end(
     assert stored.config["method"] == "lora"
     drawn = draw_run(lines, "accuracy")
     assert {"loss", "accuracy", "learning-rate", "change-of-the-weights"} <= set(drawn)
-    assert set(stored.pictures) == set(drawn)
-    for name, content in drawn.items():
-        same, wanted = (Image.open(io.BytesIO(file)).convert("RGB") for file in (stored.pictures[name], content))
-        assert (same.size, same.tobytes()) == (wanted.size, wanted.tobytes()), name
+    assert set(stored.pictures) == (set(drawn) if takes_pictures(tracker.__name__) else set())
+    for name, content in stored.pictures.items():
+        assert pixels(content) == pixels(drawn[name]), name
+
+
+def pixels(file: bytes) -> tuple[tuple[int, int], bytes]:
+    image = pytest.importorskip("PIL.Image").open(io.BytesIO(file)).convert("RGB")
+    return image.size, image.tobytes()

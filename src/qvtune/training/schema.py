@@ -6,13 +6,17 @@ from qvtune.options import is_list_of_text
 from qvtune.training.config import AUTO, SEARCHED, WORDS, TrainConfig
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+DIGITS = r"\d+(_\d+)*"
 # PyYAML reads 1e-4 as text, and so do some editors; a run reads both.
-NUMBER_AS_TEXT = {"type": "string", "pattern": r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$"}
+NUMBER_AS_TEXT = {"type": "string", "pattern": rf"^[-+]?({DIGITS}\.?({DIGITS})?|\.{DIGITS})([eE][-+]?{DIGITS})?$"}
+# An option that is null is left to its default.
+NULL = {"type": "null"}
 LIST_OF_TEXT = {"type": "array", "items": {"type": "string"}}
 # Options that are also read from a shorter form.
 ALSO: dict[str, list[dict[str, Any]]] = {
     "roles": [LIST_OF_TEXT],
     "layers": [{"type": "integer"}, {"type": "string"}],
+    "rate": [{"type": "object", "additionalProperties": {"type": ["number", "string"]}}],
     **{name: [{"const": AUTO}] for name in SEARCHED},
 }
 
@@ -21,7 +25,8 @@ def config_schema() -> dict[str, Any]:
     """Return the JSON Schema of the YAML files that `--config` of train, sweep, plan, suggest and show reads.
 
     It knows every option with its type, limits, choices, default and help, the words `task` and `target`, and `axes`
-    and `runs` of a sweep. Nothing is required, since the command line may give the rest; an unknown key is refused.
+    and `runs` of a sweep. Nothing is required, since the command line may give the rest, and null leaves an option to
+    its default; an unknown key is refused.
     """
     options = TrainConfig.model_json_schema()["properties"]
     properties = {name: _as_written(name, entry) for name, entry in options.items()}
@@ -65,4 +70,8 @@ def _as_written(name: str, entry: dict[str, Any]) -> dict[str, Any]:
     if is_list_of_text(TrainConfig.model_fields[name].annotation):
         kinds.append({"type": "string"})
     kinds += ALSO.get(name, [])
-    return about | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds})
+    if len(kinds) > 1 or "type" not in kinds[0]:
+        return about | {"anyOf": [*kinds, *([] if NULL in kinds else [NULL])]}
+    (one,) = kinds
+    choices = {"enum": [*one["enum"], None]} if "enum" in one else {}
+    return about | one | choices | {"type": [one["type"], "null"]}

@@ -36,7 +36,19 @@ class PooledClassifier:
 
 
 class FirstPositionLayer:
-    """For a transformer layer: query, attention and feed-forward at the first position; key and value at all."""
+    """For a transformer layer: query, attention and feed-forward at the first position; key and value at all.
+
+    Its activations are stored, even where those of other layers are computed again in the backward pass: by then the
+    model's own call is over, and the layer would compute every position.
+    """
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Return False; transformers sets it on every layer."""
+        return False
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, asked: bool) -> None: ...
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Return the first position's output, with zeros at the others."""
