@@ -95,12 +95,15 @@ def test_minilm_learns_reviews_and_its_adapter_loads_in_plain_peft(tmp_path: Pat
     assert_same_without_qvtune(tmp_path / "run", "minilm", tmp_path)
 
 
-def test_smollm2_trains_and_its_predictions_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+def test_smollm2_trains_and_its_predictions_do_not_depend_on_the_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = (
         f"train --model pkg:smollm2 --data pkg:rotten_tomatoes --max-train-samples 16 --max-eval-samples 8 "
         f"--batch-size 8 --epochs 1 --max-length 48 --out {tmp_path}/run"
     )
     assert main(words.split()) == 0
+    assert "it/s]" not in capsys.readouterr().err, "a bar without a terminal, such as that of a GGUF file"
     # 30 layers of width 576 with 9 heads over 3 key/value heads of size 64, rank 8.
     counts = json.loads((tmp_path / "run" / "result.json").read_text())["trainable_parameters"]
     assert counts == {"query": 30 * 8 * (576 + 576), "value": 30 * 8 * (576 + 192), "head": 2 * 576, "total": 461952}
