@@ -17,7 +17,8 @@ from typing import Any
 
 from results import write_results
 
-SETS, RATES, RANK = ("qv", "gud", "all"), (3e-4, 1e-3, 3e-3), 8
+SETS, RANK = ("qv", "gud", "all"), 8
+RATES = {"glue": (3e-4, 1e-3, 3e-3, 1e-2), "arc": (3e-4, 1e-3, 3e-3)}
 TASKS = ("sst2", "cola", "mrpc", "rte")
 GLUE = {"model": "pkg:minilm", "max_train_samples": 2500, "epochs": 3, "log_updates": False, "keep_best": False}
 ARC = {
@@ -38,12 +39,14 @@ def jsonl(folder: Path, place: Path) -> dict[str, Any]:
     return {"data": str(place / "train.jsonl"), "validation": str(place / "test.jsonl")}
 
 
-def ask(options: dict[str, Any], out: Path, seeds: list[int], tasks: list[str] | None) -> list[dict[str, Any]]:
+def ask(
+    options: dict[str, Any], rates: tuple[float, ...], out: Path, seeds: list[int], tasks: list[str] | None
+) -> list[dict[str, Any]]:
     """Choose every set's rate by the first seed, train the other seeds, and return a row for every set."""
     import qvtune
 
     shared = {"out": out, "options": options, "tasks": tasks}
-    qvtune.compare(roles_sets=SETS, equal_parameters=True, axes={"lr": RATES}, seeds=seeds[:1], **shared)
+    qvtune.compare(roles_sets=SETS, equal_parameters=True, axes={"lr": rates}, seeds=seeds[:1], **shared)
     with (out / "best.csv").open(encoding="utf-8", newline="") as file:
         best = {row["roles"]: row["method"] for row in csv.DictReader(file)}
     qvtune.compare(list(best.values()), seeds=seeds, **shared)
@@ -91,6 +94,11 @@ def table(asked: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def listed(rates: tuple[float, ...]) -> str:
+    """Return rates as text."""
+    return ", ".join(f"{rate:g}" for rate in rates)
+
+
 def main() -> None:
     """Ask on every task, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -105,18 +113,18 @@ def main() -> None:
     if args.glue_dir is not None:
         for task in args.tasks.split(","):
             options = GLUE | {"glue_dir": str(args.glue_dir)}
-            asked[f"{task.upper()}, MiniLM"] = ask(options, args.runs / task, seeds, [task])
+            asked[f"{task.upper()}, MiniLM"] = ask(options, RATES["glue"], args.runs / task, seeds, [task])
     if args.instruct is not None:
         options = ARC | jsonl(args.instruct / "ARC-Easy", args.runs / "data")
-        asked["ARC-Easy, SmolLM2"] = ask(options, args.runs / "arc", seeds, None)
+        asked["ARC-Easy, SmolLM2"] = ask(options, RATES["arc"], args.runs / "arc", seeds, None)
     published = "\n".join(f"| {name} | {value} |" for name, value in PUBLISHED)
     text = "\n\n".join(
         [
             table(asked),
             f"LoRA of rank {RANK} on qv and its equals in parameters; alpha moves with the rank, λ has its default. "
-            f"Rates tried by seed {seeds[0]}: {', '.join(f'{rate:g}' for rate in RATES)}. GLUE: "
+            f"Rates are tried by seed {seeds[0]}. GLUE: rates {listed(RATES['glue'])}, "
             f"{GLUE['max_train_samples']:,} texts at most, {GLUE['epochs']} epochs, the development set. "
-            f"ARC-Easy: {ARC['max_steps']} steps of {ARC['batch_size']} questions, and "
+            f"ARC-Easy: rates {listed(RATES['arc'])}, {ARC['max_steps']} steps of {ARC['batch_size']} questions, and "
             f"the mean log-likelihood of the answers' tokens in nats, on {ARC['max_eval_samples']} test questions.",
             "PEFT's own benchmark says, for Llama-3.2-3B on MetaMathQA, tested on GSM8K, at one rate for all and with "
             "one seed:",
