@@ -103,8 +103,7 @@ class Rates:
         own = {role: rate for role in ROLES.values() if (rate := given.get(f"{role}_lr")) is not None}
         own |= {role: _number(text, lr) for role, text in named.items()}
         usual = dict.fromkeys(ROLES.values(), lr) | {"value": lr * lr_ratio}
-        head = lr if head_lr is None else head_lr
-        return cls(lr=lr, **usual | own, head=head, b_lr_ratio=b_lr_ratio)
+        return cls(lr=lr, **usual | own, head=lr if head_lr is None else head_lr, b_lr_ratio=b_lr_ratio)
 
     @property
     def lr_ratio(self) -> float:

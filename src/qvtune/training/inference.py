@@ -1,6 +1,6 @@
 """Use a finished run: load its model, score texts, evaluate, write predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -161,6 +161,13 @@ def score_texts(run: TrainedRun, tokens: Dataset, batch_size: int | None = None)
     return evaluate_set(run.model, run.task, EvaluationBatches(read, collate, size), Console(stderr=True))
 
 
+def _scores(run: TrainedRun, splits: Mapping[str, Dataset], batch_size: int | None) -> dict[str, NDArray[np.float32]]:
+    return {
+        split: score_texts(run, run.task.encode(dataset, run.tokenizer, run.max_length), batch_size)
+        for split, dataset in splits.items()
+    }
+
+
 def evaluate_run(
     run: TrainedRun | str | Path,
     *,
@@ -203,10 +210,8 @@ def evaluate_run(
     if generate_samples is not None and not run.task.writes:
         raise ConfigError(f"--generate-samples is given, and the run was trained on {run.task.noun}. Leave it out.")
     splits, notes = _evaluation_sets(run, data, glue_dir, text_columns, label_column)
-    scores, labels_of = {}, {}
-    for split, dataset in splits.items():
-        scores[split] = score_texts(run, run.task.encode(dataset, run.tokenizer, run.max_length), batch_size)
-        labels_of[split] = run.task.label_array(list(dataset["label"]))
+    scores = _scores(run, splits, batch_size)
+    labels_of = {split: run.task.label_array(list(dataset["label"])) for split, dataset in splits.items()}
     evaluation = measure(run.task, scores, labels_of)
     all_scores, labels = evaluation.reported
     metrics = evaluation.task_metrics

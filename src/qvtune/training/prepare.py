@@ -132,13 +132,7 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
     names = tokenizer.model_input_names
     train = read_columns(inputs.train, data.task, names)
     splits = {split: read_columns(tokens, data.task, names) for split, tokens in inputs.splits.items()}
-    set_seed(stream_seed(config.seed, "init"))
-    model = load_model(source, inputs.model_config, data.task, tokenizer, new_head=config.new_head)
-    new = newly_initialised(model)
-    model = place(model, device)
-    check_readable(source.name, model, tokenizer, {"train": train, **splits})
-    if problem := data.task.model_problem(model):
-        raise ModelError(f"{source.name}: {problem}")
+    model, new = _load(config, inputs, device, {"train": train, **splits})
     batches = _first_batches(config, train, collate, inputs.longest)
     model = adapt_for(config, model, total_steps=count_steps(config, len(train)), batches=batches)
     for peft_config in getattr(model, "peft_config", {}).values():
@@ -181,6 +175,21 @@ def prepare(config: TrainConfig, console: Console | None = None) -> Prepared:
         class_weights=inputs.class_weights,
         head_start=started,
     )
+
+
+def _load(
+    config: TrainConfig, inputs: Inputs, device: torch.device, sets: dict[str, Dataset]
+) -> tuple[nn.Module, set[str]]:
+    """Return the model on its device, checked against its tokens, and the names of what its checkpoint lacks."""
+    source, task, tokenizer = inputs.source, inputs.data.task, inputs.tokenizer
+    set_seed(stream_seed(config.seed, "init"))
+    model = load_model(source, inputs.model_config, task, tokenizer, new_head=config.new_head)
+    new = newly_initialised(model)
+    model = place(model, device)
+    check_readable(source.name, model, tokenizer, sets)
+    if problem := task.model_problem(model):
+        raise ModelError(f"{source.name}: {problem}")
+    return model, new
 
 
 def _first_batches(config: TrainConfig, train: Dataset, collate: Collate, longest: int) -> list[dict[str, Any]] | None:
