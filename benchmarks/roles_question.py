@@ -48,7 +48,16 @@ def ask(
     shared = {"out": out, "options": options, "tasks": tasks}
     qvtune.compare(roles_sets=SETS, equal_parameters=True, axes={"lr": rates}, seeds=seeds[:1], **shared)
     with (out / "best.csv").open(encoding="utf-8", newline="") as file:
-        best = {row["roles"]: row["method"] for row in csv.DictReader(file)}
+        sets = {of_roles(row["method"]): row["roles"] for row in csv.DictReader(file)}
+    # The store may have the other seeds already; they choose nothing.
+    with (out / "results.csv").open(encoding="utf-8", newline="") as file:
+        tried = [run for run in csv.DictReader(file) if int(run["seed"]) == seeds[0]]
+    best = {
+        name: max((run for run in tried if of_roles(run["method"]) == roles), key=lambda run: float(run["metric"]))[
+            "method"
+        ]
+        for roles, name in sets.items()
+    }
     qvtune.compare(list(best.values()), seeds=seeds, **shared)
     with (out / "results.csv").open(encoding="utf-8", newline="") as file:
         runs = list(csv.DictReader(file))
