@@ -168,6 +168,15 @@ def _scores(run: TrainedRun, splits: Mapping[str, Dataset], batch_size: int | No
     }
 
 
+def _written_metrics(
+    run: TrainedRun, splits: Mapping[str, Dataset], batch_size: int | None, samples: int | None
+) -> dict[str, float]:
+    """Return the metrics of what the model writes; none where it is not asked to."""
+    most = samples or run.config.generate_samples
+    size = batch_size or run.config.eval_batch_size
+    return written_metrics(run.task, run.model, run.tokenizer, splits, size, most) if most else {}
+
+
 def evaluate_run(
     run: TrainedRun | str | Path,
     *,
@@ -214,13 +223,9 @@ def evaluate_run(
     labels_of = {split: run.task.label_array(list(dataset["label"])) for split, dataset in splits.items()}
     evaluation = measure(run.task, scores, labels_of)
     all_scores, labels = evaluation.reported
-    metrics = evaluation.task_metrics
-    if most := generate_samples or run.config.generate_samples:
-        size = batch_size or run.config.eval_batch_size
-        metrics |= written_metrics(run.task, run.model, run.tokenizer, splits, size, most)
+    metrics = evaluation.task_metrics | _written_metrics(run, splits, batch_size, generate_samples)
     found = Predictions(run.task, all_scores, labels, "these examples")
     head_start = run.folder.read_result().get("head_start") if data in (None, run.task.name) else None
-    worst = {"mistakes": mistakes_by_split(run.task, scores, splits, mistakes)} if mistakes else {}
     return {
         "run": str(run.folder.path),
         "data": data or run.config.data,
@@ -231,7 +236,7 @@ def evaluate_run(
         "warnings": list(judge_run(found, run.config, (), metrics, head_start).values()),
         "examples": {split: len(dataset) for split, dataset in splits.items()},
         **run.task.class_table(all_scores, labels),
-        **worst,
+        **({"mistakes": mistakes_by_split(run.task, scores, splits, mistakes)} if mistakes else {}),
     }
 
 
