@@ -39,6 +39,12 @@ def jsonl(folder: Path, place: Path) -> dict[str, Any]:
     return {"data": str(place / "train.jsonl"), "validation": str(place / "test.jsonl")}
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def ask(
     options: dict[str, Any], rates: tuple[float, ...], out: Path, seeds: list[int], tasks: list[str] | None
 ) -> list[dict[str, Any]]:
@@ -47,29 +53,23 @@ def ask(
 
     shared = {"out": out, "options": options, "tasks": tasks}
     qvtune.compare(roles_sets=SETS, equal_parameters=True, axes={"lr": rates}, seeds=seeds[:1], **shared)
-    with (out / "best.csv").open(encoding="utf-8", newline="") as file:
-        sets = {of_roles(row["method"]): row["roles"] for row in csv.DictReader(file)}
+    names = {of_roles(row["method"]): row["roles"] for row in read(out / "best.csv")}
     # The store may have the other seeds already; they choose nothing.
-    with (out / "results.csv").open(encoding="utf-8", newline="") as file:
-        tried = [run for run in csv.DictReader(file) if int(run["seed"]) == seeds[0]]
-    best = {
-        name: max((run for run in tried if of_roles(run["method"]) == roles), key=lambda run: float(run["metric"]))[
-            "method"
-        ]
-        for roles, name in sets.items()
-    }
+    tried: dict[str, dict[str, str]] = {roles: {} for roles in names}
+    for run in read(out / "results.csv"):
+        if int(run["seed"]) == seeds[0]:
+            tried[of_roles(run["method"])][run["method"]] = run["metric"]
+    best = {roles: max(metrics, key=lambda word, of=metrics: float(of[word])) for roles, metrics in tried.items()}
     qvtune.compare(list(best.values()), seeds=seeds, **shared)
-    with (out / "results.csv").open(encoding="utf-8", newline="") as file:
-        runs = list(csv.DictReader(file))
-    rows, first = [], [run for run in runs if int(run["seed"]) == seeds[0]]
-    for name, word in best.items():
+    rows, runs = [], read(out / "results.csv")
+    for roles, word in best.items():
         own = sorted((run for run in runs if run["method"] == word), key=lambda run: int(run["seed"]))
         rows.append(
             {
-                "roles": name, "how": word, "metric_name": own[0]["metric_name"],
+                "roles": names[roles], "how": word, "metric_name": own[0]["metric_name"],
                 "values": [float(run["metric"]) for run in own],
                 "parameters": int(float(own[0]["adapter_parameters"])),
-                "tried": {run["method"]: run["metric"] for run in first if of_roles(run["method"]) == of_roles(word)},
+                "tried": tried[roles],
             }
         )  # fmt: skip
     return rows

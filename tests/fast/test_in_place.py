@@ -13,6 +13,7 @@ from torch.autograd import Function
 import qvtune.fast
 from qvtune.fast.bits import draw
 from qvtune.fast.cpu.attention import AttendedByTorch
+from qvtune.fast.cpu.native.library import has_kernels, has_tiles
 from qvtune.fast.dropout import Dropped
 from qvtune.fast.frozen import Packed, Product, Reordered, Tiles
 from qvtune.fast.lora import Adapted
@@ -77,8 +78,6 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_output_can_be_changed_in_place(name: str, kernels: bool) -> None:
-    from qvtune.fast.cpu.native.library import has_kernels, has_tiles
-
     kind = name.partition(",")[0]
     if kind in ("Attended", "Activated", "Normed") and not (kernels and has_kernels(fill(1))):
         pytest.skip("is a kernel")

@@ -52,6 +52,11 @@ def run_charts(records: list[dict[str, Any]], metric: str) -> list[Chart]:
     return charts
 
 
+def shown_charts(records: list[dict[str, Any]], metric: str) -> list[Chart]:
+    """Return the charts of a run in which there is something to see; arguments as for `run_charts`."""
+    return [chart for chart in run_charts(records, metric) if chart.series]
+
+
 def _losses(records: list[dict[str, Any]]) -> list[Series]:
     """Return the losses; training losses are means over windows of at least the usual length.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from qvtune.report.curves import run_charts
+from qvtune.report.curves import shown_charts
 from qvtune.report.lines import draw_chart
 from qvtune.report.plot import side_by_side, to_png
 
@@ -15,5 +15,5 @@ def draw_run(records: Sequence[dict[str, Any]], main_metric: str) -> dict[str, b
         records: lines of `metrics.jsonl`.
         main_metric: name of the task's main metric.
     """
-    charts = [chart for chart in run_charts(list(records), main_metric) if chart.series]
+    charts = shown_charts(list(records), main_metric)
     return {chart.title.replace(" ", "-"): to_png(side_by_side([draw_chart(chart)], 1)) for chart in charts}

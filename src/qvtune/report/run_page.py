@@ -5,7 +5,7 @@ from typing import Any
 
 from qvtune.errors import RunError
 from qvtune.report.class_parts import class_parts, mistakes_table
-from qvtune.report.curves import run_charts
+from qvtune.report.curves import shown_charts
 from qvtune.report.document import Details, Entry, Page, Pictures, Table
 from qvtune.report.lines import draw_chart
 from qvtune.training.balance import list_warnings
@@ -35,7 +35,7 @@ def run_page(folder: RunFolder) -> Page:
     config = folder.config.read_text(encoding="utf-8", errors="replace")
     try:
         parts: list[Any] = _result_tables(result) if result else []
-        charts = [chart for chart in run_charts(records, main_metric(result, plan)) if chart.series]
+        charts = shown_charts(records, main_metric(result, plan))
         if charts:
             text = "Over the steps of training. " + " ".join(chart.caption for chart in charts)
             parts.append(Pictures("Curves", [draw_chart(chart) for chart in charts], text.strip(), "curves"))
