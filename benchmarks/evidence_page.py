@@ -13,7 +13,7 @@ from qvtune.report.chart import Chart, Series
 from qvtune.report.grid import make_grids
 from qvtune.report.heatmap import colour_range, draw_heatmap
 from qvtune.report.lines import draw_chart
-from qvtune.report.plot import save_spec, side_by_side
+from qvtune.report.plot import side_by_side, to_png
 from qvtune.training.folder import RunFolder
 
 PAIR = ["task", "seed"]
@@ -32,7 +32,7 @@ def write_page(out: Path, settings: dict[str, Any]) -> None:
         _heatmap(heatmap, settings, out),
         _verdicts(runs, curves, heatmap),
     ]
-    save_spec(out / "curves.png", _draw_curves(curves))
+    (out / "curves.png").write_bytes(to_png(_draw_curves(curves)))
     text = "\n\n".join(parts)
     out.with_suffix(".md").write_text("\n\n".join(map(_wrapped, text.split("\n\n"))) + "\n", encoding="utf-8")
 
@@ -128,7 +128,7 @@ def steps_to_reach(curves: pd.DataFrame) -> pd.DataFrame:
 def _heatmap(table: pd.DataFrame, settings: dict[str, Any], out: Path) -> str:
     grids = make_grids(_outcomes(table))
     plots = [draw_heatmap(grid, colour_range(grid, grids)) for grid in grids]
-    save_spec(out / "heatmap.png", side_by_side(plots, columns=2))
+    (out / "heatmap.png").write_bytes(to_png(side_by_side(plots, columns=2)))
     metric = table["metric_name"].dropna().iloc[0].replace("_", " ")
     best, (above, other, test) = _best_cell(table), _sides(table)
     run = settings["heatmap"]

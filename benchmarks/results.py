@@ -46,7 +46,7 @@ def write_results(out: Path, title: str, text: str, numbers: dict[str, Any], fig
 
 def write_page(out: Path, title: str, text: str, figure: Any = None) -> None:
     """Write OUT.md, and OUT.png where there is a figure; for arguments see `write_results`."""
-    from qvtune.report.plot import save_spec
+    from qvtune.report.plot import to_png
 
     here = about()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +61,6 @@ def write_page(out: Path, title: str, text: str, figure: Any = None) -> None:
         text,
     ]
     if figure is not None:
-        save_spec(out.with_suffix(".png"), figure)
+        out.with_suffix(".png").write_bytes(to_png(figure))
         lines += ["", f"![{title}]({out.stem}.png)"]
     out.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from qvtune.lab.execution import Execution
 from qvtune.lab.sweep import sweep
 from qvtune.options import parse_options
 from qvtune.report.lines import draw_chart
-from qvtune.report.plot import save_spec, side_by_side, to_spec
+from qvtune.report.plot import side_by_side, to_png, to_spec
 from qvtune.report.search_page import SearchReport
 from qvtune.report.theme import ACCENT, NEUTRAL, STAR, ink
 from qvtune.search.suggest import suggest
@@ -58,7 +58,7 @@ def train(glue_dir: Path, store: Path, tasks: list[str], execution: Execution, o
         found[task] = suggestion.to_dict()
         out.mkdir(parents=True, exist_ok=True)
         plots = [draw_chart(chart) for chart in SearchReport(task, suggestion).charts]
-        save_spec(out / f"{task}.png", side_by_side(plots, columns=3))
+        (out / f"{task}.png").write_bytes(to_png(side_by_side(plots, columns=3)))
         value_lr = suggestion.lr * suggestion.lr_ratio
         for kind, lr, value in ((SUGGESTED, suggestion.lr, value_lr), (DEFAULT, DEFAULT_LR, DEFAULT_LR)):
             runs = [{"lr": lr, "value_lr": value, "seed": seed} for seed in SEEDS]
@@ -126,7 +126,7 @@ What the searches saw:
 {chr(10).join(f"![Range tests and trials on {task}](suggest/{task}.png)" for task in sorted(found))}
 """
     out.with_suffix(".md").write_text(text, encoding="utf-8")
-    save_spec(out / "grids.png", draw_grids(runs, found))
+    (out / "grids.png").write_bytes(to_png(draw_grids(runs, found)))
 
 
 def task_row(runs: pd.DataFrame, found: dict[str, Any], task: str) -> dict[str, Any]:

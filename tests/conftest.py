@@ -26,6 +26,7 @@ import pytest
 import torch
 
 from qvtune.fast.cpu.native.library import load_kernels
+from qvtune.report.plot import javascript
 
 torch.set_num_threads(1)
 # A suite that a script runs in the background is started to ignore SIGINT, and what it starts would too.
@@ -55,23 +56,27 @@ def pytest_collection_finish() -> None:
 
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Folders of the cache that are filled once: the kernels, and the script of pages.
+SHARED = ("kernels", "scripts")
 
 
 @pytest.fixture(scope="session")
-def kernels_folder(tmp_path_factory):
-    """Where kernels are compiled, once for all tests and the processes that they start."""
-    folder = tmp_path_factory.mktemp("kernels")
+def made_once(tmp_path_factory):
+    """A cache that has what all tests and the processes that they start share."""
+    folder = tmp_path_factory.mktemp("made-once")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QVTUNE_CACHE", str(folder))
         load_kernels()
-    return folder / "kernels"
+        javascript()
+    return folder
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch, kernels_folder):
+def own_cache(tmp_path_factory, monkeypatch, made_once):
     folder = tmp_path_factory.mktemp("qvtune-cache")
-    if kernels_folder.is_dir():
-        (folder / "kernels").symlink_to(kernels_folder)
+    for name in SHARED:
+        if (made_once / name).is_dir():
+            (folder / name).symlink_to(made_once / name)
     monkeypatch.setenv("QVTUNE_CACHE", str(folder))
     return folder
 
@@ -90,7 +95,8 @@ def read_configurations_fit_the_schema():
     def parsing(kind, values, places):
         parsed = parse(kind, values, places)
         if places:  # of values that come from the file
-            jsonschema.validate(last["read"], schema.config_schema())
+            # `jsonschema.validate` would check the schema too, which takes longer than a run and has its own test.
+            jsonschema.Draft202012Validator(schema.config_schema()).validate(last["read"])
         return parsed
 
     with pytest.MonkeyPatch.context() as patch:

@@ -2,13 +2,14 @@ import importlib.util
 import os
 
 import pytest
+from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from qvtune.cache import cache_folder
 from qvtune.data import packaged, tokens
 from qvtune.data.records import text_dataset
-from qvtune.data.tokens import count_cut, tokenize
+from qvtune.data.tokens import count_cut, token_lengths, tokenize
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e", "f", "g"]
 TEXTS = ["a b c d e f g", "a", "g f", "", "b zzz c"]
@@ -161,3 +162,9 @@ def test_a_damaged_file_is_made_again():
     os.truncate(file, 60)
     assert tokenize(text_dataset([TEXTS]), bert_tokenizer(), 5)[:] == first
     assert files() == [file]
+
+
+def test_lengths_are_those_of_the_chosen_examples() -> None:
+    made = Dataset.from_dict({"input_ids": [[1] * n for n in (3, 5, 1, 5)]})
+    assert token_lengths(made).tolist() == [3, 5, 1, 5]
+    assert token_lengths(made.select([2, 1])).tolist() == [1, 5]

@@ -16,9 +16,9 @@ Make = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory, kernels_folder: Path) -> Iterator[Path]:
+def place(tmp_path_factory: pytest.TempPathFactory, made_once: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QVTUNE_CACHE", str(kernels_folder.parent))
+        patch.setenv("QVTUNE_CACHE", str(made_once))
         yield tmp_path_factory.mktemp("stores")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -28,7 +29,7 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
         A data set with `input_ids`, `attention_mask` where the tokenizer gives one, and `labels`.
     """
     pair = "text_pair" in dataset.column_names
-    texts = [list(dataset["text"])] + ([list(dataset["text_pair"])] if pair else [])
+    texts = [dataset["text"][:]] + ([dataset["text_pair"][:]] if pair else [])
     key = _key(texts, tokenizer, max_length)
     plain = dataset.select_columns(["text", "text_pair"] if pair else ["text"])
 
@@ -51,7 +52,13 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
 
     path = cached_file("tokens", key, ".arrow", write)
     tokens = make(None) if path is None else Dataset.from_file(str(path))
-    return tokens.add_column("labels", list(dataset["label"])) if "label" in dataset.column_names else tokens
+    return tokens.add_column("labels", dataset["label"][:]) if "label" in dataset.column_names else tokens
+
+
+def token_lengths(tokens: Dataset) -> np.ndarray:
+    """Return the number of tokens of every example."""
+    ids = tokens.with_format("arrow")["input_ids"].combine_chunks()
+    return pc.list_value_length(ids).to_numpy(zero_copy_only=False)
 
 
 def unknown_share(tokens: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
@@ -64,7 +71,7 @@ def unknown_share(tokens: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
 
 def count_cut(tokens: Dataset, max_length: int) -> int:
     """Count the examples that fill `max_length`; nearly all of them were cut."""
-    return sum(len(ids) >= max_length for ids in tokens["input_ids"])
+    return int((token_lengths(tokens) >= max_length).sum())
 
 
 def _tokenize_batch(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:

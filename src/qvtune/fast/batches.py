@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import ArrayLike
 from torch.utils.data import Sampler
+
+from qvtune.data.tokens import token_lengths
 
 # How many batches are sorted by length together. More give less padding, but put the same examples together more often.
 POOL = 50
@@ -93,12 +94,6 @@ class TokenBatches(Sampler[list[int]]):
         for index in generator.permutation(len(batches)):
             if index != largest:
                 yield batches[index].tolist()
-
-
-def token_lengths(tokens: Dataset) -> np.ndarray:
-    """Return the number of tokens of every example."""
-    ids = tokens.with_format("arrow")["input_ids"].combine_chunks()
-    return pc.list_value_length(ids).to_numpy(zero_copy_only=False)
 
 
 def longest_first(tokens: Dataset) -> tuple[Dataset, np.ndarray]:

@@ -1,14 +1,17 @@
 """`Plot`: one picture in Vega-Lite; JavaScript draws it on a page, vl-convert in PNG and SVG files."""
 
+import hashlib
 import math
 import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from qvtune.cache import cached_file
 from qvtune.files import write_bytes
 from qvtune.report.theme import file_config
 
@@ -20,6 +23,8 @@ FILE_WIDTH = 310
 TITLE_WIDTH = 48
 # Pixels of a PNG per unit of the picture.
 SCALE = 1.5
+# What the script of a page gives to the page.
+EXPORT = "window.vegaEmbed = vegaEmbed;"
 
 
 @dataclass(frozen=True)
@@ -78,32 +83,32 @@ def side_by_side(plots: Sequence[Plot], columns: int) -> dict[str, Any]:
 
 def save_plots(stem: Path, plots: Sequence[Plot], columns: int) -> list[Path]:
     """Write plots as STEM.png and STEM.svg, and return the paths."""
-    spec = side_by_side(plots, columns)
-    return [save_spec(stem.with_name(f"{stem.name}.{suffix}"), spec) for suffix in ("png", "svg")]
-
-
-def save_spec(path: Path, spec: dict[str, Any]) -> Path:
-    """Write a picture in Vega-Lite as PNG or SVG, by the suffix, and return the path."""
-    write_bytes(path, _to_svg(spec).encode() if path.suffix == ".svg" else to_png(spec))
-    return path
+    svg = _to_svg(side_by_side(plots, columns))
+    files = {"png": _as_png(svg), "svg": svg.encode()}
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in files]
+    for path, content in zip(paths, files.values(), strict=True):
+        write_bytes(path, content)
+    return paths
 
 
 def to_png(spec: dict[str, Any]) -> bytes:
     """Return a picture in Vega-Lite as a PNG file."""
-    import vl_convert
-
-    return vl_convert.vegalite_to_png(spec, scale=SCALE, **_drawing())
+    return _as_png(_to_svg(spec))
 
 
 def _to_svg(spec: dict[str, Any]) -> str:
     import vl_convert
 
-    return _numbered(vl_convert.vegalite_to_svg(spec, **_drawing()))
-
-
-def _drawing() -> dict[str, Any]:
     # Nothing in a picture has an address; since none is allowed, nothing can be fetched.
-    return {"vl_version": _version(), "config": file_config(), "allowed_base_urls": []}
+    return _numbered(
+        vl_convert.vegalite_to_svg(spec, vl_version=_version(), config=file_config(), allowed_base_urls=[])
+    )
+
+
+def _as_png(svg: str) -> bytes:
+    import vl_convert
+
+    return vl_convert.svg_to_png(svg, scale=SCALE)
 
 
 def _numbered(svg: str) -> str:
@@ -115,10 +120,25 @@ def _numbered(svg: str) -> str:
 
 @cache
 def javascript() -> str:
-    """Return the script that draws pictures on a page: Vega, Vega-Lite and Vega-Embed; it fetches nothing."""
+    """Return the script that draws pictures on a page: Vega, Vega-Lite and Vega-Embed; it fetches nothing.
+
+    To bundle it takes a second, so the cache keeps it.
+    """
+
+    def write(folder: Path) -> Path:
+        path = folder / "script"
+        path.write_text(_bundle(), encoding="utf-8")
+        return path
+
+    key = hashlib.sha256(f"{EXPORT} {_version()} {version('vl-convert-python')}".encode()).hexdigest()
+    kept = cached_file("scripts", key, ".js", write)
+    return _bundle() if kept is None else kept.read_text(encoding="utf-8")
+
+
+def _bundle() -> str:
     import vl_convert
 
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_version())
+    return vl_convert.javascript_bundle(EXPORT, vl_version=_version())
 
 
 def _version() -> str:

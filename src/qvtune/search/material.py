@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from qvtune.data.tokens import token_lengths
 from qvtune.errors import DataError
-from qvtune.fast.batches import longest_first, token_lengths
+from qvtune.fast.batches import longest_first
 from qvtune.tasks.examples import TUNING
 from qvtune.tasks.task import Task
 from qvtune.training.batches import Collate, collate_rows, training_order

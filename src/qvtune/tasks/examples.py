@@ -40,7 +40,7 @@ class TextData:
             )
 
         def reorder(dataset: Dataset) -> Dataset:
-            renumbered = [self.task.renumbered(label, labels) for label in dataset["label"]]
+            renumbered = [self.task.renumbered(label, labels) for label in dataset["label"][:]]
             return dataset.remove_columns("label").add_column("label", renumbered)
 
         evaluation = {split: reorder(dataset) for split, dataset in self.evaluation.items()}

@@ -192,4 +192,4 @@ def limit(dataset: Dataset, task: Task, size: int | None, seed: int, what: str) 
 
 
 def _strata(dataset: Dataset, task: Task) -> Sequence[int] | None:
-    return task.strata(list(dataset["label"]))
+    return task.strata(dataset["label"][:])

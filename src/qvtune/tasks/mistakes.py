@@ -25,7 +25,7 @@ def worst_mistakes(task: Task, scores: NDArray[Any], examples: Dataset, most: in
         `text` (and `text_pair`), cut to 1,000 characters; `label` and `prediction`; and the numbers of the task's
         `mistakes`.
     """
-    found = task.mistakes(scores, task.label_array(list(examples["label"])), most)
+    found = task.mistakes(scores, task.label_array(examples["label"][:]), most)
     return [_texts(examples[i]) | mistake for i, mistake in found]
 
 

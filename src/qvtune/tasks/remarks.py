@@ -20,7 +20,7 @@ MISSING_NAMES = ("na", "n/a", "nan", "none", "null", "missing", "?")
 
 def remarks(task: Task, train: Dataset, evaluation: Mapping[str, Dataset]) -> list[str]:
     """Describe the task, with its classes and their numbers of examples, and name what looks like a mistake."""
-    found = [task.describe_examples(list(train["label"])), *_odd_labels(task)]
+    found = [task.describe_examples(train["label"][:]), *_odd_labels(task)]
     known = set(_texts(train))
     for split, dataset in evaluation.items():
         shared = sum(text in known for text in _texts(dataset))
@@ -29,7 +29,7 @@ def remarks(task: Task, train: Dataset, evaluation: Mapping[str, Dataset]) -> li
         if len(dataset) < FEW_EXAMPLES:
             more = "--tune-fraction" if split == TUNING else "--validation or --validation-fraction"
             found.append(f"The {split} set is small ({len(dataset)}): its metrics are coarse. Give more by {more}.")
-    empty = sum(not text.strip() for text in train["text"])
+    empty = sum(not text.strip() for text in train["text"][:])
     if empty:
         found.append(f"{empty:,} of {len(train):,} training texts are empty.")
     return found
@@ -67,5 +67,5 @@ def _number(name: str) -> Any:
 
 
 def _texts(dataset: Dataset) -> list[tuple[str, str]]:
-    firsts = list(dataset["text"])
-    return list(zip(firsts, dataset["text_pair"] if "text_pair" in dataset.column_names else firsts, strict=True))
+    firsts = dataset["text"][:]
+    return list(zip(firsts, dataset["text_pair"][:] if "text_pair" in dataset.column_names else firsts, strict=True))

@@ -157,13 +157,13 @@ class Tagging(NamedOutputs):
         """Return the windows of texts, as `windows.window_rows` does."""
         from qvtune.tasks.windows import window_rows, windows_of
 
-        spans = [[(start, end) for start, end in found] for found in dataset["spans"]]
+        spans = [[(start, end) for start, end in found] for found in dataset["spans"][:]]
         windows = windows_of(dataset["text"][:], spans, tokenizer, max_length)
         return window_rows(windows, dataset["label"][:] if "label" in dataset.column_names else None)
 
     def describe_tokens(self, tokens: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> list[str]:
         """Say how many training texts are read in several windows."""
-        windows = Counter(tokens["example"])
+        windows = Counter(tokens["example"][:])
         if not (several := sum(number > 1 for number in windows.values())):
             return []
         return [
@@ -227,7 +227,7 @@ class Tagging(NamedOutputs):
 
     def joined(self, values: NDArray[Any], tokens: "Dataset") -> NDArray[Any]:
         """Put the words of the windows of a text together, in their order."""
-        examples, words = list(tokens["example"]), list(tokens["words"])
+        examples, words = tokens["example"][:], tokens["words"][:]
         rows_of: dict[int, list[int]] = {}
         for row, example in enumerate(examples):
             rows_of.setdefault(example, []).append(row)
@@ -290,7 +290,7 @@ class Tagging(NamedOutputs):
         Of a text that was given as a list of words, `text` is those with a space between.
         """
         rows = []
-        for tags, text, spans in zip(self.predicted(scores), examples["text"], examples["spans"], strict=True):
+        for tags, text, spans in zip(self.predicted(scores), examples["text"][:], examples["spans"][:], strict=True):
             words = [text[start:end] for start, end in spans]
             row: dict[str, Any] = {"text": text, "words": words, "tags": self.shown(tags)}
             if self.scheme != PLAIN:

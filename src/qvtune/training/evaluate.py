@@ -88,7 +88,7 @@ def evaluate_set(
 
 def labels_of(task: Task, tokens: Dataset) -> NDArray[Any]:
     """Return the labels of tokenised examples in their order, as the task holds them."""
-    return task.joined(task.label_array(list(tokens["labels"])), tokens)
+    return task.joined(task.label_array(tokens["labels"][:]), tokens)
 
 
 def measure(

@@ -220,7 +220,7 @@ def evaluate_run(
         raise ConfigError(f"--generate-samples is given, and the run was trained on {run.task.noun}. Leave it out.")
     splits, notes = _evaluation_sets(run, data, glue_dir, text_columns, label_column)
     scores = _scores(run, splits, batch_size)
-    labels_of = {split: run.task.label_array(list(dataset["label"])) for split, dataset in splits.items()}
+    labels_of = {split: run.task.label_array(dataset["label"][:]) for split, dataset in splits.items()}
     evaluation = measure(run.task, scores, labels_of)
     all_scores, labels = evaluation.reported
     metrics = evaluation.task_metrics | _written_metrics(run, splits, batch_size, generate_samples)

@@ -9,6 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from qvtune.adaptation import adapt, count_parameters
+from qvtune.data.tokens import token_lengths
 from qvtune.errors import ModelError
 from qvtune.groups import check_trains
 from qvtune.methods.adapted import adaptation_of
@@ -129,7 +130,7 @@ def plan_without_weights(config: TrainConfig, *, with_data: bool) -> Plan:
             task.fit_tokenizer(tokenizer)
             length = text_length(config.max_length, model.config, tokenizer, most=task.most_tokens)
             tokens = task.encode(data.train, tokenizer, length)
-            text_tokens = max(map(len, tokens["input_ids"]))
+            text_tokens = int(token_lengths(tokens).max())
     adapted = adapt_for(config, model, verify=False, total_steps=2, batches=())
     return make_plan(adapted, config, text_tokens)
 

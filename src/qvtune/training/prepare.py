@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import nn
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from qvtune.data.tokens import count_cut, unknown_share
+from qvtune.data.tokens import count_cut, token_lengths, unknown_share
 from qvtune.device import choose_device, place
 from qvtune.errors import ConfigError, DataError, ModelError, nearest
 from qvtune.fast.fast_path import make_fast
@@ -89,7 +89,7 @@ class Inputs:
     @cached_property
     def longest(self) -> int:
         """The number of tokens of the longest training text."""
-        return max(map(len, self.train["input_ids"]))
+        return int(token_lengths(self.train).max())
 
 
 def read_inputs(config: TrainConfig) -> Inputs:

@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, PreTrainedTokenizerBase
 
+from qvtune.data.tokens import token_lengths
 from qvtune.device import CPU, device_of
 from qvtune.errors import DataError, ModelError
 
@@ -78,11 +79,12 @@ def check_readable(name: str, model: Any, tokenizer: PreTrainedTokenizerBase, se
     _check_ids(name, model, tokenizer, sets)
     for dataset in sets.values():
         check_ends(model.config, tokenizer, dataset)
-    dataset, row, length = max(
-        ((dataset, row, len(ids)) for dataset in sets.values() for row, ids in enumerate(dataset["input_ids"])),
-        key=lambda found: found[2],
+    dataset, lengths = max(
+        ((dataset, token_lengths(dataset)) for dataset in sets.values()), key=lambda found: found[1].max()
     )
-    example = {key: value for key, value in dataset[row].items() if key in tokenizer.model_input_names}
+    length = int(lengths.max())
+    longest = dataset[int(lengths.argmax())]
+    example = {key: value for key, value in longest.items() if key in tokenizer.model_input_names}
     if (problem := _try(model, example, length)) is None:
         return
     said = f"{name}: the model cannot read a text of {length} tokens ({problem})."

@@ -6,8 +6,8 @@ from typing import Any
 from accelerate import Accelerator
 from torch import nn
 
+from qvtune.data.tokens import token_lengths
 from qvtune.errors import ConfigError
-from qvtune.fast.batches import token_lengths
 from qvtune.groups import group_parameters
 from qvtune.methods.table import METHODS
 from qvtune.tasks.examples import TUNING

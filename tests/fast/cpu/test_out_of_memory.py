@@ -40,11 +40,11 @@ except MemoryError as error:
 
 
 @pytest.fixture(scope="module")
-def starved(kernels_folder: Path) -> dict[str, dict[str, Any]]:
+def starved(made_once: Path) -> dict[str, dict[str, Any]]:
     """What starved.py printed, by case: as far as it came."""
     if find_compiler() is None:
         pytest.skip("no GCC on Linux here to compile kernels whose allocations fail")
-    environment = os.environ | {"QVTUNE_CACHE": str(kernels_folder.parent)}
+    environment = os.environ | {"QVTUNE_CACHE": str(made_once)}
     done = subprocess.run([sys.executable, str(STARVED)], capture_output=True, text=True, check=False, env=environment)
     found = {line["case"]: line for line in map(json.loads, done.stdout.splitlines())}
     assert done.returncode == 0, f"ended with {done.returncode} after {list(found)}:\n{done.stderr[-2000:]}"

@@ -216,7 +216,7 @@ class Completion(Task):
         from qvtune.tasks.causal.cutting import cut
         from qvtune.tasks.causal.tokens import encode
 
-        rows = zip(dataset["conversation"], dataset["place"], strict=True)
+        rows = zip(dataset["conversation"][:], dataset["place"][:], strict=True)
         found = [
             cut(encode(tokenizer, Conversation.from_text(text), place, self.train_on), max_length)
             for text, place in rows
@@ -358,7 +358,7 @@ class Completion(Task):
         from qvtune.tasks.causal.answers import share_right
 
         written = self.written(model, tokenizer, examples, batch_size, shown)
-        return {"answer_accuracy": share_right(written, list(examples["label"]), self.answer_pattern)}
+        return {"answer_accuracy": share_right(written, examples["label"][:], self.answer_pattern)}
 
     def written(
         self,
@@ -369,7 +369,7 @@ class Completion(Task):
         shown: Any = None,
     ) -> list[str]:
         """Return what a model writes for examples, with or without answers."""
-        rows = zip(examples["conversation"], examples["place"], strict=True)
+        rows = zip(examples["conversation"][:], examples["place"][:], strict=True)
         asked = [(Conversation.from_text(text), place) for text, place in rows]
         return self.answers(model, tokenizer, asked, batch_size, shown)
 

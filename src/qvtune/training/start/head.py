@@ -113,12 +113,12 @@ def start_head(
     console = console or Console(stderr=True)
     reader = Reader(model, task, tokenizer, batch_size, precision, console)
     sample = _sample(task, train, seed)
-    labels = flat(task.label_array(list(sample["labels"])))
+    labels = flat(task.label_array(sample["labels"][:]))
     if problem := task.probe_problem(labels):
         return HeadStart(RANDOM, problem)
 
     def probe(tokens: Dataset) -> Probe:
-        features, found = _features(layers, reader, tokens), flat(task.label_array(list(tokens["labels"])))
+        features, found = _features(layers, reader, tokens), flat(task.label_array(tokens["labels"][:]))
         return fit_probe(features, found, task, seed, class_weights, has_bias=layers.output.bias is not None)
 
     chosen, found, losses = _choose(model, adaptation, reader, sample, kind, probe)
@@ -163,10 +163,10 @@ def _features(layers: HeadLayers, reader: Reader, tokens: Dataset) -> NDArray[np
 
 def _sample(task: Task, train: Dataset, seed: int) -> Dataset:
     """Return the examples for fitting a probe. They are shuffled, so that the first ones are a sample too."""
-    strata = task.strata(list(train["labels"]))
+    strata = task.strata(train["labels"][:])
     chosen = stratified_sample(strata, len(train), min(MOST_EXAMPLES, len(train)), seed)
     shuffled = train.select(np.random.default_rng(seed).permutation(chosen))
-    labels = task.label_array(list(shuffled["labels"]))
+    labels = task.label_array(shuffled["labels"][:])
     if labels.dtype != object:
         return shuffled
     return shuffled.select(range(max(1, int(np.sum(np.cumsum([len(row) for row in labels]) <= MOST_LABELS)))))
