@@ -24,6 +24,7 @@ os.environ.update(
 import jsonschema
 import pytest
 import torch
+from filelock import FileLock
 
 from qvtune.fast.cpu.native.library import load_kernels
 from qvtune.report.plot import javascript
@@ -63,8 +64,10 @@ SHARED = ("kernels", "scripts")
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory):
     """A cache that has what all tests and the processes that they start share."""
-    folder = tmp_path_factory.mktemp("made-once")
-    with pytest.MonkeyPatch.context() as patch:
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once"
+    folder.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("QVTUNE_CACHE", str(folder))
         load_kernels()
         javascript()

@@ -5,9 +5,9 @@ import itertools
 
 import pytest
 import torch
+from adapting import changed_after_a_step, expected_trainable, inner_of, logits, step
 from models import BY_ID, TEXT, assert_same_state, batch, build, cases, fitting, snapshot, stir, stir_lora
 from peft import LoraConfig, PeftModel, get_peft_model
-from rounding import assert_near
 from torch import nn
 from transformers import BertForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
 
@@ -18,44 +18,6 @@ from qvtune.methods.adapted import adaptation_of
 from qvtune.roles.find import find_attention
 
 SUBSETS = ["".join(s) for size in (1, 2, 3, 4) for s in itertools.combinations("qkvo", size)]
-
-
-def expected_trainable(model, family, roles, method, head, layers=None):
-    """Name what trains, from the names written by hand."""
-    names = set()
-    for module in family.projections(roles, layers):
-        if method == "lora":
-            names |= {f"{module}.lora_A.default.weight", f"{module}.lora_B.default.weight"}
-        else:
-            names.add(f"{module}.weight")
-            if any(name == f"{module}.bias" for name, _ in model.named_parameters()):
-                names.add(f"{module}.bias")
-    for module in head:
-        inner = [name for name, _ in model.named_parameters() if name.startswith(module + ".")]
-        middle = ".modules_to_save.default" if method == "lora" else ""
-        names |= {module + middle + name.removeprefix(module) for name in inner}
-    return names
-
-
-def step(model, inputs=None):
-    """Take one AdamW step with a big rate; the decay moves also what has no gradient but for rounding (key biases)."""
-    model.train()
-    model(**(inputs or batch())).loss.backward()
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    torch.optim.AdamW(trainable, lr=0.1, weight_decay=0.1).step()
-    return {name: p.grad for name, p in inner_of(model).named_parameters() if p.grad is not None}
-
-
-def inner_of(model):
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def changed_after_a_step(model):
-    before = {name: p.detach().clone() for name, p in inner_of(model).named_parameters()}
-    gradients = step(model)
-    flat = [n for n, g in gradients.items() if not g.any() and ".k" not in n and "key" not in n]
-    assert flat == []
-    return {name for name, p in inner_of(model).named_parameters() if not torch.equal(p, before[name])}
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -357,113 +319,6 @@ def assert_refused(model, error, text, **options):
     assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
     assert {name: type(module) for name, module in model.named_modules()} == kinds
     assert {name: module.training for name, module in model.named_modules()} == modes
-
-
-# Restoring
-
-
-@torch.no_grad()
-def logits(model):
-    inputs = batch()
-    inputs.pop("labels")
-    return model.eval()(**inputs).logits
-
-
-@cases("bert", "roberta", "llama", "t5", "deberta-v2")
-def test_restore_merges(family):
-    model = build(family)
-    base = logits(model)
-    adapted = adapt(model, roles="qkvo", rank=3, alpha=5)
-    stir_lora(adapted)
-    tuned = logits(adapted)
-    assert (tuned - base).abs().max() > 1e-3
-    plain = restore(adapted)
-    assert not isinstance(plain, PeftModel)
-    assert_near(logits(plain), tuned)
-    assert [n for n, _ in plain.named_parameters()] == [n for n, _ in build(family).named_parameters()]
-    assert all(p.requires_grad for p in plain.parameters())
-    assert adaptation_of(plain) is None
-
-
-def test_merged_weights_by_hand():
-    model = build("llama")
-    before = snapshot(model)
-    adapted = adapt(model, roles="v", rank=3, alpha=5)
-    stir_lora(adapted)
-    name = "model.layers.1.self_attn.v_proj"
-    layer = inner_of(adapted).get_submodule(name)
-    a, b = (layer.get_submodule(f"lora_{x}.default").weight.detach().double() for x in "AB")
-    wanted = before[name + ".weight"].double() + 5 / 3 * (b @ a)
-    plain = restore(adapted)
-    assert_near(plain.get_submodule(name).weight, wanted)
-
-
-@cases("bert", "llama", "bart")
-def test_restore_without_merging_gives_the_base_back(family):
-    model = build(family)
-    before = snapshot(model)
-    adapted = adapt(model, roles="qv", rank=3, alpha=5, dropout=0.0)
-    stir_lora(adapted)
-    step(adapted)
-    head = {n: p.detach().clone() for n, p in inner_of(adapted).named_parameters() if "modules_to_save" in n}
-    plain = restore(adapted, merge=False)
-    after = snapshot(plain)
-    in_head = {name for name in after if name.startswith(tuple(h + "." for h in family.head))}
-    assert {name for name in before if not torch.equal(before[name], after[name])} == in_head
-    # the trained head stays
-    assert in_head == {name.replace(".modules_to_save.default", "") for name in head}
-    assert all(torch.equal(after[n.replace(".modules_to_save.default", "")], p) for n, p in head.items())
-
-
-def test_restore_of_full_training_keeps_the_weights():
-    adapted = adapt(build("bert"), method="full")
-    step(adapted)
-    trained = snapshot(adapted)
-    plain = restore(adapted)
-    assert_same_state(trained, plain)
-    assert all(p.requires_grad for p in plain.parameters())
-
-
-@pytest.mark.parametrize("first", ["lora", "full"])
-@pytest.mark.parametrize("second", ["lora", "full"])
-@pytest.mark.parametrize("merge", [True, False])
-@pytest.mark.parametrize("loaded", [True, False])
-def test_adapt_again_after_restore(first, second, merge, loaded, tmp_path):
-    model = build("bert")
-    if loaded:
-        model.save_pretrained(tmp_path)
-        model = BertForSequenceClassification.from_pretrained(tmp_path)
-    adapted = adapt(model, roles="qv", method=first, **fitting(first, rank=3, dropout=0.0))
-    if first == "lora":
-        stir_lora(adapted)
-    step(adapted)
-    plain = restore(adapted, merge=merge)
-    plain.zero_grad()
-    expected = expected_trainable(plain, BY_ID["bert"], "ko", second, ["classifier"])
-    again = adapt(plain, roles="ko", method=second, **fitting(second, rank=2, dropout=0.0))
-    if second == "lora":
-        stir_lora(again)
-    assert changed_after_a_step(again) == expected
-
-
-@pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel], ids=["compile", "data parallel"])
-def test_restore_through_wrappers(wrap, method):
-    model = build("bert")
-    adapted = adapt(model, method=method)
-    if method == "lora":
-        stir_lora(adapted)
-    tuned = logits(adapted)
-    plain = restore(wrap(adapted))
-    assert plain is model
-    assert_near(logits(plain), tuned)
-    assert adaptation_of(plain) is None
-    assert adaptation_of(adapted) is None
-
-
-def test_restore_of_a_model_that_was_not_adapted():
-    with pytest.raises(AdaptError, match="not adapted by qvtune"):
-        restore(build("bert"))
 
 
 # The forward pass

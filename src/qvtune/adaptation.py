@@ -1,6 +1,6 @@
 """`adapt`: choose the parameters of a model that train, by role and method, and make them trainable."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -66,33 +66,41 @@ def adapt(
         The adapted model: a `peft.PeftModel` for PEFT's methods, the same object for the others.
 
     Raises:
-        RoleError: if the projections cannot be found or a role or layer does not exist, or for roles of a feed-forward
-            that is not understood or all of whose parts are experts behind a router.
+        RoleError: for a role or layer that is not there or not understood, or is in experts behind a router alone.
         AdaptError: for an unknown method, an option that it does not take or lacks, a bad number, a rank above a
             projection's own, a model adapted already, or a head that cannot be trained.
 
     Examples:
         >>> from transformers import BertConfig, BertForSequenceClassification
-        >>> model = BertForSequenceClassification(BertConfig(hidden_size=32, num_hidden_layers=2,
-        ...     num_attention_heads=4, intermediate_size=64, vocab_size=100))
+        >>> model = BertForSequenceClassification(BertConfig(hidden_size=24, num_hidden_layers=2))
         >>> counts = count_parameters(adapt(model, roles="qv", rank=4))
         >>> counts.by_role, counts.head
-        ({'query': 512, 'value': 512}, 66)
+        ({'query': 384, 'value': 384}, 50)
     """
     check_model(model)
-    options = resolve_options(
-        method, roles=roles, layers=layers, rank=rank, alpha=alpha, dropout=dropout, density=density
-    )
+    given = {"rank": rank, "alpha": alpha, "dropout": dropout, "density": density}
+    options = resolve_options(method, roles=roles, layers=layers, **given)
     check_supplies(method, total_steps, batches)
-    roles = parse_roles("qv" if roles is None else roles) if METHODS[method].has_roles else ""
+    adaptation = _adaptation(model, method, options, roles, layers, head, attention)
+    return apply(model, adaptation, total_steps=total_steps, batches=batches)
+
+
+def _adaptation(
+    model: nn.Module,
+    method: str,
+    options: Mapping[str, Any],
+    roles: str | None,
+    layers: Sequence[int] | None,
+    head: Sequence[str] | None,
+    attention: AttentionMap | None,
+) -> Adaptation:
+    """Return what is asked of a model, with its own attention map and head where none is given."""
+    letters = parse_roles("qv" if roles is None else roles) if METHODS[method].has_roles else ""
     check_layers(layers)
     check_fresh(model)
-    attention, head_names = _find_parts(model, attention, head)
-    roles = attention.present(roles)
-    resolved = None if layers is None else tuple(layers)
-    adaptation = Adaptation(roles, method, **options, layers=resolved, head=head_names, attention=attention)
-    is_loaded = not any(parameter.is_meta for parameter in unwrap(model).parameters())
-    return apply(model, adaptation, total_steps=total_steps, batches=batches, start=is_loaded)
+    attention, parts = _find_parts(model, attention, head)
+    chosen = None if layers is None else tuple(layers)
+    return Adaptation(attention.present(letters), method, **options, layers=chosen, head=parts, attention=attention)
 
 
 def _find_parts(
@@ -116,7 +124,9 @@ def apply(
     batches: Batches | None = None,
     start: bool = True,
 ) -> nn.Module:
-    """Apply an adaptation to a model; `start=False` skips what a method does before the first step.
+    """Apply an adaptation to a model.
+
+    `start=False` skips what a method does before the first step, and so do weights that are not loaded.
 
     Raises:
         RoleError, AdaptError: as from `adapt`; the model is unchanged.
@@ -132,7 +142,7 @@ def apply(
         record.weights = method.snapshot(inner, adaptation)
         adapted = method.apply(inner, adaptation, total_steps)
         record.attach(adapted)
-        if start:
+        if start and not any(parameter.is_meta for parameter in inner.parameters()):
             method.start(adapted, adaptation, batches or ())
     except BaseException:
         take_off(adapted, record, trainable)

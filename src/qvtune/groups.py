@@ -69,20 +69,12 @@ def param_groups(
             for one in `rates` of a role that does not train, for a ratio that the method does not use, for a trainable
             parameter of neither a role nor the head, or if none trains.
     """
-    method = method_of(model)
     check_rate("lr", lr)
+    lr_ratio = 1.0 if lr_ratio is None and value_lr is None else lr_ratio
     resolved = Rates.resolve(
-        method,
-        lr=lr,
-        lr_ratio=1.0 if lr_ratio is None and value_lr is None else lr_ratio,
-        b_lr_ratio=b_lr_ratio,
-        head_lr=head_lr,
-        query_lr=query_lr,
-        key_lr=key_lr,
-        value_lr=value_lr,
-        output_lr=output_lr,
-        rates=rates or {},
-    )
+        method_of(model), lr=lr, lr_ratio=lr_ratio, b_lr_ratio=b_lr_ratio, head_lr=head_lr, query_lr=query_lr,
+        key_lr=key_lr, value_lr=value_lr, output_lr=output_lr, rates=rates or {},
+    )  # fmt: skip
     groups = group_parameters(model, resolved, weight_decay=weight_decay, attention=attention)
     check_trains(parse_rates(rates or {}), [group["name"] for group in groups])
     return groups

@@ -67,7 +67,7 @@ def assert_same_without_qvtune(run: Path, model: str, tmp_path: Path) -> None:
 
     exact, ours, alone = Exact.of(logits), {"logits": torch.tensor(ours)}, {"logits": torch.tensor(alone)}
     assert exact.refuse(ours, alone) == exact.refuse(alone, ours) == {}, "a prediction depends on its batch"
-    assert main(["merge", "--run", str(run), "--out", str(tmp_path / "merged")]) == 0
+    qvtune.merge(loaded, tmp_path / "merged")
     base, gguf = locate_model(model)
     words = map(str, (base, gguf or "", run / "adapter", tmp_path / "merged", json.dumps(TEXTS)))
     done = subprocess.run(

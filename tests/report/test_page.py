@@ -8,6 +8,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from altair.vegalite.v6.schema.core import load_schema
+from jsonschema import Draft7Validator
 from stores import EVIL
 
 from qvtune.errors import RunError
@@ -18,7 +20,8 @@ from qvtune.report.document import Details, Entry, Page, Pictures, Table, entry,
 from qvtune.report.lines import draw_chart
 from qvtune.report.page import write_page, write_report
 from qvtune.report.plot import Plot, save_plots
-from qvtune.report.store_page import best_sentences
+from qvtune.report.run_page import run_page
+from qvtune.report.store_page import best_sentences, store_page
 from qvtune.training.folder import RunFolder
 
 SVG, BLUE = "{http://www.w3.org/2000/svg}", "#0072B2"
@@ -292,6 +295,21 @@ def test_pictures_of_a_page_are_its_files(tmp_path: Path) -> None:
     before = (tmp_path / "both.svg").read_bytes()
     write_page(tmp_path, page)
     assert (tmp_path / "both.svg").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["sweep", "comparison", "single"])
+def test_every_picture_keeps_to_the_schema(name: str, request: pytest.FixtureRequest) -> None:
+    made = request.getfixturevalue(name)
+    page = store_page(made) if isinstance(made, Store) else run_page(made)
+    valid = Draft7Validator(load_schema())
+    plots = [plot for part in page.pictures for plot in part.plots]
+    assert plots
+    for plot in plots:
+        valid.validate(plot.for_page())
+        valid.validate(plot.for_file())
+    broken = plots[0].for_page()
+    broken["layer"][0]["mark"]["type"] = "lien"
+    assert not valid.is_valid(broken)
 
 
 def test_panels_of_a_file_have_their_own_data(tmp_path: Path) -> None:

@@ -199,8 +199,7 @@ def evaluate_run(
         label_column: the label column of the file, if it has another name; several for a run with several.
         batch_size: examples per forward pass; the run's own when None.
         mistakes: how many of the worst mistakes to return.
-        generate_samples: for a run that writes, let the model answer this many examples of each set, the first ones; as
-            many as in the run when None.
+        generate_samples: for a run that writes, how many examples of each set it answers; as in the run when None.
 
     Returns:
         `metrics`, `examples` by split, `task`, `data`, `run`, and `notes` on how far to trust the numbers. `warnings`
