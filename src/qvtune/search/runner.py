@@ -23,7 +23,7 @@ from qvtune.training.objective import Batch, Objective
 from qvtune.training.output_change import OutputMeter
 from qvtune.training.processes import accelerator_for
 from qvtune.training.schedule import make_schedule, schedule_factors
-from qvtune.training.seeds import kept_random_state, stream_seed
+from qvtune.training.seeds import kept_random_state, seed_torch, stream_seed
 from qvtune.training.step import Share, Step, StepResult
 
 # Returns the losses of a model in evaluation mode on validation batches: one per example, or one per batch.
@@ -226,7 +226,7 @@ class TrialRunner:
             yield step, [next(supply) for _ in range(self.recipe.accumulation)]
 
     def _seed(self, number: int, step: int) -> None:
-        torch.manual_seed(stream_seed(self.recipe.seed, "suggest") + (number << 20) + step)
+        seed_torch(stream_seed(self.recipe.seed, "suggest") + (number << 20) + step, self._device)
 
     def _pay(self, steps: int = 0, forwards: float = 0.0) -> None:
         self.cost.steps += steps

@@ -17,6 +17,18 @@ def stream_seed(seed: int, stream: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {stream}".encode()).digest()[:4], "big")
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed torch as `torch.manual_seed` does, for computations on a device.
+
+    That one keeps the caller's stack for every kind of device that is not in use, at each call. A search seeds every
+    step.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 @contextmanager
 def kept_random_state(device: torch.device) -> Iterator[None]:
     """Restore the state of every random generator afterwards: Python's, numpy's, torch's and the device's."""
