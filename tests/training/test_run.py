@@ -22,7 +22,6 @@ from qvtune.training.config import make_config
 from qvtune.training.inference import evaluate_run, load_run, predict_file
 from qvtune.training.prepare import prepare
 from qvtune.training.run import run
-from qvtune.training.seeds import stream_seed
 from qvtune.training.selection import Selection
 from qvtune.training.timetable import Timetable
 
@@ -112,7 +111,6 @@ def test_how_often_a_run_evaluates_does_not_change_its_training(place: Path, tmp
 
 
 def test_seed_changes_initial_values_order_and_dropout(place: Path, tmp_path: Path) -> None:
-    assert len({stream_seed(seed, name) for seed in (0, 1) for name in ("init", "order", "dropout")}) == 6
     train(place, tmp_path / "a", seed=0)
     train(place, tmp_path / "b", seed=1)
     assert losses(tmp_path / "a")[0] != losses(tmp_path / "b")[0]
