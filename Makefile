@@ -9,9 +9,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 demo: install
 	$(BIN)/qvtune demo --out runs/demo
 
-# Tests run on one thread each. Some wait for processes that they start, so there is one process more than two cores could
-# run; the tests of a file stay together, in the order of tests/conftest.py.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Tests run on one thread each, so that two processes share two cores; the tests of a file stay together, in the order of
+# tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: install
 	$(MAKE) --no-print-directory -j 2 lint imported
 	$(PYTEST)

@@ -222,9 +222,8 @@ def limit_file_size() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
-def test_full_disk(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(place: Path, tmp_path: Path) -> None:
     words = f"train --model {place}/wider --data {place}/good.csv --epochs 1 --rank 64 --out {tmp_path}/run"
-    monkeypatch.setenv("QVTUNE_CACHE", str(tmp_path / "cache"))
     process = Forked(words.split(), limit_file_size)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 2, said
