@@ -57,13 +57,12 @@ def tokenize(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: i
 
 def token_lengths(tokens: Dataset) -> np.ndarray:
     """Return the number of tokens of every example."""
-    ids = tokens.with_format("arrow")["input_ids"].combine_chunks()
-    return pc.list_value_length(ids).to_numpy(zero_copy_only=False)
+    return pc.list_value_length(_ids(tokens)).to_numpy(zero_copy_only=False)
 
 
 def unknown_share(tokens: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
     """Return the share of the tokenizer's unknown token among all tokens except special ones."""
-    ids = tokens.with_format("arrow")["input_ids"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    ids = _ids(tokens).flatten().to_numpy(zero_copy_only=False)
     special = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
     words = ids[~np.isin(ids, special)]
     return float((words == tokenizer.unk_token_id).mean()) if words.size else 0.0
@@ -72,6 +71,11 @@ def unknown_share(tokens: Dataset, tokenizer: PreTrainedTokenizerBase) -> float:
 def count_cut(tokens: Dataset, max_length: int) -> int:
     """Count the examples that fill `max_length`; nearly all of them were cut."""
     return int((token_lengths(tokens) >= max_length).sum())
+
+
+def _ids(tokens: Dataset) -> Any:
+    """Return the token ids of all examples as one Arrow array of lists."""
+    return tokens.with_format("arrow")["input_ids"].combine_chunks()
 
 
 def _tokenize_batch(batch: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def check_ends(config: Any, tokenizer: PreTrainedTokenizerBase, dataset: Dataset
     end = config.eos_token_id
     if not getattr(config, "is_encoder_decoder", False) or not isinstance(end, int):
         return
-    rows = dataset["input_ids"]
+    rows = dataset["input_ids"][:]
     counts = [ids.count(end) for ids in rows]
     usual = min(counts, default=0)  # two of them separate two texts
     odd = next((ids for ids, count in zip(rows, counts, strict=True) if count > usual), None)

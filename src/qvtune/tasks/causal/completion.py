@@ -231,7 +231,7 @@ class Completion(Task):
         """
         from qvtune.tasks.causal.cutting import is_learnable
 
-        kept = [row for row, labels in enumerate(tokens["labels"]) if is_learnable(labels)]
+        kept = [row for row, labels in enumerate(tokens["labels"][:]) if is_learnable(labels)]
         if len(kept) == len(tokens):
             return tokens, []
         if not kept:
